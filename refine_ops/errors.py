@@ -1,0 +1,35 @@
+"""The two ways things go wrong: a job stops, or an item is recorded and the run goes on."""
+
+from typing import Final
+
+EXIT_OK: Final = 0
+EXIT_BAD_INPUT: Final = 1
+"""The input was read and found wanting (`check` found bad rows, a gate said no, the error budget was exceeded)."""
+EXIT_JOB_ERROR: Final = 2
+"""Nothing could be run: configuration, permissions, disk, another run's folder."""
+EXIT_DRAINED: Final = 75
+"""A worker was asked to stop and stopped cleanly with work left (`EX_TEMPFAIL`: run it again)."""
+
+
+class RefineError(Exception):
+    """Root of every error this project raises on purpose.
+
+    The message names the item or setting, what was expected, what came, and the remedy.
+    """
+
+
+class JobError(RefineError):
+    """The whole job cannot go on; the command line prints the message and exits with 2."""
+
+
+class ItemError(RefineError):
+    """One item cannot be refined; it is dead-lettered with `reason` and the run goes on.
+
+    Args:
+        reason: Short stable code, `noun.adjective` (`image.truncated`, `mask.empty`); reports group by it.
+        message: For people: what was expected, what came, what to do.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

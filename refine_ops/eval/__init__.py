@@ -1,0 +1,1 @@
+"""Eval: RefineEval cases, metrics, judge, statistics and tables."""

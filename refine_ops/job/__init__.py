@@ -1,0 +1,1 @@
+"""Job: manifest, plan, worker, ledger, launch -- how many items become outcomes, whatever is killed."""

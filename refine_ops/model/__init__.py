@@ -1,0 +1,1 @@
+"""Model: presets, loading and the staged Qwen-Image-Edit refiner (needs torch)."""

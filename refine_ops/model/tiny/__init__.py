@@ -1,0 +1,1 @@
+"""The bundled `tiny` checkpoint: its weights, its recipe and its card."""

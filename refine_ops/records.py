@@ -1,0 +1,207 @@
+"""What flows between the steps: items and regions in, conditioning and patches through the model, outcomes out.
+
+Every record is frozen. Boxes are `(x0, y0, x1, y1)`, half-open, in pixels of the upright image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Box = tuple[int, int, int, int]
+U8Image = npt.NDArray[np.uint8]
+"""RGB `uint8 (H, W, 3)`."""
+F32Image = npt.NDArray[np.float32]
+"""RGB `float32 (H, W, 3)` in [0, 1]."""
+Mask = npt.NDArray[np.bool_]
+"""`bool (H, W)`."""
+Blend = npt.NDArray[np.float32]
+"""`float32 (H, W)` in [0, 1]; its *support* is where it is > 0."""
+
+PastePolicy = Literal["mask", "box"]
+Status = Literal["done", "dead"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scribble:
+    """Free-hand strokes: polylines in image pixels, drawn `width_px` wide with round caps."""
+
+    strokes: tuple[tuple[tuple[float, float], ...], ...]
+    width_px: float
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One place to refine. Exactly one of `box`, `mask` and `scribble` is set.
+
+    `mask` and `reference` are absolute URIs (resolved against the manifest). `seed` None means derived from the ids.
+    `paste` says what is pasted back: the marked pixels, or the whole of their box.
+    """
+
+    region_id: str
+    prompt: str
+    box: Box | None = None
+    mask: str | None = None
+    scribble: Scribble | None = None
+    reference: str | None = None
+    seed: int | None = None
+    paste: PastePolicy = "mask"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image and its regions, as the manifest states them; `output` is relative to the run's `outputs/`."""
+
+    item_id: str
+    image: str
+    output: str
+    regions: tuple[Region, ...]
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class FocusCrop:
+    """Where the model looks (Eq. 3-5).
+
+    `tight` is B, the tight box of the mask. `crop` is C, inside the image. The view is C, reflect-padded by
+    `pad` = (left, top, right, bottom) px where the image ends, then resized to `size` = (width, height) in model
+    pixels; (C + pad) and `size` have the same aspect ratio, so the resize never stretches.
+    """
+
+    tight: Box
+    crop: Box
+    pad: tuple[int, int, int, int]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """Everything the model is given for one region (Eq. 6), at model resolution.
+
+    `image` is I_c, `uint8 (h, w, 3)`; `mask` is M_c, `bool (h, w)`; `support` is where the result will be pasted,
+    `bool (h, w)` (contains `mask`; sparse targets denoise only there); `reference` is I_ref at its own size.
+    """
+
+    image: U8Image
+    mask: Mask
+    support: Mask
+    prompt: str
+    seed: int
+    reference: U8Image | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """What the model made (Eq. 7): `float32 (h, w, 3)` sRGB in [0, 1], at model resolution.
+
+    `generated` is `bool (h, w)`: True where the model made the pixels, False where known latents were put back
+    (sparse targets). `batch_size` and `step_down` say how it ran; equal values give equal bytes.
+    """
+
+    pixels: F32Image
+    generated: Mask
+    batch_size: int
+    step_down: str = "none"
+
+
+class Refiner(Protocol):
+    """The seam between image handling and the model."""
+
+    @property
+    def grid_px(self) -> int:
+        """Model sizes are multiples of this many pixels (32 for Qwen-Image-Edit, 8 for tiny)."""
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What determines the pixels: weights' hashes, settings, versions."""
+
+    def batch_size(self, size: tuple[int, int]) -> int:
+        """The fixed batch size of the bucket of model size `(width, height)`."""
+
+    def refine(self, batch: Sequence[Conditioning]) -> list[Patch]:
+        """Refine crops of one model size; at most `batch_size` of them, padded inside to exactly that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """What `align` estimated on the crop's known pixels and whether it was undone before pasting.
+
+    Shifts in native pixels of the crop; `scale` 1.0 means none; dE00 is the median CIEDE2000 on known pixels.
+    `measured` is False when too few known pixels were generated to tell.
+    """
+
+    measured: bool = False
+    geometry_applied: bool = False
+    tone_applied: bool = False
+    dx_px: float = 0.0
+    dy_px: float = 0.0
+    scale: float = 1.0
+    gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    de00_before: float = 0.0
+    de00_after: float = 0.0
+    inlier_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RegionOutcome:
+    """What happened to one region. `change` is the mean absolute difference to the input over M, in 1/255."""
+
+    region_id: str
+    seed: int
+    tight: Box
+    crop: Box
+    model_width: int
+    model_height: int
+    support_px: int
+    reach_px: int
+    change: float
+    batch_size: int
+    step_down: str
+    alignment: Alignment
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Proof on the published bytes: decoded again and compared with the decoded source.
+
+    `changed_outside_px` and `max_diff_outside` are 0 for everything that is published; `touched_mcus` counts the JPEG
+    MCUs whose coefficients may differ (0 for other formats); `decoder` names the judge.
+    """
+
+    decoder: str
+    allowed_px: int
+    changed_px: int
+    changed_outside_px: int
+    max_diff_outside: int
+    touched_mcus: int
+    metadata_equal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One item's record: what became of it, with what, and where. Written once the output is durable."""
+
+    item_id: str
+    fingerprint: str
+    status: Status
+    reason: str = ""
+    message: str = ""
+    row: int = -1
+    image: str = ""
+    output: str = ""
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    source_sha256: str = ""
+    output_sha256: str = ""
+    source_bytes: int = 0
+    output_bytes: int = 0
+    regions: tuple[RegionOutcome, ...] = ()
+    verification: Verification | None = None
+    timings_s: dict[str, float] = field(default_factory=dict)
+    attempts: int = 1
+    rank: int = 0
+    finished_at: float = 0.0

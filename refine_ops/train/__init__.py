@@ -1,0 +1,1 @@
+"""Train: latent cache, Boundary Consistency Loss, LoRA trainer, adapter registry (needs torch)."""
