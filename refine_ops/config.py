@@ -1,0 +1,221 @@
+"""Settings, frozen and checked early; the only module that reads the environment.
+
+Each flow takes one frozen model as its only parameter, so that the Prefect UI shows a typed form. Settings marked
+*pixels* in `pixel_settings` enter the run's fingerprint; the others (lanes, queues, budgets) may change on resume.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Root of all settings: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageLimits(Settings):
+    """What is accepted from an untrusted image, mask or reference file."""
+
+    max_pixels: int = Field(200_000_000, gt=0, description="Largest image in pixels; larger ones are dead-lettered.")
+    max_bytes: int = Field(1 << 30, gt=0, description="Largest file in bytes.")
+
+
+class FocusSettings(Settings):
+    """The focus crop (Eq. 3-5)."""
+
+    margin: int = Field(64, ge=0, description="Margin m around the region's tight box.")
+    margin_unit: Literal["image_1mp", "native"] = Field(
+        "image_1mp",
+        description="'image_1mp': m counts pixels of the image scaled to 1024^2, as the released inference does; "
+        "'native': m counts pixels of the file.",
+    )
+    focus_pixels: int | None = Field(
+        None, gt=0, description="Pixel budget of one crop at model resolution; default is the preset's (1,048,576)."
+    )
+
+
+class AlignSettings(Settings):
+    """Undoing what the model did to the whole crop; every estimate is gated and limited."""
+
+    geometry: bool = Field(True, description="Estimate and undo sub-pixel translation and scale.")
+    tone: bool = Field(True, description="Estimate and undo a colour shift.")
+    max_shift_px: float = Field(8.0, ge=0, description="Largest shift undone, in model pixels.")
+    max_scale: float = Field(0.03, ge=0, description="Largest deviation of the scale from 1 undone.")
+    max_de00: float = Field(20.0, ge=0, description="Largest median tone shift undone, in CIEDE2000.")
+    min_known_px: int = Field(256, ge=16, description="Fewer known pixels than this: drift is recorded as unmeasured.")
+
+
+class PasteSettings(Settings):
+    """The blended paste-back (Eq. 8-9)."""
+
+    dilate_px: int = Field(7, ge=1, description="Dilation kernel size r in native pixels.")
+    blur_px: int = Field(11, ge=1, description="Gaussian kernel size k in native pixels, odd.")
+    blend: Literal["full", "paper"] = Field(
+        "full",
+        description="'paper': Eq. 8 literally. 'full': divided by its minimum over M and clipped at 1, so that "
+        "every marked pixel is fully replaced, with the same reach.",
+    )
+    confine: Literal["none", "region"] = Field(
+        "none", description="'region': the blend's support is clipped inside the user's region."
+    )
+
+    @model_validator(mode="after")
+    def _odd_blur(self) -> Self:
+        if self.blur_px % 2 == 0:
+            raise ValueError(f"blur_px is {self.blur_px}; a Gaussian kernel needs an odd size")
+        return self
+
+    @property
+    def reach_px(self) -> int:
+        """How far past the mask the blend's support reaches: 8 px for 7 and 11."""
+        return self.dilate_px // 2 + self.blur_px // 2
+
+
+class WriteSettings(Settings):
+    """How the result is written back."""
+
+    output_format: Literal["source", "png", "webp-lossless"] = Field(
+        "source", description="'source' keeps the file's own format, bit depth and metadata."
+    )
+    jpeg_bleed: Literal["edge", "none"] = Field(
+        "edge",
+        description="With subsampled chroma an interpolating decoder carries an edited block 1 px further: 'edge' "
+        "accepts and records that pixel, 'none' keeps the original chroma in the edge MCUs so that it stays.",
+    )
+    jpeg_fallback: Literal["refuse", "png"] = Field(
+        "refuse", description="Where JPEG coefficients cannot be edited (no library, odd file): refuse, or write PNG."
+    )
+    webp_lossy: Literal["lossless", "refuse"] = Field(
+        "lossless", description="A lossy WebP cannot be kept strict: write it losslessly, or refuse it."
+    )
+    thumbnail: Literal["refresh", "drop"] = Field(
+        "drop", description="The EXIF thumbnail would show the old defect: make a new one, or drop it."
+    )
+    matte: tuple[int, int, int] = Field((255, 255, 255), description="Colour the model sees under transparency.")
+    allow_unchanged: bool = Field(False, description="Publish an item whose region did not change at all.")
+    save_change_mask: bool = Field(False, description="Also write a PNG of the allowed change, in image coordinates.")
+
+
+class ModelSettings(Settings):
+    """Which refiner, and how it runs. None means: as the preset says."""
+
+    model: str = Field("tiny", description="Preset name, a folder in diffusers' layout, or a hub name (allow_hub).")
+    adapters: tuple[str, ...] = Field((), description="LoRA files or folders, or registry names such as 'current'.")
+    registry: str | None = Field(None, description="Adapter registry (folder or s3:// prefix) that names refer to.")
+    allow_hub: bool = Field(False, description="Allow downloads of the hub names given here.")
+    steps: int | None = Field(None, ge=1, le=200)
+    true_cfg_scale: float | None = Field(None, ge=1.0, le=20.0)
+    negative_prompt: str = " "
+    zero_cond_t: bool | None = Field(None, description="Override of the transformer's condition timestep handling.")
+    mask_image: Literal["vlm+vae", "vlm", "none"] | None = Field(None, description="Where the mask image is given.")
+    mask_pixels: int | None = Field(None, gt=0, description="Pixel budget of the mask image in the VAE branch.")
+    targets: Literal["dense", "sparse"] | None = Field(None, description="Denoise all tokens, or those pasted back.")
+    target_ring: int = Field(2, ge=0, description="Tokens around the support that sparse targets also denoise.")
+    speed: Literal["reference", "fast"] = Field("fast", description="'reference' equals diffusers bit for bit.")
+    compile: bool = Field(False, description="Regional torch.compile of the transformer blocks (GPU).")
+    fp8: bool = Field(False, description="fp8 rowwise linears (Hopper or newer).")
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch_size: int | None = Field(None, ge=1, le=64, description="Fixed batch per size bucket; default by size.")
+    watchdog_s: float = Field(900.0, gt=0, description="A batch that takes longer counts as hung; the rank dies.")
+
+
+class RefineSettings(Settings):
+    """Everything that determines the pixels of a run."""
+
+    model: ModelSettings = ModelSettings()
+    focus: FocusSettings = FocusSettings()
+    align: AlignSettings = AlignSettings()
+    paste: PasteSettings = PasteSettings()
+    write: WriteSettings = WriteSettings()
+    limits: ImageLimits = ImageLimits()
+
+
+class WorkerSettings(Settings):
+    """How a node runs; never changes a pixel."""
+
+    processes: int | None = Field(None, ge=1, description="Ranks on this node; default one per GPU, 1 on CPU.")
+    read_threads: int = Field(4, ge=1)
+    write_threads: int = Field(4, ge=1)
+    queue_bytes: int = Field(1 << 30, gt=0, description="Decoded bytes held ahead of and behind the model, per rank.")
+    flush_items: int = Field(256, ge=1, description="Outcomes per ledger part at most.")
+    flush_s: float = Field(20.0, gt=0, description="Seconds an outcome may wait before its part is written.")
+    grace_s: float = Field(25.0, gt=0, description="After SIGTERM, seconds to finish or drop what is in flight.")
+    max_deaths: int = Field(2, ge=1, description="An item in flight at this many deaths is dead-lettered.")
+
+
+class AccessSettings(Settings):
+    """What a manifest may name; the manifest's author is not trusted, the operator is."""
+
+    roots: tuple[str, ...] = Field((), description="Local folders readable through a manifest; empty: any.")
+    buckets: tuple[str, ...] = Field((), description="S3 buckets readable through a manifest; empty: any.")
+
+
+class RefineBatchConfig(Settings):
+    """The one parameter of the flow `refine-batch`."""
+
+    manifest: str = Field(description="Parquet, JSONL or CSV; local path, file:// or s3://.")
+    out: str = Field(description="Run folder, local or s3://. The same folder resumes.")
+    refine: RefineSettings = RefineSettings()
+    worker: WorkerSettings = WorkerSettings()
+    access: AccessSettings = AccessSettings()
+    limit: int | None = Field(None, ge=1, description="Refine only the first N items of the manifest.")
+    shard_items: int = Field(1024, ge=1, description="Items per shard at most.")
+    error_budget: float = Field(0.05, ge=0, le=1, description="The run fails above this share of dead items.")
+    retry_dead: bool = Field(False, description="Also redo items that are in the dead letter.")
+    canary: int | None = Field(None, ge=1, description="Refine a stratified sample of this size first.")
+    lanes: Literal["local", "work-pool"] = Field("local", description="One node, or child runs on a work pool.")
+    lane_count: int = Field(8, ge=1, description="Child runs with lanes='work-pool': more than nodes.")
+    lane_attempts: int = Field(3, ge=1, description="Times a failed lane's shards are dispatched; preemption is free.")
+    keep_patches: Literal["none", "flagged", "all"] = "none"
+    report: bool = Field(True, description="Build the drift report at the end.")
+
+    @model_validator(mode="after")
+    def _reach_fits(self) -> Self:
+        focus, paste = self.refine.focus, self.refine.paste
+        if focus.margin_unit == "native" and paste.confine == "none" and paste.reach_px > focus.margin:
+            raise ValueError(
+                f"the blend reaches {paste.reach_px} px past the mask (dilate_px {paste.dilate_px}, blur_px "
+                f"{paste.blur_px}) but the margin is {focus.margin} px; raise focus.margin or set paste.confine"
+            )
+        return self
+
+
+def pixel_settings(settings: RefineSettings) -> dict[str, Any]:
+    """The settings that enter the run fingerprint (watchdog, device placement and registry paths do not)."""
+    values = settings.model_dump(mode="json")
+    for name in ("watchdog_s", "registry", "allow_hub"):
+        values["model"].pop(name)
+    values.pop("limits")
+    return values
+
+
+def s3_endpoint() -> str | None:
+    """`AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, as boto3 reads them."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def hub_token() -> str | None:
+    """The hub token, for the loader only; never a setting, never logged."""
+    return os.environ.get("HF_TOKEN")
+
+
+def vlm_endpoint() -> tuple[str | None, str | None, str | None]:
+    """Base URL, API key and model of the OpenAI-compatible endpoint used for grounding, validation and judging."""
+    env = os.environ
+    return env.get("REFINE_VLM_BASE_URL"), env.get("REFINE_VLM_API_KEY"), env.get("REFINE_VLM_MODEL")
+
+
+def cache_folder() -> Path:
+    """Where answers that cost money or minutes are cached (`XDG_CACHE_HOME` honoured)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refine-ops"
+
+
+def child_environment() -> dict[str, str]:
+    """The environment handed to workers: this one, with telemetry off and no hub access by default."""
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return {"HF_HUB_OFFLINE": "1", **os.environ, **quiet}

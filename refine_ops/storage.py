@@ -1,0 +1,316 @@
+"""Bytes in and out of local folders and S3, by URI. Writes are atomic; nothing else in the project touches files.
+
+A *URI* is `s3://bucket/key` or an absolute local path; `file://` is accepted and normalised. Local writes go to a
+temporary name in the same folder, are flushed to disk, and are renamed; S3 writes are one PUT with a SHA-256 checksum.
+"""
+
+import errno
+import hashlib
+import os
+import posixpath
+import uuid
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from refine_ops.config import AccessSettings, s3_endpoint
+from refine_ops.errors import ItemError, JobError
+
+_TEMPORARY = ".tmp-"
+
+
+class Missing(ItemError):
+    """The URI names nothing."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__("file.missing", f"{uri}: no such file; check the path in the manifest")
+
+
+def is_s3(uri: str) -> bool:
+    return uri.startswith("s3://")
+
+
+def resolve(uri: str, base: str = "") -> str:
+    """Normalise `uri` to an S3 URI or an absolute local path; relative ones resolve against the folder `base`.
+
+    Raises:
+        ItemError: `uri.scheme` for every scheme but `file` and `s3`; `uri.invalid` for NUL bytes or an empty path.
+    """
+    if not uri or "\0" in uri:
+        raise ItemError("uri.invalid", f"{uri!r} is not a path; give a local path, file:// or s3://bucket/key")
+    scheme = urlsplit(uri).scheme if "://" in uri else ""
+    if scheme == "s3":
+        bucket, key = _split_s3(uri)
+        return f"s3://{bucket}/{key}"
+    if scheme == "file":
+        return os.path.abspath(unquote(urlsplit(uri).path))
+    if scheme:
+        raise ItemError("uri.scheme", f"{uri!r}: scheme {scheme!r} is not read; use a local path, file:// or s3://")
+    return join(base, uri) if base and not os.path.isabs(uri) else os.path.abspath(uri)
+
+
+def join(base: str, *parts: str) -> str:
+    """`base` with relative `parts` appended; `..` in parts is normalised, not refused (see `inside`)."""
+    if is_s3(base):
+        bucket, key = _split_s3(base)
+        return f"s3://{bucket}/{posixpath.normpath(posixpath.join(key, *parts)).lstrip('/')}"
+    return os.path.abspath(os.path.join(base, *parts))
+
+
+def folder_of(uri: str) -> str:
+    return uri.rsplit("/", 1)[0] if is_s3(uri) else os.path.dirname(os.path.abspath(uri))
+
+
+def inside(uri: str, folder: str) -> bool:
+    """Whether `uri` lies in `folder` once symbolic links are followed."""
+    if is_s3(uri) or is_s3(folder):
+        return uri.startswith(folder.rstrip("/") + "/")
+    real, root = os.path.realpath(uri), os.path.realpath(folder)
+    return os.path.commonpath([real, root]) == root and real != root
+
+
+def check_access(uri: str, access: AccessSettings) -> None:
+    """Refuse what the operator did not allow manifests to read.
+
+    Raises:
+        ItemError: `uri.forbidden` when roots or buckets are set and the URI lies in none of them.
+    """
+    if is_s3(uri):
+        bucket = _split_s3(uri)[0]
+        if access.buckets and bucket not in access.buckets:
+            raise ItemError("uri.forbidden", f"{uri}: bucket {bucket!r} is not in access.buckets {access.buckets}")
+    elif access.roots and not any(inside(uri, os.path.abspath(root)) for root in access.roots):
+        raise ItemError("uri.forbidden", f"{uri}: outside access.roots {access.roots} (symbolic links are followed)")
+
+
+def read(uri: str, max_bytes: int | None = None) -> bytes:
+    """The whole object.
+
+    Raises:
+        Missing: it does not exist.
+        ItemError: `file.too_large`, `file.not_a_file`, `file.unreadable`.
+    """
+    if is_s3(uri):
+        return _read_s3(uri, max_bytes)
+    try:
+        with open(uri, "rb") as f:
+            size = os.fstat(f.fileno()).st_size
+            _check_size(uri, size, max_bytes)
+            data = f.read() if max_bytes is None else f.read(max_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise Missing(uri) from e
+    except IsADirectoryError as e:
+        raise ItemError("file.not_a_file", f"{uri}: is a folder, expected a file") from e
+    except OSError as e:
+        raise ItemError("file.unreadable", f"{uri}: {e.strerror or e}; check permissions and the disk") from e
+    _check_size(uri, len(data), max_bytes)
+    return data
+
+
+def write(uri: str, data: bytes, *, only_if_absent: bool = False) -> None:
+    """Publish `data` at `uri` atomically.
+
+    With `only_if_absent`, an existing object with equal SHA-256 is success, one with other bytes is an error: nothing
+    is ever published twice with different bytes.
+
+    Raises:
+        ItemError: `output.conflict` -- another object is already there.
+        JobError: no space, no permission, or the store refuses writes.
+    """
+    if is_s3(uri):
+        _write_s3(uri, data, only_if_absent)
+        return
+    if only_if_absent and os.path.exists(uri):
+        _accept_equal(uri, data)
+        return
+    path = Path(uri)
+    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise _write_error(uri, e) from e
+
+
+def exists(uri: str) -> bool:
+    if not is_s3(uri):
+        return os.path.exists(uri)
+    from botocore.exceptions import ClientError
+
+    bucket, key = _split_s3(uri)
+    try:
+        _s3().head_object(Bucket=bucket, Key=key)
+    except ClientError as e:
+        if e.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+            return False
+        raise _s3_error(uri, e) from e
+    return True
+
+
+def list_files(folder: str, suffix: str = "") -> Iterator[str]:
+    """URIs of all files below `folder`, sorted, temporary ones left out; an absent folder is empty."""
+    if is_s3(folder):
+        bucket, prefix = _split_s3(folder)
+        pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix.rstrip("/") + "/")
+        for page in pages:
+            for entry in page.get("Contents", ()):
+                if entry["Key"].endswith(suffix):
+                    yield f"s3://{bucket}/{entry['Key']}"
+        return
+    found = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    yield from sorted(str(p) for p in found if p.name.endswith(suffix) and not p.name.startswith(_TEMPORARY))
+
+
+def delete(uri: str) -> None:
+    """Remove one object; absent is fine."""
+    if is_s3(uri):
+        bucket, key = _split_s3(uri)
+        _s3().delete_object(Bucket=bucket, Key=key)
+    else:
+        Path(uri).unlink(missing_ok=True)
+
+
+def identity(uri: str) -> str:
+    """What changes when the content does, without reading it: S3 ETag and size, or local size and mtime.
+
+    Raises:
+        Missing: it does not exist.
+    """
+    if is_s3(uri):
+        from botocore.exceptions import ClientError
+
+        bucket, key = _split_s3(uri)
+        try:
+            head = _s3().head_object(Bucket=bucket, Key=key)
+        except ClientError as e:
+            raise _s3_error(uri, e) from e
+        return f"{head['ETag']}:{head['ContentLength']}"
+    try:
+        stat = os.stat(uri)
+    except OSError as e:
+        raise Missing(uri) from e
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def probe_writable(folder: str) -> bool:
+    """Write and remove a small object, and say whether conditional writes are honoured (local: always True).
+
+    Raises:
+        JobError: the folder cannot be written.
+    """
+    uri = join(folder, f".probe-{uuid.uuid4().hex}")
+    write(uri, b"first")
+    try:
+        if not is_s3(folder):
+            return True
+        try:
+            write(uri, b"second", only_if_absent=True)
+        except ItemError:
+            return True
+        return False
+    finally:
+        delete(uri)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check_size(uri: str, size: int, max_bytes: int | None) -> None:
+    if max_bytes is not None and size > max_bytes:
+        raise ItemError("file.too_large", f"{uri}: {size} bytes, the limit is {max_bytes} (limits.max_bytes)")
+
+
+def _accept_equal(uri: str, data: bytes) -> None:
+    if sha256(read(uri)) != sha256(data):
+        raise ItemError("output.conflict", f"{uri}: already holds other bytes; use a new run folder or output name")
+
+
+def _write_error(uri: str, e: OSError) -> JobError:
+    remedy = {
+        errno.ENOSPC: "free some space or choose another folder, then run the same command again",
+        errno.EDQUOT: "the quota is used up; free some space, then run the same command again",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.EACCES: "not writable for this user; fix its permissions or choose another folder",
+    }.get(e.errno or 0, "check the folder and run the same command again")
+    return JobError(f"cannot write {uri}: {e.strerror or e}; {remedy}")
+
+
+def _split_s3(uri: str) -> tuple[str, str]:
+    parts = urlsplit(uri)
+    if not parts.netloc:
+        raise ItemError("uri.invalid", f"{uri!r} names no bucket; expected s3://bucket/key")
+    return parts.netloc, uri.split(parts.netloc, 1)[1].lstrip("/")
+
+
+def _s3() -> Any:
+    """One client per process; boto3 clients are thread-safe."""
+    return _s3_client(os.getpid(), s3_endpoint())
+
+
+@lru_cache(maxsize=4)
+def _s3_client(pid: int, endpoint: str | None) -> Any:
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError as e:
+        raise JobError("s3:// URIs need boto3, which is not installed here: pip install boto3") from e
+    config = Config(
+        retries={"mode": "standard", "max_attempts": 8},
+        max_pool_connections=64,
+        connect_timeout=10,
+        read_timeout=60,
+        request_checksum_calculation="when_supported",
+    )
+    return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
+
+
+def _read_s3(uri: str, max_bytes: int | None) -> bytes:
+    from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
+
+    bucket, key = _split_s3(uri)
+    last: Exception | None = None
+    for _ in range(4):
+        try:
+            response = _s3().get_object(Bucket=bucket, Key=key)
+            _check_size(uri, response["ContentLength"], max_bytes)
+            data: bytes = response["Body"].read()
+            if len(data) == response["ContentLength"]:
+                return data
+            last = OSError(f"{len(data)} of {response['ContentLength']} bytes came")
+        except ClientError as e:
+            raise _s3_error(uri, e) from e
+        except (BotoCoreError, HTTPError, OSError) as e:
+            last = e
+    raise ItemError("file.unreadable", f"{uri}: {last}; the store broke off four times") from last
+
+
+def _write_s3(uri: str, data: bytes, only_if_absent: bool) -> None:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, key = _split_s3(uri)
+    condition = {"IfNoneMatch": "*"} if only_if_absent else {}
+    try:
+        _s3().put_object(Bucket=bucket, Key=key, Body=data, ChecksumAlgorithm="SHA256", **condition)
+    except ClientError as e:
+        if e.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
+            _accept_equal(uri, data)
+            return
+        raise JobError(f"cannot write {uri}: {e}; check the bucket's policy and the credentials") from e
+    except BotoCoreError as e:
+        raise JobError(f"cannot write {uri}: {e}; check the endpoint and the network") from e
+
+
+def _s3_error(uri: str, e: Any) -> ItemError:
+    code = e.response["Error"]["Code"]
+    if code in ("NoSuchKey", "404", "NoSuchBucket"):
+        return Missing(uri)
+    return ItemError("file.unreadable", f"{uri}: S3 answered {code}; check the bucket's policy and the credentials")
