@@ -167,6 +167,7 @@ class RefineBatchConfig(Settings):
     shard_items: int = Field(1024, ge=1, description="Items per shard at most.")
     error_budget: float = Field(0.05, ge=0, le=1, description="The run fails above this share of dead items.")
     retry_dead: bool = Field(False, description="Also redo items that are in the dead letter.")
+    recheck: bool = Field(True, description="On resume, redo done items whose source's size, time or ETag changed.")
     canary: int | None = Field(None, ge=1, description="Refine a stratified sample of this size first.")
     lanes: Literal["local", "work-pool"] = Field("local", description="One node, or child runs on a work pool.")
     lane_count: int = Field(8, ge=1, description="Child runs with lanes='work-pool': more than nodes.")

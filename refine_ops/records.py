@@ -52,13 +52,18 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image and its regions, as the manifest states them; `output` is relative to the run's `outputs/`."""
+    """One image and its regions, as the manifest states them.
+
+    `image` is an absolute URI; `output` is relative to the run's `outputs/`; `row` is the first manifest row, from 0;
+    `category` is the user's own slice for reports, or empty.
+    """
 
     item_id: str
     image: str
     output: str
     regions: tuple[Region, ...]
     row: int
+    category: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +187,19 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One item's record: what became of it, with what, and where. Written once the output is durable."""
+    """One item's record: what became of it, with what, and where. Written once the output is durable.
+
+    `fingerprint` is the run's fingerprint + the hashes of all inputs + the regions: equal fingerprints give equal
+    pixels. `request` hashes the manifest row, `identity` what the stores say of the inputs without reading them (ETag,
+    size, time): a rerun compares these two to skip what is done. `timings_s` are wall-clock seconds per step.
+    """
 
     item_id: str
     fingerprint: str
     status: Status
+    request: str = ""
+    identity: str = ""
+    category: str = ""
     reason: str = ""
     message: str = ""
     row: int = -1

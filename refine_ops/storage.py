@@ -92,12 +92,17 @@ def read(uri: str, max_bytes: int | None = None) -> bytes:
         Missing: it does not exist.
         ItemError: `file.too_large`, `file.not_a_file`, `file.unreadable`.
     """
+    return read_identified(uri, max_bytes)[0]
+
+
+def read_identified(uri: str, max_bytes: int | None = None) -> tuple[bytes, str]:
+    """The whole object and its `identity`, both of the same moment; raises as `read` does."""
     if is_s3(uri):
         return _read_s3(uri, max_bytes)
     try:
         with open(uri, "rb") as f:
-            size = os.fstat(f.fileno()).st_size
-            _check_size(uri, size, max_bytes)
+            stat = os.fstat(f.fileno())
+            _check_size(uri, stat.st_size, max_bytes)
             data = f.read() if max_bytes is None else f.read(max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError) as e:
         raise Missing(uri) from e
@@ -106,7 +111,7 @@ def read(uri: str, max_bytes: int | None = None) -> bytes:
     except OSError as e:
         raise ItemError("file.unreadable", f"{uri}: {e.strerror or e}; check permissions and the disk") from e
     _check_size(uri, len(data), max_bytes)
-    return data
+    return data, f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
 def write(uri: str, data: bytes, *, only_if_absent: bool = False) -> None:
@@ -272,7 +277,7 @@ def _s3_client(pid: int, endpoint: str | None) -> Any:
     return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
 
 
-def _read_s3(uri: str, max_bytes: int | None) -> bytes:
+def _read_s3(uri: str, max_bytes: int | None) -> tuple[bytes, str]:
     from botocore.exceptions import BotoCoreError, ClientError
     from urllib3.exceptions import HTTPError
 
@@ -284,7 +289,7 @@ def _read_s3(uri: str, max_bytes: int | None) -> bytes:
             _check_size(uri, response["ContentLength"], max_bytes)
             data: bytes = response["Body"].read()
             if len(data) == response["ContentLength"]:
-                return data
+                return data, f"{response['ETag']}:{response['ContentLength']}"
             last = OSError(f"{len(data)} of {response['ContentLength']} bytes came")
         except ClientError as e:
             raise _s3_error(uri, e) from e

@@ -1,7 +1,8 @@
 """One torch elastic launch on this node, as a child that cannot outlive its parent.
 
 The child is this module run as a script: it asks the kernel to be told when its parent dies, then becomes torch's
-elastic agent. (`accelerate launch` with one process leaves an orphan on SIGTERM; the agent forwards signals.)
+elastic agent. (`accelerate launch` with one process leaves an orphan on SIGTERM; the agent forwards signals.) The agent
+gives each rank a session of its own, so ranks call `die_with_parent` themselves, first thing.
 """
 
 import ctypes
@@ -83,7 +84,6 @@ def _supervise(
 
 
 def _signal_group(agent: "subprocess.Popen[bytes]", number: int) -> None:
-    """Signal the agent's whole session: ranks may outlive an agent that was killed."""
     try:
         os.killpg(agent.pid, number)
     except (ProcessLookupError, PermissionError):

@@ -1,0 +1,136 @@
+"""The run folder: where a run keeps everything, and the fingerprint that says what its pixels depend on."""
+
+import json
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import refine_ops
+from refine_ops import storage
+from refine_ops.config import RefineSettings, pixel_settings
+from refine_ops.errors import ItemError, JobError
+
+PIXEL_PACKAGES: Final = (
+    *("torch", "diffusers", "transformers", "peft"),
+    *("numpy", "opencv-python-headless", "pillow", "pyjpegio", "tifffile"),
+)
+"""Packages whose version may change a pixel; their versions enter the fingerprint."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of a run; `fingerprint` is the hash of what determines its pixels."""
+
+    uri: str
+    fingerprint: str
+
+    @property
+    def plan(self) -> str:
+        return storage.join(self.uri, "plan.parquet")
+
+    @property
+    def outcomes(self) -> str:
+        return storage.join(self.uri, "outcomes")
+
+    @property
+    def outputs(self) -> str:
+        return storage.join(self.uri, "outputs")
+
+    @property
+    def patches(self) -> str:
+        return storage.join(self.uri, "patches")
+
+    @property
+    def dead_letter(self) -> str:
+        return storage.join(self.uri, "dead_letter.parquet")
+
+    def output_of(self, name: str) -> str:
+        """Where an output is published.
+
+        Raises:
+            ItemError: `output.escapes` -- a symbolic link leads out of `outputs/`.
+        """
+        uri = storage.join(self.outputs, name)
+        if not storage.inside(uri, self.outputs):
+            raise ItemError("output.escapes", f"output {name!r} leads out of {self.outputs}; remove the symbolic link")
+        return uri
+
+
+def fingerprint_parts(settings: RefineSettings, weights: dict[str, str]) -> dict[str, str]:
+    """Everything a pixel depends on but the item itself, as flat names and values that can be compared and named."""
+    parts = {f"settings.{k}": v for k, v in _flat(pixel_settings(settings))}
+    parts |= {f"weights.{k}": v for k, v in weights.items()}
+    parts |= {f"package.{name}": _version(name) for name in PIXEL_PACKAGES}
+    return parts | {"package.refine-ops": refine_ops.__version__}
+
+
+def open_run(out: str, parts: dict[str, str], config: dict[str, Any]) -> RunFolder:
+    """Create the run folder, or reopen it for resume.
+
+    Raises:
+        JobError: the folder cannot be written, or belongs to a run whose pixels depend on other things; the
+            differing names and both values are in the message.
+    """
+    try:
+        uri = storage.resolve(out)
+    except ItemError as e:
+        raise JobError(f"run folder {e}") from e
+    record = {
+        "version": 1,
+        "created_at": time.time(),
+        "fingerprint": storage.sha256(json.dumps(parts, sort_keys=True).encode())[:32],
+        "parts": parts,
+        "config": config,
+        "python": platform.python_version(),
+        "conditional_writes": storage.probe_writable(uri),
+    }
+    run_json = storage.join(uri, "run.json")
+    if not storage.exists(run_json):
+        data = json.dumps(record, indent=1, ensure_ascii=False).encode()
+        try:
+            storage.write(run_json, data, only_if_absent=True)
+        except ItemError:  # another start of the same run was quicker; compare with what it wrote
+            pass
+    _refuse_other(uri, json.loads(storage.read(run_json)), parts)
+    return RunFolder(uri, record["fingerprint"])
+
+
+def reopen_run(uri: str) -> tuple[RunFolder, dict[str, Any]]:
+    """A run folder that exists, and its `run.json`.
+
+    Raises:
+        JobError: there is no run there.
+    """
+    try:
+        uri = storage.resolve(uri)
+        record = json.loads(storage.read(storage.join(uri, "run.json")))
+        return RunFolder(uri, record["fingerprint"]), record
+    except (ItemError, ValueError, KeyError) as e:
+        raise JobError(f"{uri} is not a run folder: {e}") from e
+
+
+def _refuse_other(uri: str, record: dict[str, Any], parts: dict[str, str]) -> None:
+    old = record.get("parts", {})
+    changed = sorted(k for k in old.keys() | parts.keys() if old.get(k) != parts.get(k))
+    if changed:
+        lines = "\n".join(f"  {k}: the run has {old.get(k)!r}, now {parts.get(k)!r}" for k in changed)
+        raise JobError(
+            f"{uri} holds a run with another fingerprint; its pixels would not be the same:\n{lines}\n"
+            "Use the same settings and versions, or another --out."
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", json.dumps(value))]
+    return rows
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"

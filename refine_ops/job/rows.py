@@ -1,0 +1,208 @@
+"""One manifest row: validated into an `Item`, or refused with a reason."""
+
+import json
+import math
+import os
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from refine_ops import storage
+from refine_ops.config import AccessSettings
+from refine_ops.errors import ItemError
+from refine_ops.records import Box, Item, PastePolicy, Region, Scribble
+
+MAX_PROMPT_CHARS: Final = 4096
+MAX_ID_CHARS: Final = 512
+MAX_REGIONS: Final = 256
+MAX_POINTS: Final = 100_000
+MAX_COORDINATE: Final = 1 << 30
+
+ITEM_FIELDS: Final = ("item_id", "image", "output", "category")
+REGION_FIELDS: Final = ("region_id", "box", "mask", "scribble", "prompt", "reference", "seed", "paste")
+
+FATAL: Final = frozenset({"uri.scheme", "output.escapes", "item_id.duplicate", "output.duplicate", "columns.unknown"})
+"""Reasons that stop the job before anything runs: the manifest as a whole is not what its author meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowProblem:
+    """Why a row cannot be refined; `fatal` ones refuse the whole manifest."""
+
+    row: int
+    item_id: str
+    reason: str
+    message: str
+
+    @property
+    def fatal(self) -> bool:
+        return self.reason in FATAL
+
+
+def parse_row(row: int, raw: Mapping[str, Any], base: str, access: AccessSettings) -> Item | RowProblem:
+    """Turn a nested row (`item_id, image, output, category, regions`) into an `Item`; relative URIs resolve to `base`.
+
+    Only what the row itself says is checked; files are not opened.
+    """
+    item_id = f"row-{row}"
+    try:
+        item_id = _item_id(raw.get("item_id"))
+        if "conflict" in raw:
+            raise ItemError("item.conflict", f"{raw['conflict']}; one item_id is one image")
+        image = _uri(raw.get("image"), "image", base, access)
+        regions = raw.get("regions")
+        if not isinstance(regions, Sequence) or isinstance(regions, str) or not regions:
+            raise ItemError("regions.none", "no region; give at least one box, mask or scribble")
+        if len(regions) > MAX_REGIONS:
+            raise ItemError("regions.too_many", f"{len(regions)} regions, at most {MAX_REGIONS} per image")
+        parsed = tuple(_region(entry, i, base, access) for i, entry in enumerate(regions))
+        if len({region.region_id for region in parsed}) < len(parsed):
+            raise ItemError("region_id.duplicate", "two regions of one image have the same region_id")
+        output = _output(raw.get("output"), item_id, image)
+        return Item(item_id, image, output, parsed, row, _text(raw.get("category"), "category") or "")
+    except ItemError as e:
+        return RowProblem(row, item_id, e.reason, str(e))
+
+
+def _item_id(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ItemError("item_id.missing", f"item_id is {value!r}; every row needs a unique one")
+    if len(value) > MAX_ID_CHARS or not value.isprintable():
+        raise ItemError("item_id.invalid", f"item_id {value[:80]!r}: at most {MAX_ID_CHARS} printable characters")
+    return value
+
+
+def _text(value: Any, field: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise ItemError(f"{field}.type", f"{field} is {value!r}, expected text")
+
+
+def _uri(value: Any, field: str, base: str, access: AccessSettings) -> str:
+    text = _text(value, field)
+    if not text:
+        raise ItemError(f"{field}.missing", f"{field} is {value!r}; give a local path, file:// or s3://bucket/key")
+    uri = storage.resolve(text, base)
+    storage.check_access(uri, access)
+    return uri
+
+
+def _output(value: Any, item_id: str, image: str) -> str:
+    """The output's path below `outputs/`; named by item id and the source's suffix unless given."""
+    name = _text(value, "output") or item_id + posixpath.splitext(image)[1].lower()
+    clean = posixpath.normpath(name.replace("\\", "/"))
+    parts = clean.split("/")
+    if posixpath.isabs(clean) or ".." in parts or clean == "." or "://" in name or not name.isprintable():
+        raise ItemError("output.escapes", f"output {name!r} does not stay inside the run's outputs/; give a plain name")
+    if any(len(os.fsencode(part)) > 240 or part.startswith(".tmp-") for part in parts):
+        raise ItemError("output.invalid", f"output {name[:80]!r}: path parts are at most 240 bytes, not '.tmp-...'")
+    return clean
+
+
+def _region(raw: Any, index: int, base: str, access: AccessSettings) -> Region:
+    if not isinstance(raw, Mapping):
+        raise ItemError("region.type", f"region {index} is {type(raw).__name__}, expected a struct of {REGION_FIELDS}")
+    unknown = [name for name in raw if name not in REGION_FIELDS]
+    if unknown:
+        raise ItemError("columns.unknown", f"region {index}: unknown fields {unknown}; known are {REGION_FIELDS}")
+    region_id = str(raw["region_id"]) if raw.get("region_id") is not None else str(index)
+    shapes = [name for name in ("box", "mask", "scribble") if raw.get(name) is not None]
+    if len(shapes) != 1:
+        raise ItemError(
+            "region.shape", f"region {region_id}: {shapes or 'none'} given; expected one of box, mask, scribble"
+        )
+    reference = raw.get("reference")
+    return Region(
+        region_id=region_id,
+        prompt=_prompt(raw.get("prompt"), region_id),
+        box=_box(raw["box"], region_id) if "box" in shapes else None,
+        mask=_uri(raw["mask"], "mask", base, access) if "mask" in shapes else None,
+        scribble=_scribble(raw["scribble"], region_id) if "scribble" in shapes else None,
+        reference=None if reference is None else _uri(reference, "reference", base, access),
+        seed=_seed(raw.get("seed"), region_id),
+        paste=_paste(raw.get("paste"), region_id),
+    )
+
+
+def _prompt(value: Any, region_id: str) -> str:
+    text = _text(value, "prompt")
+    if not text or not text.strip():
+        raise ItemError("prompt.empty", f"region {region_id}: the prompt is empty; say what to refine")
+    if len(text) > MAX_PROMPT_CHARS:
+        raise ItemError("prompt.too_long", f"region {region_id}: {len(text)} characters, at most {MAX_PROMPT_CHARS}")
+    return text
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value if value.lstrip().startswith("[") else f"[{value}]")
+        except ValueError:
+            return []
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return []
+    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in value):
+        return []
+    return list(value)
+
+
+def _box(value: Any, region_id: str) -> Box:
+    numbers = _numbers(value)
+    if len(numbers) != 4 or any(n != int(n) or abs(n) > MAX_COORDINATE for n in numbers):
+        raise ItemError("box.invalid", f"region {region_id}: box {value!r}, expected 4 whole numbers x0, y0, x1, y1")
+    x0, y0, x1, y1 = (int(n) for n in numbers)
+    if x1 <= x0 or y1 <= y0:
+        raise ItemError("box.inverted", f"region {region_id}: box {[x0, y0, x1, y1]} is empty; x0 < x1 and y0 < y1")
+    if x0 < 0 or y0 < 0:
+        raise ItemError("box.outside", f"region {region_id}: box {[x0, y0, x1, y1]} begins outside the image")
+    return x0, y0, x1, y1
+
+
+def _scribble(value: Any, region_id: str) -> Scribble:
+    """`{"strokes": [[[x, y], ...], ...], "width": px}`."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as e:
+            raise ItemError("scribble.invalid", f"region {region_id}: scribble is not JSON: {e}") from e
+    if not isinstance(value, Mapping) or set(value) - {"strokes", "width"}:
+        raise ItemError(
+            "scribble.invalid", f"region {region_id}: expected {{strokes: [[[x, y], ...], ...], width: px}}"
+        )
+    width = value.get("width")
+    if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width <= 4096:
+        raise ItemError("scribble.width", f"region {region_id}: width {width!r}, expected 0 < px <= 4096")
+    strokes = []
+    for stroke in value.get("strokes") or ():
+        points = tuple((p[0], p[1]) for p in map(_numbers, stroke) if len(p) == 2 and max(map(abs, p)) < MAX_COORDINATE)
+        if not points or len(points) != len(stroke):
+            raise ItemError(
+                "scribble.invalid", f"region {region_id}: every stroke needs one or more finite [x, y] points"
+            )
+        strokes.append(points)
+    if not strokes or sum(map(len, strokes)) > MAX_POINTS:
+        raise ItemError("scribble.invalid", f"region {region_id}: 1 to {MAX_POINTS} points in all")
+    return Scribble(tuple(strokes), float(width))
+
+
+def _seed(value: Any, region_id: str) -> int | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise ItemError(
+            "seed.invalid", f"region {region_id}: seed {value!r}, expected a whole number from 0 to 2^63 - 1"
+        )
+    return value
+
+
+def _paste(value: Any, region_id: str) -> PastePolicy:
+    if value is None or value == "mask":
+        return "mask"
+    if value == "box":
+        return "box"
+    raise ItemError("paste.invalid", f"region {region_id}: paste {value!r}, expected 'mask' or 'box'")
