@@ -1,0 +1,232 @@
+"""Settings of the dataset builder: the one parameter of the flow `build-dataset`."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from refine_ops.config import AccessSettings, ImageLimits, Settings
+
+Language = Literal["en", "zh", "de", "es", "fr", "ja"]
+MaskKind = Literal["scribble", "box", "object"]
+
+_MODEL = Field(description="Folder in the library's own layout, or a hub name with allow_hub.")
+_HUB = Field(False, description="Allow the download of the hub name given here.")
+
+
+class OpenAiVlm(Settings):
+    """A vision-language model behind an OpenAI-compatible endpoint.
+
+    URL, key and model come from `REFINE_VLM_BASE_URL`, `REFINE_VLM_API_KEY` and `REFINE_VLM_MODEL`; the key from
+    nowhere else. Prices only label the cost; without them the cost is not stated.
+    """
+
+    kind: Literal["openai"] = "openai"
+    base_url: str | None = Field(None, description="Overrides REFINE_VLM_BASE_URL, e.g. https://host/v1.")
+    model: str | None = Field(None, description="Overrides REFINE_VLM_MODEL.")
+    timeout_s: float = Field(90.0, gt=0, description="One request, from connecting to the last byte.")
+    requests: int = Field(6, ge=1, description="Requests per question before the endpoint counts as down.")
+    backoff_s: float = Field(1.0, ge=0, description="First pause after 429 or 5xx; doubles, Retry-After is honoured.")
+    max_tokens: int = Field(1024, ge=16)
+    max_side_px: int = Field(1024, ge=64, description="Longer images are shrunk before they are sent.")
+    cache: str | None = Field(None, description="Folder of cached answers (local or s3://); default: the user's cache.")
+    usd_per_million_input_tokens: float | None = Field(None, ge=0)
+    usd_per_million_output_tokens: float | None = Field(None, ge=0)
+
+
+class LocalVlm(Settings):
+    """A vision-language model run here through transformers (Qwen2.5-VL, Qwen3-VL, or any image-text-to-text class)."""
+
+    kind: Literal["transformers"] = "transformers"
+    model: str = _MODEL
+    allow_hub: bool = _HUB
+    max_new_tokens: int = Field(512, ge=1)
+    max_side_px: int = Field(1024, ge=64, description="Longer images are shrunk before the model sees them.")
+
+
+Vlm = Annotated[OpenAiVlm | LocalVlm, Field(discriminator="kind")]
+
+
+class GivenGrounding(Settings):
+    """Boxes and descriptions stand in the manifest (annotations)."""
+
+    kind: Literal["given"] = "given"
+
+
+class VlmGrounding(Settings):
+    """A VLM finds the object (sections 4.1 i and 4.2 i)."""
+
+    kind: Literal["vlm"] = "vlm"
+    vlm: Vlm
+    coordinates: Literal["thousandths", "pixels"] = Field(
+        "thousandths",
+        description="What the model was trained to give: thousandths of each side (Gemini, Qwen3-VL) or pixels of the "
+        "image as sent (Qwen2.5-VL).",
+    )
+    min_confidence: float = Field(0.8, ge=0, le=1, description="Pairs below this stated confidence are rejected.")
+    verify_crops: bool = Field(True, description="Ask again, on the two crops alone, whether they show one subject.")
+
+
+class DinoGrounding(Settings):
+    """Grounding DINO through transformers, asked for the row's description or else for `labels`."""
+
+    kind: Literal["dino"] = "dino"
+    model: str = _MODEL
+    allow_hub: bool = _HUB
+    labels: tuple[str, ...] = ("text", "logo", "sign", "product", "face", "person")
+    threshold: float = Field(0.35, ge=0, le=1)
+    text_threshold: float = Field(0.25, ge=0, le=1)
+
+
+Grounding = Annotated[GivenGrounding | VlmGrounding | DinoGrounding, Field(discriminator="kind")]
+
+
+class BoxLimits(Settings):
+    """Which boxes make a task: neither specks nor the whole picture."""
+
+    min_side_px: int = Field(16, ge=4)
+    max_area: float = Field(0.9, gt=0, le=1, description="Largest share of the image.")
+
+
+class GrabCutSegmentation(Settings):
+    """GrabCut (OpenCV): needs no weights. Ambiguity is how far the result moves with the box."""
+
+    kind: Literal["grabcut"] = "grabcut"
+    iterations: int = Field(4, ge=1)
+    work_side_px: int = Field(320, ge=32, description="The box's surroundings are segmented at this longer side.")
+
+
+class SamSegmentation(Settings):
+    """SAM 3 (box and text) or SAM 2 (box) through transformers, by the checkpoint's own model type."""
+
+    kind: Literal["sam"] = "sam"
+    model: str = _MODEL
+    allow_hub: bool = _HUB
+    threshold: float = Field(0.3, ge=0, le=1, description="SAM 3: least score of an instance that counts.")
+
+
+Segmentation = Annotated[GrabCutSegmentation | SamSegmentation, Field(discriminator="kind")]
+
+
+class SegmentLimits(Settings):
+    """Which object masks are taken as one unambiguous instance."""
+
+    max_ambiguity: float = Field(0.35, ge=0, le=1)
+    min_box_share: float = Field(0.08, ge=0, le=1, description="Least share of the box that the mask covers.")
+    min_inside: float = Field(0.85, ge=0, le=1, description="Least share of the mask that lies in the box.")
+    min_largest: float = Field(0.75, ge=0, le=1, description="Least share of the mask in its largest component.")
+
+
+class MaskSettings(Settings):
+    """M: strokes, boxes and whole objects inside the dilated object mask (section 4.1 iii)."""
+
+    scribble: float = Field(0.7, ge=0)
+    box: float = Field(0.15, ge=0)
+    object: float = Field(0.15, ge=0)
+    dilate: float = Field(0.03, ge=0, le=0.5, description="Radius of the object's dilation, in object diagonals.")
+    min_area: float = Field(0.03, gt=0, le=1, description="Least share of the dilated object that M covers.")
+    max_area: float = Field(0.7, gt=0, le=1, description="Largest share that a scribble or a box covers.")
+    max_components: int = Field(4, ge=1)
+    attempts: int = Field(12, ge=1)
+
+    @model_validator(mode="after")
+    def _some_kind(self) -> Self:
+        if self.scribble + self.box + self.object <= 0:
+            raise ValueError("masks: scribble, box and object are all 0; give at least one a weight")
+        if self.min_area >= self.max_area:
+            raise ValueError(f"masks: min_area {self.min_area} must be below max_area {self.max_area}")
+        return self
+
+
+class ModelFree(Settings):
+    """Degradations that need no weights, drawn from `refine_ops.data.degrade`."""
+
+    kind: Literal["model-free"] = "model-free"
+    weight: float = Field(1.0, gt=0)
+
+
+class DiffusersInpainting(Settings):
+    """`Inpaint(I*, M)` (Eq. 12) with a diffusers inpainting pipeline: FLUX.1-Fill, SDXL, Qwen-Image-Edit, any other."""
+
+    kind: Literal["diffusers"] = "diffusers"
+    weight: float = Field(1.0, gt=0)
+    model: str = _MODEL
+    allow_hub: bool = _HUB
+    steps: int = Field(28, ge=1)
+    guidance: float | None = Field(None, description="guidance_scale or true_cfg_scale; default is the pipeline's.")
+    strength: float | None = Field(None, gt=0, le=1, description="Default is the pipeline's own.")
+    pixels: int = Field(1 << 20, ge=256, description="Pixel budget of the crop the pipeline sees.")
+    grid_px: int = Field(32, ge=1, description="Sizes are multiples of this.")
+    prompt: str = Field("{object}", description="What to paint; {object} is the object's description.")
+
+
+Degrader = Annotated[ModelFree | DiffusersInpainting, Field(discriminator="kind")]
+
+
+class ValidateSettings(Settings):
+    """The band filter and, where a VLM is given, its two questions (section 4.2 iii)."""
+
+    min_change: float = Field(1.5, ge=0, description="Least mean |I - I*| over M, in 1/255: below, no defect.")
+    max_change: float = Field(96.0, gt=0, le=255, description="Largest mean |I - I*| over M: above, unrecognisable.")
+    vlm: Vlm | None = None
+    control_share: float = Field(0.05, ge=0, le=1, description="Samples whose clean crop is also asked about.")
+
+    @model_validator(mode="after")
+    def _band(self) -> Self:
+        if self.min_change >= self.max_change:
+            raise ValueError(f"validate: min_change {self.min_change} must be below max_change {self.max_change}")
+        return self
+
+
+class InstructSettings(Settings):
+    """The instruction y (sections 4.1 iv and 4.2 iv)."""
+
+    languages: dict[Language, float] = Field({"en": 1.0}, min_length=1, description="Language: weight.")
+    reference_crop: float = Field(0.5, ge=0, le=1, description="Share of references cropped to their subject.")
+
+
+class SyntheticSource(Settings):
+    """Rendered marks on bundled photos; needs neither network nor weights."""
+
+    kind: Literal["synthetic"] = "synthetic"
+    count: int = Field(2000, ge=1)
+    size_px: int = Field(128, ge=32, le=2048)
+    reference_share: float = Field(2 / 3, ge=0, le=1, description="Refine-30K has 20K of 30K.")
+    pose: float = Field(1.0, ge=0, le=1, description="Reference's pose: 0 the target's own, 1 free.")
+
+
+class ManifestSource(Settings):
+    """Images, or image pairs, listed in a manifest (`refine_ops.data.sources`)."""
+
+    kind: Literal["manifest"] = "manifest"
+    manifest: str = Field(description="Parquet, JSONL or CSV; local path, file:// or s3://.")
+    samples_per_row: int = Field(1, ge=1, le=1000)
+    margin: int = Field(64, ge=0, description="Margin around M of the crop that is degraded and judged, native px.")
+    max_side_px: int | None = Field(None, ge=64, description="Shrink longer images; by default sizes are kept.")
+    ground: Grounding = GivenGrounding()
+    boxes: BoxLimits = BoxLimits()
+    segment: Segmentation = GrabCutSegmentation()
+    segment_limits: SegmentLimits = SegmentLimits()
+    masks: MaskSettings = MaskSettings()
+    degrade: tuple[Degrader, ...] = Field((ModelFree(),), min_length=1)
+    validation: ValidateSettings = ValidateSettings()
+    instruct: InstructSettings = InstructSettings()
+
+
+Source = Annotated[SyntheticSource | ManifestSource, Field(discriminator="kind")]
+
+
+class BuildDatasetConfig(Settings):
+    """The one parameter of the flow `build-dataset`.
+
+    `workers` changes neither the samples nor a byte of them; every other setting is part of the set's fingerprint.
+    """
+
+    out: str = Field(description="Dataset folder, local or s3://. The same folder resumes.")
+    source: Source = SyntheticSource()
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    exclude: tuple[str, ...] = Field((), description="Style and degradation families held out of this set, by name.")
+    validation_share: float = Field(0.1, ge=0, lt=1, description="Share of source images whose samples validate.")
+    samples_per_part: int = Field(64, ge=1, description="Unit of resume: samples tried per Parquet part.")
+    workers: int = Field(1, ge=1, le=256, description="Processes; each loads its own models (GPUs in turn).")
+    access: AccessSettings = AccessSettings()
+    limits: ImageLimits = ImageLimits()
