@@ -1,0 +1,106 @@
+"""Load a pipeline's networks from a folder: safetensors only, straight to the device, no code from the checkpoint."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from diffusers import (
+    AutoencoderKLQwenImage,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImageEditPlusPipeline,
+    QwenImageTransformer2DModel,
+)
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwen2VLProcessor
+
+from refine_ops.config import ModelSettings
+from refine_ops.errors import JobError
+from refine_ops.model.lora import fuse_loras
+from refine_ops.model.source import ResolvedModel
+
+logger = logging.getLogger(__name__)
+
+_CLASSES: Final = {
+    "transformer": "QwenImageTransformer2DModel",
+    "vae": "AutoencoderKLQwenImage",
+    "text_encoder": "Qwen2_5_VLForConditionalGeneration",
+    "scheduler": "FlowMatchEulerDiscreteScheduler",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """The parts of a `QwenImageEditPlusPipeline`, and the prompt template that belongs to them."""
+
+    transformer: Any
+    vae: Any
+    text_encoder: Any
+    processor: Any
+    scheduler: Any
+    template: str
+    template_tokens: int
+
+    @classmethod
+    def of(cls, pipeline: Any) -> "Networks":
+        """Take a pipeline apart; its modules are shared, not copied."""
+        return cls(
+            transformer=pipeline.transformer.eval(),
+            vae=pipeline.vae.eval(),
+            text_encoder=pipeline.text_encoder.eval(),
+            processor=pipeline.processor,
+            scheduler=pipeline.scheduler,
+            template=pipeline.prompt_template_encode,
+            template_tokens=pipeline.prompt_template_encode_start_idx,
+        )
+
+    @property
+    def latent_px(self) -> int:
+        """Pixels per latent along each side: 8 for Qwen-Image, 4 for tiny."""
+        return int(2 ** len(self.vae.temperal_downsample))
+
+
+def model_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on CUDA, as the models were trained, and float32 on the CPU."""
+    if settings.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
+
+
+def load_networks(model: ResolvedModel, device: torch.device, dtype: torch.dtype) -> Networks:
+    """Load every part onto `device` and fuse the LoRAs.
+
+    Raises:
+        JobError: A part is missing, of another class, or does not fit; out of device memory.
+    """
+    folder = model.folder
+    _check_classes(folder)
+    placed = {"torch_dtype": dtype, "use_safetensors": True, "local_files_only": True, "device_map": {"": str(device)}}
+    changed = {} if model.preset.zero_cond_t is None else {"zero_cond_t": model.preset.zero_cond_t}
+    try:
+        tokenizer = Qwen2Tokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        pipeline = QwenImageEditPlusPipeline(
+            transformer=QwenImageTransformer2DModel.from_pretrained(folder / "transformer", **placed, **changed),
+            vae=AutoencoderKLQwenImage.from_pretrained(folder / "vae", **placed),
+            text_encoder=Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "text_encoder", **placed),
+            tokenizer=tokenizer,
+            processor=Qwen2VLProcessor.from_pretrained(folder / "processor", local_files_only=True),
+            scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+        )
+    except torch.OutOfMemoryError as error:
+        raise JobError(f"the model in {folder} does not fit into the memory of {device}: {error}") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise JobError(f"the model in {folder} cannot be loaded: {error}") from error
+    networks = Networks.of(pipeline)
+    fuse_loras(networks.transformer, model.loras)
+    logger.info("loaded %s in %s on %s with %d LoRA(s)", folder, dtype, device, len(model.loras))
+    return networks
+
+
+def _check_classes(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    for part, wanted in _CLASSES.items():
+        found = index.get(part, [None, None])[1]
+        if found != wanted:
+            raise JobError(f"{folder / 'model_index.json'}: {part} is {found}, this refiner needs {wanted}")

@@ -1,0 +1,121 @@
+"""From a model's name to files on this disk: what will be loaded, before anything is.
+
+Nothing is downloaded unless `allow_hub` is set; without it a hub name must already be in the local cache.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from refine_ops.config import ModelSettings
+from refine_ops.errors import JobError
+from refine_ops.model.lora import LORA_NAMES, training_settings
+from refine_ops.model.presets import LoraFile, Preset, apply_overrides, resolve_preset
+
+COMPONENTS: Final = ("transformer", "vae", "text_encoder", "tokenizer", "processor", "scheduler")
+PRESET_FILE: Final = "refine_ops.json"
+"""Optional file beside `model_index.json`: fields of Preset that this checkpoint was trained with."""
+_PATTERNS: Final = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+_NOT_HERE = (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """What is about to be loaded: the preset in force, the pipeline's folder, LoRA files and their scales."""
+
+    preset: Preset
+    folder: Path
+    loras: tuple[tuple[Path, float], ...]
+
+
+def resolve_model(settings: ModelSettings) -> ResolvedModel:
+    """Locate the model and its LoRAs.
+
+    Precedence, lowest first: the preset, the checkpoint's own `refine_ops.json`, what the adapters say they were
+    trained with, the user's settings.
+
+    Raises:
+        JobError: A file is missing or not what it should be; the message says what to do.
+    """
+    preset = resolve_preset(settings)
+    folder = Path(preset.source)
+    if not folder.is_dir():
+        folder = _from_hub(preset.source, settings.allow_hub)
+    _check_folder(folder)
+    loras = [(_lora_from_hub(lora, settings.allow_hub), lora.scale) for lora in preset.loras]
+    adapters = [_adapter_file(name) for name in settings.adapters]
+    preset = _with_fields(preset, _read_preset_file(folder), str(folder / PRESET_FILE))
+    for adapter in adapters:
+        preset = _with_fields(preset, training_settings(adapter), str(adapter))
+    return ResolvedModel(
+        preset=apply_overrides(preset, settings),
+        folder=folder,
+        loras=(*loras, *((adapter, 1.0) for adapter in adapters)),
+    )
+
+
+def _from_hub(name: str, allow: bool) -> Path:
+    try:
+        return Path(snapshot_download(name, local_files_only=not allow, allow_patterns=_PATTERNS))
+    except _NOT_HERE as error:
+        raise JobError(f"model {name!r} {_remedy(allow)}: {error}") from error
+
+
+def _lora_from_hub(lora: LoraFile, allow: bool) -> Path:
+    try:
+        return Path(hf_hub_download(lora.repo, lora.name, local_files_only=not allow))
+    except _NOT_HERE as error:
+        raise JobError(f"LoRA {lora.repo}/{lora.name} {_remedy(allow)}: {error}") from error
+
+
+def _remedy(allow: bool) -> str:
+    if allow:
+        return "could not be downloaded; check the name, the network and the free disk space"
+    return "is not on this machine; set allow_hub to download it, or give a local folder"
+
+
+def _check_folder(folder: Path) -> None:
+    missing = [name for name in ("model_index.json", *COMPONENTS) if not (folder / name).exists()]
+    if missing:
+        raise JobError(f"{folder} is no pipeline in diffusers' layout: {', '.join(missing)} missing")
+
+
+def _adapter_file(name: str) -> Path:
+    path = Path(name)
+    if path.is_dir():
+        found = [path / file for file in LORA_NAMES if (path / file).is_file()]
+        if len(found) != 1:
+            raise JobError(
+                f"adapter folder {path} holds {len(found)} of {', '.join(LORA_NAMES)}; exactly one is needed"
+            )
+        return found[0]
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise JobError(
+            f"adapter {name!r} is not a .safetensors file or a folder with one on this machine; a registry name must "
+            "be resolved to its file first"
+        )
+    return path
+
+
+def _read_preset_file(folder: Path) -> dict[str, Any]:
+    path = folder / PRESET_FILE
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise JobError(f"{path} is not valid JSON: {error}") from error
+    return dict(values)
+
+
+def _with_fields(preset: Preset, values: dict[str, Any], origin: str) -> Preset:
+    allowed = {field.name for field in dataclasses.fields(Preset)} - {"source", "loras"}
+    unknown = sorted(values.keys() - allowed)
+    if unknown:
+        raise JobError(f"{origin} sets unknown fields {', '.join(unknown)}; known are {', '.join(sorted(allowed))}")
+    return replace(preset, **values)

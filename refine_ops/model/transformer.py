@@ -1,0 +1,214 @@
+"""The transformer's forward pass for many steps over many items: the same function, organised for reuse.
+
+Against `QwenImageTransformer2DModel.forward` this keeps, per batch instead of per step: the embedded text and condition
+tokens, positions and the attention mask; per schedule instead of per item: every block's modulation (a third of the
+weights). Positions are real-valued, target tokens may be any subset of the grid, and the last block computes only what
+is read. In fp32 the velocity is within 1e-5 of diffusers'.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+Shapes = list[tuple[int, int, int]]
+"""`(1, rows, columns)` of every image in the sequence, target first, as diffusers' `img_shapes` has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Modulations:
+    """Everything that depends on the timestep alone, for S steps.
+
+    `image` and `text` hold one `(S, 1, 6 * dim)` per block; `condition` likewise for tokens held at t = 0, or is empty
+    where they are modulated like the target. `out` is `(S, 1, 2 * dim)`.
+    """
+
+    image: list[torch.Tensor]
+    text: list[torch.Tensor]
+    condition: list[torch.Tensor]
+    out: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What stays the same over the steps of one batch.
+
+    `text` `(B, L, dim)` and `condition` `(B, N, dim)` are embedded; `rotation` is cosine and sine `float32
+    (1 or B, L + T + N, 1, head_dim / 2)`; `mask` `bool (B, 1, 1, L + T + N)` or None; `is_condition` `bool (T + N, 1)`.
+    """
+
+    text: torch.Tensor
+    condition: torch.Tensor
+    rotation: tuple[torch.Tensor, torch.Tensor]
+    mask: torch.Tensor | None
+    is_condition: torch.Tensor
+
+
+BlockForward = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+
+def modulations(model: Any, timesteps: torch.Tensor) -> Modulations:
+    """Modulation parameters of every block for `timesteps` `(S,)` in [0, 1], in the model's dtype and device."""
+    zero = [timesteps * 0] if model.zero_cond_t else []
+    embedded, *at_zero = model.time_text_embed(torch.cat([timesteps, *zero]), timesteps).split(len(timesteps))
+    blocks = model.transformer_blocks
+    return Modulations(
+        image=[block.img_mod(embedded)[:, None] for block in blocks],
+        text=[block.txt_mod(embedded)[:, None] for block in blocks],
+        condition=[block.img_mod(at_zero[0][:1])[:, None].expand(len(timesteps), -1, -1) for block in blocks]
+        if at_zero
+        else [],
+        out=model.norm_out.linear(model.norm_out.silu(embedded))[:, None],
+    )
+
+
+def context(
+    model: Any,
+    text: torch.Tensor,
+    text_mask: torch.Tensor | None,
+    condition: torch.Tensor,
+    shapes: Shapes,
+    targets: torch.Tensor | None,
+) -> Context:
+    """Prepare one batch.
+
+    Args:
+        model: `QwenImageTransformer2DModel`.
+        text: `(B, L, D)` prompt embeddings; `text_mask` `bool (B, L)` marks tokens, None means all.
+        condition: `(B, N, 4C)` packed latents of the condition images, in order.
+        shapes: Token grids, the target's first.
+        targets: `int64 (B, T)` raster indices of the denoised tokens, None for the whole grid.
+    """
+    image_freqs, text_freqs = model.pos_embed([shapes], max_txt_seq_len=text.shape[1], device=text.device)
+    grid = shapes[0][1] * shapes[0][2]
+    target_freqs = image_freqs[None, :grid] if targets is None else image_freqs[targets]
+    rows = target_freqs.shape[0]
+    freqs = torch.cat(
+        [text_freqs[None].expand(rows, -1, -1), target_freqs, image_freqs[None, grid:].expand(rows, -1, -1)], dim=1
+    )
+    count, known = target_freqs.shape[1], condition.shape[1]
+    mask = None
+    if text_mask is not None:
+        mask = F.pad(text_mask, (0, count + known), value=True)[:, None, None]
+    return Context(
+        text=model.txt_in(model.txt_norm(text)),
+        condition=model.img_in(condition),
+        rotation=(freqs.real[:, :, None].contiguous(), freqs.imag[:, :, None].contiguous()),
+        mask=mask,
+        is_condition=(torch.arange(count + known, device=text.device) >= count)[:, None],
+    )
+
+
+def velocity(
+    model: Any, block_forward: BlockForward, mods: Modulations, step: int, ctx: Context, x: torch.Tensor
+) -> torch.Tensor:
+    """Velocity `(B, T, 4C)` at the noisy target tokens `x` `(B, T, 4C)`, for step `step` of the schedule."""
+    image = torch.cat([model.img_in(x), ctx.condition], dim=1)
+    text, targets = ctx.text, x.shape[1]
+    last = len(model.transformer_blocks) - 1
+    for index, block in enumerate(model.transformer_blocks):
+        image, text = block_forward(
+            block,
+            image,
+            text,
+            mods.image[index][step],
+            mods.text[index][step],
+            mods.condition[index][step] if mods.condition else None,
+            ctx.is_condition,
+            ctx.rotation,
+            ctx.mask,
+            targets if index == last else None,
+        )
+    scale, shift = mods.out[step].chunk(2, dim=-1)
+    hidden = model.norm_out.norm(image) * (1 + scale)[:, None] + shift[:, None]
+    result: torch.Tensor = model.proj_out(hidden)
+    return result
+
+
+def block_forward(
+    block: Any,
+    image: torch.Tensor,
+    text: torch.Tensor,
+    image_mod: torch.Tensor,
+    text_mod: torch.Tensor,
+    condition_mod: torch.Tensor | None,
+    is_condition: torch.Tensor,
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    mask: torch.Tensor | None,
+    only: int | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One double-stream block (joint attention, then a feed-forward per stream), image `(B, T + N, dim)`, text alike.
+
+    `only`: the block is the last, and just its first `only` image tokens are read; the rest and the text are dropped.
+    """
+    image_parts = _parts(image_mod, condition_mod, is_condition)
+    text_parts = _parts(text_mod, None, is_condition)
+    normed = _modulated(block.img_norm1(image), image_parts[0], image_parts[1])
+    normed_text = _modulated(block.txt_norm1(text), text_parts[0], text_parts[1])
+    attended, attended_text = _joint_attention(block.attn, normed, normed_text, rotation, mask, only)
+    if only is not None:
+        image = image[:, :only]
+        image_parts = [part[..., :only, :] for part in image_parts]
+    image = image + image_parts[2] * attended
+    image = image + image_parts[5] * block.img_mlp(_modulated(block.img_norm2(image), image_parts[3], image_parts[4]))
+    if attended_text is not None:
+        text = text + text_parts[2] * attended_text
+        text = text + text_parts[5] * block.txt_mlp(_modulated(block.txt_norm2(text), text_parts[3], text_parts[4]))
+    return image, text
+
+
+def _parts(mod: torch.Tensor, condition: torch.Tensor | None, is_condition: torch.Tensor) -> list[torch.Tensor]:
+    """Shift, scale, gate of attention and of feed-forward, each broadcastable to `(B, tokens, dim)`."""
+    if condition is not None:
+        mod = torch.where(is_condition, condition, mod)
+    return list(mod[None].chunk(6, dim=-1))
+
+
+def _modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return x * (1 + scale) + shift
+
+
+def _joint_attention(
+    attn: Any,
+    image: torch.Tensor,
+    text: torch.Tensor,
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    mask: torch.Tensor | None,
+    only: int | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention over text and image tokens together; queries of the text are left out where `only` is set."""
+    length = text.shape[1]
+
+    def heads(x: torch.Tensor) -> torch.Tensor:
+        return x.view(*x.shape[:-1], attn.heads, -1)
+
+    key = torch.cat([attn.norm_added_k(heads(attn.add_k_proj(text))), attn.norm_k(heads(attn.to_k(image)))], dim=1)
+    value = torch.cat([heads(attn.add_v_proj(text)), heads(attn.to_v(image))], dim=1)
+    key = _rotated(key, rotation)
+    if only is None:
+        query = torch.cat(
+            [attn.norm_added_q(heads(attn.add_q_proj(text))), attn.norm_q(heads(attn.to_q(image)))], dim=1
+        )
+        query = _rotated(query, rotation)
+    else:
+        at = slice(length, length + only)
+        query = _rotated(attn.norm_q(heads(attn.to_q(image[:, :only]))), (rotation[0][:, at], rotation[1][:, at]))
+    joint = F.scaled_dot_product_attention(
+        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
+    )
+    joint = joint.transpose(1, 2).flatten(2)
+    if only is not None:
+        alone: torch.Tensor = attn.to_out[0](joint)
+        return alone, None
+    both: tuple[torch.Tensor, torch.Tensor] = attn.to_out[0](joint[:, length:]), attn.to_add_out(joint[:, :length])
+    return both
+
+
+def _rotated(x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotate pairs of features of `(B, tokens, heads, head_dim)` by their positions, in fp32."""
+    cosine, sine = rotation
+    even, odd = x.float().view(*x.shape[:-1], -1, 2).unbind(-1)
+    turned = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
+    return turned.flatten(-2).type_as(x)
