@@ -1,1 +1,1 @@
-"""Image: one file in, the same file out with only the allowed change -- read, focus, align, paste, verify, write."""
+"""Images in and out, every pixel accounted for: read, focus, align, paste, write, verify."""

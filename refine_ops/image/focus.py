@@ -1,0 +1,160 @@
+"""Where the model looks: the focus crop (Eq. 3-5), its view at model size, and the one resampling back."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from refine_ops.errors import ItemError
+from refine_ops.image.region import tight_box
+from refine_ops.image.source import F32
+from refine_ops.records import Box, F32Image, FocusCrop, Mask, U8Image
+
+_REFERENCE_SIDE_PX: Final = 1024
+_RATIOS: Final = ((1, 1), (5, 4), (4, 3), (3, 2), (2, 1), (3, 1), (4, 1))
+"""Aspect ratios offered, long to short side. Few, so that crops share model sizes and batch together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How the model displaced the content of a view, in native pixels about the view's centre.
+
+    What belongs at offset `x` from the centre is found at `scale * x + (dx, dy)`.
+    """
+
+    dx_px: float = 0.0
+    dy_px: float = 0.0
+    scale: float = 1.0
+
+
+NO_DRIFT: Final = Drift()
+
+
+def margin_in_pixels(
+    size: tuple[int, int], margin: int, unit: Literal["image_1mp", "native"], reach_px: int = 0
+) -> int:
+    """The margin m in native pixels, at least `reach_px` so that the blend ends inside the crop.
+
+    'image_1mp' counts pixels of the image scaled to the area of 1024^2, as the released inference does.
+    """
+    scale = math.sqrt(size[0] * size[1]) / _REFERENCE_SIDE_PX if unit == "image_1mp" else 1.0
+    return max(round(margin * scale), reach_px)
+
+
+def plan_crop(mask: Mask, *, margin_px: int, grid_px: int, pixels: int) -> FocusCrop:
+    """C = Expand(BBox(M), m), clipped (Eq. 3-4), grown to the exact aspect ratio of a model size.
+
+    Of the model sizes (multiples of `grid_px`, at most `pixels` in area) the one that shows the crop largest is taken,
+    so (C + pad) and the size have equal ratios and the resize stretches nothing. Growing moves the crop inside the
+    image first; only what exceeds the image is padded.
+
+    Raises:
+        ItemError: `mask.empty`.
+    """
+    height, width = mask.shape
+    tight = tight_box(mask)
+    x0, y0 = max(tight[0] - margin_px, 0), max(tight[1] - margin_px, 0)
+    x1, y1 = min(tight[2] + margin_px, width), min(tight[3] + margin_px, height)
+    best = max(_fits((x1 - x0, y1 - y0), (width, height), grid_px, pixels), key=lambda fit: fit.rank)
+    left, right, pad_left, pad_right = _place(x0, x1, best.view[0], width)
+    top, bottom, pad_top, pad_bottom = _place(y0, y1, best.view[1], height)
+    return FocusCrop(tight, (left, top, right, bottom), (pad_left, pad_top, pad_right, pad_bottom), best.size)
+
+
+def view(rgb: U8Image, crop: FocusCrop) -> U8Image:
+    """I_c = Crop(I, C) at model size, `uint8 (h, w, 3)` (Eq. 5)."""
+    x0, y0, x1, y1 = crop.crop
+    left, top, right, bottom = crop.pad
+    part = np.pad(rgb[y0:y1, x0:x1], ((top, bottom), (left, right), (0, 0)), mode="reflect")
+    kernel = Image.Resampling.LANCZOS if part.shape[1] > crop.size[0] else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(part).resize(crop.size, kernel))
+
+
+def view_mask(mask: Mask, crop: FocusCrop) -> Mask:
+    """M_c = Crop(M, C) at model size, `bool (h, w)`: True wherever any marked pixel falls; padding is not marked."""
+    x0, y0, x1, y1 = crop.crop
+    left, top, right, bottom = crop.pad
+    part = np.pad(mask[y0:y1, x0:x1], ((top, bottom), (left, right)))
+    covered = Image.fromarray(part.astype(np.float32)).resize(crop.size, Image.Resampling.BOX)
+    return np.asarray(covered) > 0
+
+
+def unview(patch: F32Image, crop: FocusCrop, drift: Drift = NO_DRIFT) -> F32:
+    """The patch at native resolution on C, `float32 (crop h, crop w, 3)`, padding removed, drift undone.
+
+    The only time a patch is resampled: scale, drift and the crop out of the padding are one antialiased resize from a
+    sub-pixel box (Lanczos when shrinking, bicubic when enlarging).
+    """
+    width, height = crop.size
+    x0, y0, x1, y1 = crop.crop
+    left, top, right, bottom = crop.pad
+    view_width, view_height = left + (x1 - x0) + right, top + (y1 - y0) + bottom
+    zoom = width / view_width
+    xs = [_drifted(edge, view_width, drift.scale, drift.dx_px) * zoom for edge in (left, left + x1 - x0)]
+    ys = [_drifted(edge, view_height, drift.scale, drift.dy_px) * zoom for edge in (top, top + y1 - y0)]
+    spare = max(0, math.ceil(max(-xs[0], -ys[0], xs[1] - width, ys[1] - height)))
+    kernel = Image.Resampling.LANCZOS if zoom > 1 else Image.Resampling.BICUBIC
+    box = (xs[0] + spare, ys[0] + spare, xs[1] + spare, ys[1] + spare)
+    planes = []
+    for channel in range(3):
+        plane = np.pad(patch[..., channel], spare, mode="edge") if spare else patch[..., channel]
+        image = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+        planes.append(np.asarray(image.resize((x1 - x0, y1 - y0), kernel, box=box)))
+    native: F32 = np.clip(np.stack(planes, axis=-1), 0, 1)
+    return native
+
+
+def crop_of(image: npt.NDArray[np.generic], box: Box) -> npt.NDArray[np.generic]:
+    """The part of an array `(H, W, ...)` inside `box`, as a view."""
+    x0, y0, x1, y1 = box
+    return image[y0:y1, x0:x1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """A model size and the native view `(width, height)` of the same ratio that holds the crop."""
+
+    size: tuple[int, int]
+    view: tuple[int, int]
+    padded: int
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        return self.size[0] / self.view[0], -self.padded
+
+
+def _fits(need: tuple[int, int], image: tuple[int, int], grid_px: int, pixels: int) -> Iterator[_Fit]:
+    cells = pixels // grid_px**2
+    found = False
+    for long, short in _RATIOS:
+        steps = math.isqrt(cells // (long * short))
+        if not steps:
+            continue
+        for across, down in {(long, short), (short, long)}:
+            units = max(-(-need[0] // across), -(-need[1] // down))
+            shape = across * units, down * units
+            padded = max(0, shape[0] - image[0]) * shape[1] + max(0, shape[1] - image[1]) * shape[0]
+            found = True
+            yield _Fit((across * steps * grid_px, down * steps * grid_px), shape, padded)
+    if not found:
+        raise ItemError(
+            "focus.too_small", f"a budget of {pixels} px holds no {grid_px} x {grid_px} cell; raise focus_pixels"
+        )
+
+
+def _place(start: int, stop: int, length: int, limit: int) -> tuple[int, int, int, int]:
+    """Grow [start, stop) to `length` about its centre, kept inside [0, limit): (start, stop, pad before, after)."""
+    if length >= limit:
+        before = (length - limit) // 2
+        return 0, limit, before, length - limit - before
+    first = min(max(start - (length - (stop - start)) // 2, 0), limit - length)
+    return first, first + length, 0, 0
+
+
+def _drifted(edge: float, length: int, scale: float, shift: float) -> float:
+    centre = length / 2
+    return centre + scale * (edge - centre) + shift

@@ -1,0 +1,98 @@
+"""Bytes to images: what may be refined is decoded, what may not is refused with its reason."""
+
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from refine_ops.config import ImageLimits
+from refine_ops.errors import ItemError
+from refine_ops.image import colour, jpeg, png, webp
+from refine_ops.image.source import Format, Samples, Source, upright
+from refine_ops.records import Mask, U8Image
+
+# Every decoder below reads the size from the header and checks it against the caller's limit before any library
+# allocates; Pillow's own global limit would refuse images that the limit allows.
+Image.MAX_IMAGE_PIXELS = None
+
+SUPPORTED: Final = "JPEG (8-bit baseline or progressive), PNG (8/16-bit, palette), WebP (still), TIFF (8/16-bit strips)"
+_WHITE: Final = (255, 255, 255)
+_DECODERS: Final = {"jpeg": jpeg.decode, "png": png.decode, "webp": webp.decode}
+
+
+def sniff(data: bytes) -> Format | None:
+    """The format by its first bytes; names and suffixes are not trusted."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "jpeg"
+    if data[:8] == png.SIGNATURE:
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return None
+
+
+def decode(data: bytes, *, name: str, limits: ImageLimits, matte: tuple[int, int, int] = _WHITE) -> Source:
+    """Decode one image file to native samples and to the upright sRGB view.
+
+    Raises:
+        ItemError: `image.empty`, `image.too_large`, `image.not_an_image`, `image.truncated`, `image.multi_frame`,
+            `image.unsupported`, `image.bad_profile`.
+    """
+    if not data:
+        raise ItemError("image.empty", f"{name}: the file has 0 bytes; upload it again")
+    if len(data) > limits.max_bytes:
+        raise ItemError("image.too_large", f"{name}: {len(data):,} bytes is over max_bytes {limits.max_bytes:,}")
+    kind = sniff(data)
+    if kind is None:
+        raise ItemError("image.not_an_image", f"{name}: not an image this project reads; supported: {SUPPORTED}")
+    try:
+        native = _DECODERS[kind](data, name, limits)
+        native.samples.flags.writeable = False
+        rgb = upright(colour.render(native.samples, native, matte), native.orientation)
+    except MemoryError as error:
+        raise ItemError("image.too_large", f"{name}: not enough memory to decode it; lower max_pixels") from error
+    rgb.flags.writeable = False
+    return Source(name, kind, data, native, matte, rgb)
+
+
+def decode_reference(data: bytes, *, name: str, limits: ImageLimits) -> U8Image:
+    """A reference image as the model gets it: upright sRGB over white. Raises as `decode`."""
+    return np.ascontiguousarray(decode(data, name=name, limits=limits).rgb)
+
+
+def decode_mask(data: bytes, *, name: str, size: tuple[int, int], limits: ImageLimits) -> Mask:
+    """A mask file as `bool (H, W)`, upright.
+
+    True is white. A file whose largest value is 1 (a label mask) is taken literally: > 0; every other file is True
+    from half of white on (>= 128 of 255). An alpha channel is ignored where colour varies; a mask drawn in alpha alone
+    (constant colour) is read from alpha.
+
+    Args:
+        size: (width, height) that the upright mask must have; masks are never resized.
+
+    Raises:
+        ItemError: `mask.size`, `mask.empty`, and as `decode` with `mask.` for `image.`.
+    """
+    try:
+        native = decode(data, name=name, limits=limits).native
+    except ItemError as error:
+        raise ItemError(error.reason.replace("image.", "mask."), str(error)) from error
+    turned = upright(native.samples, native.orientation)
+    height, width = turned.shape[:2]
+    if (width, height) != size:
+        raise ItemError(
+            "mask.size", f"{name}: the mask is {width} x {height}, the image {size[0]} x {size[1]}; masks must match"
+        )
+    level = _mask_level(turned, native.alpha)
+    top = int(level.max())
+    mask: Mask = level > 0 if top == 1 else level > np.iinfo(level.dtype).max // 2
+    if not mask.any():
+        raise ItemError("mask.empty", f"{name}: nothing is marked (no pixel from 128 on, largest is {top}); mark one")
+    return mask
+
+
+def _mask_level(samples: Samples, alpha: bool) -> Samples:
+    channels = samples[..., :-1] if alpha else samples
+    if alpha and bool((channels == channels[0, 0]).all()):
+        return samples[..., -1]
+    return np.asarray(channels.max(axis=2))
