@@ -1,0 +1,213 @@
+"""What is compared: items of run folders, or files of two folders, as one kind of case."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from refine_ops import storage
+from refine_ops.config import PasteSettings, WriteSettings
+from refine_ops.errors import ItemError, JobError
+from refine_ops.job.folder import RunFolder, reopen_run
+from refine_ops.job.ledger import read_ledger
+from refine_ops.job.plan import PlanReader
+from refine_ops.records import Alignment, Box, Region
+from refine_ops.report.config import FolderPair
+
+_BATCH = 1000
+_COMPUTED_ELSEWHERE = ("raw_lpips", "region_lpips", "text_gain")
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the run promised: how far a region's blend reaches, and how the file was to be written."""
+
+    reach_px: int
+    jpeg_bleed: Literal["edge", "none"] = "edge"
+    same_format: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One image before and after. `crops` and `alignments` are what the worker recorded, by region id; `patches` are
+    folders where raw patches may lie. `judge_output` says that raw drift is read off the output itself."""
+
+    run: str
+    item_id: str
+    image: str
+    output: str
+    rules: Rules
+    fingerprint: str = ""
+    status: Literal["done", "dead"] = "done"
+    reason: str = ""
+    message: str = ""
+    regions: tuple[Region, ...] = ()
+    crops: dict[str, Box] = field(default_factory=dict)
+    alignments: dict[str, Alignment] = field(default_factory=dict)
+    patches: str = ""
+    judge_output: bool = False
+    source_sha256: str = ""
+    output_sha256: str = ""
+    attempts: int = 1
+    gpu_s: float | None = None
+    finished_at: float = 0.0
+    slices: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Metrics computed elsewhere (LPIPS, text), by region id."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunCases:
+    """A run and the slices all its items share; iterate `cases()` once per use."""
+
+    uri: str
+    folder: RunFolder
+    record: dict[str, Any]
+
+    def cases(self) -> Iterator[Case]:
+        """Items with an outcome, in manifest order; memory is bounded by the ledger's size."""
+        ledger = read_ledger(self.folder.outcomes)
+        ledger = ledger.take(pc.sort_indices(ledger, sort_keys=[("row", "ascending")]))
+        plan = PlanReader(self.folder.plan)
+        ids = plan.columns(["item_id"])["item_id"].combine_chunks()
+        rules, shared, extra = self._rules(), self._slices(), self._extra()
+        for start in range(0, len(ledger), _BATCH):
+            batch = ledger.slice(start, _BATCH)
+            positions = np.asarray(pc.fill_null(pc.index_in(batch["item_id"], value_set=ids), -1))
+            for row, position in zip(batch.to_pylist(), positions, strict=True):
+                regions = plan.item(int(position))[0].regions if position >= 0 else ()
+                yield replace(self._case(row, regions, rules, shared), extra=extra.get(row["item_id"], {}))
+
+    def planned(self) -> int:
+        """How many items the run was to do."""
+        return len(PlanReader(self.folder.plan))
+
+    def _case(self, row: dict[str, Any], regions: tuple[Region, ...], rules: Rules, shared: dict[str, str]) -> Case:
+        outcomes = row["regions"] or []
+        timings = dict(row["timings_s"] or [])
+        return Case(
+            run=self.uri,
+            item_id=row["item_id"],
+            image=row["image"],
+            output=self._output(row["output"]),
+            rules=rules,
+            fingerprint=row["fingerprint"],
+            status=row["status"],
+            reason=row["reason"],
+            message=row["message"],
+            regions=regions,
+            crops={r["region_id"]: tuple(r["crop"]) for r in outcomes},
+            alignments={r["region_id"]: _alignment(r["alignment"]) for r in outcomes},
+            patches=storage.join(self.folder.patches, row["output"]) if row["output"] else "",
+            source_sha256=row["source_sha256"],
+            output_sha256=row["output_sha256"],
+            attempts=row["attempts"],
+            gpu_s=timings.get("refine"),
+            finished_at=row["finished_at"],
+            slices={**shared, "category": row["category"] or "none", "source": storage.folder_of(row["image"])},
+        )
+
+    def _output(self, name: str) -> str:
+        """Outcomes are data: an output that leads out of the run folder is not followed."""
+        try:
+            return self.folder.output_of(name) if name else ""
+        except ItemError:
+            return ""
+
+    def _rules(self) -> Rules:
+        refine = self.record.get("config", {}).get("refine", {})
+        paste = PasteSettings.model_validate(refine.get("paste", {}))
+        write = WriteSettings.model_validate(refine.get("write", {}))
+        confined = paste.confine == "region"
+        same_format = write.output_format == "source" and write.jpeg_fallback == "refuse"
+        return Rules(0 if confined else paste.reach_px, "none" if confined else write.jpeg_bleed, same_format)
+
+    def _extra(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Numbers that need a model: `metrics.parquet` in the run folder, if any, with `item_id`, `region_id` and any
+        of `raw_lpips`, `region_lpips`, `text_gain`; what is absent is 'not measured'."""
+        uri = storage.join(self.uri, "metrics.parquet")
+        if not storage.exists(uri):
+            return {}
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for row in pq.read_table(pa.BufferReader(storage.read(uri))).to_pylist():
+            values = {name: float(row[name]) for name in _COMPUTED_ELSEWHERE if row.get(name) is not None}
+            found.setdefault(row["item_id"], {})[row["region_id"]] = values
+        return found
+
+    def _slices(self) -> dict[str, str]:
+        model = self.record.get("config", {}).get("refine", {}).get("model", {})
+        return {"preset": str(model.get("model", "unknown")), "adapter": "+".join(model.get("adapters", ())) or "none"}
+
+
+def open_run(uri: str) -> RunCases:
+    """Raises: JobError -- there is no run at `uri`."""
+    folder, record = reopen_run(uri)
+    return RunCases(folder.uri, folder, record)
+
+
+def folder_cases(pair: FolderPair) -> Iterator[Case]:
+    """One case per image of `pair.before`; one without a counterpart becomes a dead letter `file.missing`.
+
+    Raises:
+        JobError: a folder is empty, or the regions file cannot be understood.
+    """
+    before, after = (storage.resolve(folder) for folder in (pair.before, pair.after))
+    outputs = {_stem(uri, after): uri for uri in storage.list_files(after) if uri.lower().endswith(_IMAGES)}
+    regions = _regions(pair.regions, before)
+    sources = [uri for uri in storage.list_files(before) if uri.lower().endswith(_IMAGES)]
+    if not sources:
+        raise JobError(f"{before}: no {', '.join(_IMAGES)} file to compare; check folders.before")
+    for uri in sources:
+        stem = _stem(uri, before)
+        output = outputs.get(stem, "")
+        yield Case(
+            run=after,
+            item_id=stem,
+            image=uri,
+            output=output,
+            rules=Rules(pair.reach_px, same_format=False),
+            status="done" if output else "dead",
+            reason="" if output else "file.missing",
+            message="" if output else f"{after} holds no file named {stem!r}",
+            regions=regions.get(stem, ()),
+            judge_output=True,
+            slices={"source": storage.folder_of(uri)},
+        )
+
+
+def _alignment(row: dict[str, Any]) -> Alignment:
+    return Alignment(**{**row, "gain": tuple(row["gain"]), "offset": tuple(row["offset"])})
+
+
+def _stem(uri: str, folder: str) -> str:
+    return str(PurePosixPath(uri[len(folder.rstrip("/")) + 1 :]).with_suffix(""))
+
+
+def _regions(uri: str | None, before: str) -> dict[str, tuple[Region, ...]]:
+    if uri is None:
+        return {}
+    uri = storage.resolve(uri)
+    if not uri.endswith((".jsonl", ".ndjson")):
+        masks = (m for m in storage.list_files(uri) if m.lower().endswith(_IMAGES))
+        return {_stem(m, uri): (Region("0", "", mask=m),) for m in masks}
+    found: dict[str, tuple[Region, ...]] = {}
+    for number, line in enumerate(storage.read(uri).decode().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            stem = str(PurePosixPath(row["image"]).with_suffix(""))
+            box = tuple(int(v) for v in row["box"]) if row.get("box") else None
+            mask = storage.resolve(row["mask"], storage.folder_of(uri)) if row.get("mask") else None
+            if (box is None) == (mask is None) or (box is not None and len(box) != 4):
+                raise ValueError("give either a box of four numbers or a mask")
+        except (ValueError, KeyError, TypeError, ItemError) as e:
+            raise JobError(f"{uri}, line {number}: {e!r}; expected image and box or mask") from e
+        earlier = found.get(stem, ())
+        found[stem] = (*earlier, Region(str(len(earlier)), str(row.get("prompt", "")), box=box, mask=mask))
+    return found

@@ -1,0 +1,130 @@
+"""The report's machine files: `items.parquet` (every number) and `evidence/` (pictures, a page per part)."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from refine_ops import storage
+from refine_ops.report.compare import Compared
+from refine_ops.report.measures import METRICS, Finding, ItemMeasure, RegionMeasure
+
+PAGE_ITEMS = 50
+"""Items per evidence part and per page of the HTML report's data."""
+
+_FINDING = pa.struct([("code", pa.string()), ("value", pa.float64()), ("limit", pa.float64()), ("text", pa.string())])
+_REGION = pa.struct(
+    [("region_id", pa.string()), ("prompt", pa.string()), ("metrics", pa.map_(pa.string(), pa.float64()))]
+)
+ITEMS_SCHEMA = pa.schema(
+    [
+        *(
+            (n, pa.string())
+            for n in ("run", "item_id", "fingerprint", "status", "reason", "message", "image", "output")
+        ),
+        ("format", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("severity", pa.float64()),
+        *((m.name, pa.float64()) for m in METRICS),
+        ("metadata_lost", pa.list_(pa.string())),
+        ("findings", pa.list_(_FINDING)),
+        ("regions", pa.list_(_REGION)),
+        ("slices", pa.map_(pa.string(), pa.string())),
+        ("attempts", pa.int32()),
+        ("gpu_s", pa.float64()),
+        ("finished_at", pa.float64()),
+        ("page", pa.int32()),
+    ],
+    metadata={"refine_ops.report.items": "1"},
+)
+_EVIDENCE_SCHEMA = pa.schema(
+    [
+        ("run", pa.string()),
+        ("item_id", pa.string()),
+        ("thumb", pa.binary()),
+        ("outlines", pa.string()),
+        ("pictures", pa.list_(pa.struct([(n, pa.binary()) for n in ("before", "after", "difference", "raw")]))),
+    ]
+)
+_PICTURES = ("before", "after", "difference", "raw")
+
+
+def write_items(folder: str, items: Sequence[tuple[ItemMeasure, int]]) -> None:
+    """Write `items.parquet`, worst first; each item with the number of its evidence part."""
+    ordered = sorted(items, key=lambda entry: (-entry[0].severity, entry[0].run, entry[0].item_id))
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, ITEMS_SCHEMA, compression="zstd") as writer:
+        for start in range(0, len(ordered), 5000):
+            rows = [_item_row(item, page) for item, page in ordered[start : start + 5000]]
+            writer.write_table(pa.Table.from_pylist(rows, schema=ITEMS_SCHEMA))
+    storage.write(storage.join(folder, "items.parquet"), sink.getvalue())
+
+
+def read_items(folder: str) -> pa.Table:
+    """`items.parquet`, worst first.
+
+    Raises:
+        ItemError: it is not there.
+    """
+    return pq.read_table(pa.BufferReader(storage.read(storage.join(folder, "items.parquet"))))
+
+
+def item_of(row: dict[str, Any]) -> ItemMeasure:
+    """A row of `items.parquet` as the record it was written from."""
+    plain = {name: row[name] for name in ("run", "item_id", "fingerprint", "status", "reason", "message", "image")}
+    plain |= {name: row[name] for name in ("output", "format", "width", "height", "attempts", "gpu_s", "finished_at")}
+    return ItemMeasure(
+        **plain,
+        metadata_lost=tuple(row["metadata_lost"]),
+        metrics={m.name: row[m.name] for m in METRICS if row[m.name] is not None},
+        regions=tuple(RegionMeasure(r["region_id"], r["prompt"], dict(r["metrics"])) for r in row["regions"]),
+        findings=tuple(Finding(**f) for f in row["findings"]),
+        slices=dict(row["slices"]),
+    )
+
+
+def write_evidence(folder: str, part: int, page: Sequence[Compared]) -> None:
+    """Write the pictures of up to `PAGE_ITEMS` items as one part."""
+    rows = []
+    for compared in page:
+        windows = [asdict(w) for w in compared.windows]
+        rows.append(
+            {
+                "run": compared.measure.run,
+                "item_id": compared.measure.item_id,
+                "thumb": compared.thumb,
+                "pictures": [{name: w.pop(name) for name in _PICTURES} for w in windows],
+                "outlines": json.dumps(windows, separators=(",", ":")),
+            }
+        )
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_EVIDENCE_SCHEMA), sink, compression="none")
+    storage.write(_part(folder, part), sink.getvalue())
+
+
+def read_evidence(folder: str, part: int) -> dict[tuple[str, str], dict[str, Any]]:
+    """`{(run, item_id): {"thumb": bytes, "windows": [...]}}` of one part; a window is a dict of `Window`'s fields."""
+    found = {}
+    for row in pq.read_table(pa.BufferReader(storage.read(_part(folder, part)))).to_pylist():
+        windows = [a | b for a, b in zip(json.loads(row["outlines"]), row["pictures"], strict=True)]
+        found[(row["run"], row["item_id"])] = {"thumb": row["thumb"], "windows": windows}
+    return found
+
+
+def _part(folder: str, part: int) -> str:
+    return storage.join(folder, "evidence", f"part-{part:05d}.parquet")
+
+
+def _item_row(item: ItemMeasure, page: int) -> dict[str, Any]:
+    row = {name: getattr(item, name) for name in ITEMS_SCHEMA.names if hasattr(item, name)}
+    row |= {m.name: item.metrics.get(m.name) for m in METRICS}
+    row["findings"] = [asdict(f) for f in item.findings]
+    row["regions"] = [asdict(r) | {"metrics": list(r.metrics.items())} for r in item.regions]
+    row["slices"] = list(item.slices.items())
+    row["page"] = page
+    return row

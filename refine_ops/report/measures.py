@@ -1,0 +1,179 @@
+"""What the report knows about an item, and the one table that says what every number means."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Group = Literal["strict", "raw drift", "seam", "effect", "run"]
+Kind = Literal["count", "ratio", "magnitude"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number: `kind` and `unit` are printed beside it everywhere; `worse` is the direction in which it alarms
+    (`both`: any move of the run's median is news); `floor` is the smallest move of a run's median that matters."""
+
+    name: str
+    label: str
+    unit: str
+    kind: Kind
+    group: Group
+    worse: Literal["up", "down", "both"]
+    floor: float
+    digits: int
+    meaning: str
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("changed_outside_px", "changed outside", "px", "count", "strict", "up", 0.5, 0,
+           "Pixels that differ from the source outside the allowed change, in any channel; 0 is the promise."),
+    Metric("max_diff_outside", "largest difference outside", "levels", "magnitude", "strict", "up", 0.5, 0,
+           "Largest difference there, in levels of the file's own bit depth."),
+    Metric("raw_de00", "raw tone shift", "ΔE00", "magnitude", "raw drift", "both", 0.3, 2,
+           "Median CIEDE2000 of the crop's context in the raw patch, before paste-back hides it."),
+    Metric("raw_de00_p95", "raw tone shift, p95", "ΔE00", "magnitude", "raw drift", "both", 0.6, 2,
+           "95th percentile of the same."),
+    Metric("raw_shift_px", "raw shift", "px", "magnitude", "raw drift", "both", 0.15, 2,
+           "How far the model moved the crop's context, in native pixels."),
+    Metric("raw_scale_pct", "raw scale error", "%", "magnitude", "raw drift", "both", 0.1, 2,
+           "How much the model zoomed the crop's context."),
+    Metric("raw_ssim", "raw SSIM", "SSIM", "ratio", "raw drift", "both", 0.02, 3,
+           "Mean SSIM over windows wholly in the crop's context."),
+    Metric("raw_lpips", "raw LPIPS", "LPIPS", "magnitude", "raw drift", "both", 0.02, 3,
+           "LPIPS of the crop's context, where it was computed."),
+    Metric("seam_de", "seam", "ΔE76", "magnitude", "seam", "up", 0.3, 2,
+           "Abrupt, coherent colour step across the worst 24 px of the boundary, beyond the source's own."),
+    Metric("seam_share", "visible seam", "of boundary", "ratio", "seam", "up", 0.02, 3,
+           "Share of the boundary with a step of 2 ΔE76 or more."),
+    Metric("change_levels", "region change", "levels", "magnitude", "effect", "both", 0.5, 2,
+           "Mean absolute difference in the region, in 1/255."),
+    Metric("change_de00", "region change, colour", "ΔE00", "magnitude", "effect", "both", 0.3, 2,
+           "Mean CIEDE2000 between the region before and after."),
+    Metric("region_ssim", "region SSIM", "SSIM", "ratio", "effect", "both", 0.02, 3,
+           "Mean SSIM between the region before and after."),
+    Metric("detail", "detail gained", "log2", "magnitude", "effect", "both", 0.1, 2,
+           "log2 of gradient energy after / before: +1 is twice as much detail."),
+    Metric("region_lpips", "region LPIPS", "LPIPS", "magnitude", "effect", "both", 0.02, 3,
+           "LPIPS between the region before and after, where it was computed."),
+    Metric("text_gain", "text accuracy gained", "of characters", "ratio", "effect", "down", 0.03, 3,
+           "Character accuracy after minus before, where the region holds text and it was read."),
+)  # fmt: skip
+
+RUN_METRICS: tuple[Metric, ...] = (
+    Metric("dead_share", "dead letters", "of items", "ratio", "run", "up", 0.01, 4,
+           "Share of items that ended in the dead letter."),
+    Metric("strict_share", "strict violations", "of items", "ratio", "run", "up", 0.0005, 4,
+           "Share of items with a broken promise about the published file."),
+    Metric("untouched_share", "nothing happened", "of items", "ratio", "run", "up", 0.01, 4,
+           "Share of items with a region that did not change."),
+    Metric("items_per_s", "throughput", "items/s", "magnitude", "run", "down", 0.0, 3,
+           "Finished items per second of wall clock."),
+    Metric("gpu_s_per_item", "device time", "s/item", "magnitude", "run", "up", 0.0, 3,
+           "Seconds of the refine step per finished item."),
+    Metric("attempts", "attempts", "per item", "magnitude", "run", "up", 0.02, 3,
+           "Mean attempts per item; 1 is none retried."),
+)  # fmt: skip
+
+FindingCode = Literal[
+    "strict.pixels", "strict.metadata", "strict.bytes", "strict.unreadable", "dead",
+    "seam", "drift.shift", "drift.tone", "drift.scale", "effect.none", "effect.much",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FindingKind:
+    """`weight` orders kinds: every broken promise comes before every matter of taste."""
+
+    label: str
+    weight: int
+    strict: bool = False
+
+
+FINDINGS: dict[FindingCode, FindingKind] = {
+    "strict.pixels": FindingKind("pixels changed outside the allowed change", 9, strict=True),
+    "strict.metadata": FindingKind("format or metadata not kept", 8, strict=True),
+    "strict.bytes": FindingKind("file differs from what the run recorded", 7, strict=True),
+    "strict.unreadable": FindingKind("published file or source cannot be read", 7, strict=True),
+    "dead": FindingKind("dead letter", 6),
+    "seam": FindingKind("visible seam", 5),
+    "drift.shift": FindingKind("raw patch shifted", 4),
+    "drift.scale": FindingKind("raw patch scaled", 4),
+    "drift.tone": FindingKind("raw patch changed tone", 4),
+    "effect.none": FindingKind("nothing happened", 3),
+    "effect.much": FindingKind("too much happened", 3),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One reason to look at an item. `value` and `limit` share the unit; `text` is the sentence shown."""
+
+    code: FindingCode
+    value: float
+    limit: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One place worth a picture. `box` is in upright image pixels; pictures are encoded files at `scale` (1.0: native).
+
+    `difference` is a lossless grey map of the largest channel difference. Outlines are polylines in picture pixels:
+    the mask, the allowed change, the worst stretch of boundary.
+    """
+
+    title: str
+    box: tuple[int, int, int, int]
+    scale: float
+    width: int
+    height: int
+    before: bytes
+    after: bytes
+    difference: bytes
+    raw: bytes = b""
+    mask_lines: tuple[tuple[tuple[int, int], ...], ...] = ()
+    allowed_lines: tuple[tuple[tuple[int, int], ...], ...] = ()
+    seam_line: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RegionMeasure:
+    """The numbers of one region; a metric that is missing was not measured."""
+
+    region_id: str
+    prompt: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemMeasure:
+    """Everything measured on one item. `metrics` holds the worst region's value of each metric."""
+
+    run: str
+    item_id: str
+    fingerprint: str
+    status: Literal["done", "dead"]
+    reason: str
+    message: str
+    image: str
+    output: str
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    metadata_lost: tuple[str, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    regions: tuple[RegionMeasure, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    slices: dict[str, str] = field(default_factory=dict)
+    attempts: int = 1
+    gpu_s: float | None = None
+    finished_at: float = 0.0
+
+    @property
+    def severity(self) -> float:
+        """Sort key, worst first: kind of the gravest finding, then how far past its limit, squashed into [0, 1)."""
+        return max((FINDINGS[f.code].weight + _excess(f) for f in self.findings), default=0.0)
+
+
+def _excess(finding: Finding) -> float:
+    distance = abs(finding.value - finding.limit) / max(abs(finding.limit), 1.0)
+    return distance / (1.0 + distance)

@@ -1,0 +1,106 @@
+"""Review decisions: what a person approved or rejected, kept beside the run; nothing of the run is overwritten."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from refine_ops import storage
+from refine_ops.config import Settings
+from refine_ops.errors import ItemError, JobError
+from refine_ops.job.folder import reopen_run
+from refine_ops.job.ledger import read_ledger
+
+SCHEMA = "refine-ops/decisions/1"
+_MAX_BYTES = 256 << 20
+
+Action = Literal["redo", "exclude"]
+
+
+class Decision(Settings):
+    """One line of `decisions.json`. `decision` is empty for a note alone."""
+
+    run: str
+    item_id: str
+    fingerprint: str
+    decision: Literal["approve", "reject", ""]
+    note: str = Field("", max_length=500)
+    at: str = ""
+
+
+class Decisions(Settings):
+    """`decisions.json` as the report exports it."""
+
+    schema_: Literal["refine-ops/decisions/1"] = Field(alias="schema")
+    report: str
+    decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What the next run does with an item's present output: keep it, redo it, or leave the item out.
+
+    A mark holds for the output with this `fingerprint` only; once the item is redone it is spent.
+    """
+
+    item_id: str
+    fingerprint: str
+    action: Literal["keep", "redo", "exclude"]
+    note: str
+    at: str
+
+
+def read_decisions(uri: str) -> Decisions:
+    """Raises: JobError -- the file is absent, too large, or not what the report exports."""
+    try:
+        return Decisions.model_validate_json(storage.read(storage.resolve(uri), _MAX_BYTES))
+    except (ItemError, ValidationError) as e:
+        raise JobError(f"{uri} is not a decisions.json exported from a drift report: {e}") from e
+
+
+def apply_decisions(run: str, decisions: Decisions, rejected: Action = "redo") -> list[Mark]:
+    """Add the decisions about `run` to its `review/` folder as one new object; returns the marks.
+
+    Raises:
+        JobError: a decision names an item that this run does not have, or an output that has been replaced since the
+            report was made; nothing is written then.
+    """
+    folder, _ = reopen_run(run)
+    marks = []
+    ledger = read_ledger(folder.outcomes, ["fingerprint"])
+    present = dict(zip(ledger["item_id"].to_pylist(), ledger["fingerprint"].to_pylist(), strict=True))
+    stale = []
+    for d in decisions.decisions:
+        if storage.resolve(d.run) != folder.uri:
+            continue
+        if present.get(d.item_id) != d.fingerprint:
+            stale.append(d.item_id)
+        action: Literal["keep", "redo", "exclude"] = rejected if d.decision == "reject" else "keep"
+        marks.append(Mark(d.item_id, d.fingerprint, action, d.note, d.at))
+    if stale:
+        raise JobError(
+            f"{len(stale)} decision(s) are about outputs {folder.uri} does not have (any more), first {stale[0]!r}; "
+            "make a new report of the run and review that"
+        )
+    if not marks:
+        raise JobError(f"no decision is about {folder.uri}; the report was made of other runs")
+    _add(folder.uri, marks)
+    return marks
+
+
+def read_marks(run: str) -> dict[str, Mark]:
+    """All marks of a run by item id; of several about one item the one applied last holds."""
+    marks: dict[str, Mark] = {}
+    for uri in storage.list_files(storage.join(storage.resolve(run), "review"), ".json"):
+        for row in json.loads(storage.read(uri))["marks"]:
+            marks[row["item_id"]] = Mark(**row)
+    return marks
+
+
+def _add(run: str, marks: Sequence[Mark]) -> None:
+    body: dict[str, Any] = {"schema": "refine-ops/marks/1", "marks": [asdict(m) for m in marks]}
+    uri = storage.join(run, "review", f"marks-{time.time_ns():020d}.json")
+    storage.write(uri, json.dumps(body, ensure_ascii=False, indent=1).encode(), only_if_absent=True)

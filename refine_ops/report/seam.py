@@ -1,0 +1,144 @@
+"""Seam: does the paste-back show along the mask boundary, beyond what the source shows there?"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import maximum_filter1d, uniform_filter1d
+
+from refine_ops.records import Mask, U8Image
+
+SEGMENT_PX = 24
+"""Length of boundary a jump must be coherent over: texture averages out, a step does not."""
+STEP_PX = 2
+"""Distance over which a jump is taken, across the boundary."""
+VISIBLE_DE = 2.0
+"""A jump of two CIE76 units between neighbouring pixels is seen at a glance; used for `share` only."""
+_MIN_POINTS = 8
+_INNER_PX = 3
+_SIDE_PX = 6
+_MASKING = 1.5
+_MASKING_REACH_PX = 3
+
+_Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """The excess of the colour jump across the boundary over the same boundary in the source.
+
+    `de` is the magnitude (CIE76) at the worst segment, `share` the ratio of the boundary with a visible excess,
+    `worst` the polyline of the worst segment in pixels of the given arrays.
+    """
+
+    de: float
+    share: float
+    worst: tuple[tuple[int, int], ...]
+
+
+def measure_seam(before: U8Image, after: U8Image, mask: Mask, reach_px: int) -> Seam | None:
+    """Compare the jump across every place of the boundary band before and after.
+
+    The band reaches from 3 px inside the mask to `reach_px` + 2 px outside: a blended paste can only show there. At
+    every boundary point and offset, Lab differences along the outward normal are averaged, as vectors, along 24 px of
+    boundary. The score is the smaller of two: the norm of the 2-px jump after, less 1.5 times the source's largest
+    one within 3 px (the jump is new, abrupt, and not hidden by an edge that was there), and the norm of the change's
+    mean over the 6 px inside minus the 6 px outside (it is a step in tone: sharpened detail has no mean).
+
+    Args:
+        before, after: `uint8 (H, W, 3)` of the same place.
+        mask: `bool (H, W)`, what was pasted back.
+        reach_px: how far past the mask the blend reaches.
+
+    Returns:
+        None where fewer than 8 boundary points have their whole band inside the array (the image's own border is no
+        seam).
+    """
+    offsets = np.arange(-_INNER_PX - _SIDE_PX, reach_px + STEP_PX + _SIDE_PX + 1, dtype=np.float32)
+    normals = _outward_normals(mask)
+    lab_before, lab_after = _lab(before), _lab(after)
+    excess: list[_Floats] = []
+    points: list[npt.NDArray[np.int32]] = []
+    spans: list[tuple[int, int]] = []
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    for contour in contours:
+        line = contour[:, 0, :].astype(np.int32)
+        grid = _band(line, normals, offsets)
+        height, width = mask.shape
+        inside = (grid >= 0) & (grid <= (width - 1, height - 1))
+        valid = np.asarray(inside[:, _SIDE_PX:-_SIDE_PX].all(axis=(1, 2)))
+        if valid.sum() < _MIN_POINTS:
+            continue
+        spans.append((sum(map(len, points)), len(line)))
+        excess.append(_score(_sample(lab_before, grid), _sample(lab_after, grid), valid))
+        points.append(line)
+    if not points:
+        return None
+    scores = np.concatenate(excess)
+    worst = int(scores.argmax())
+    return Seam(
+        de=max(0.0, float(scores[worst])),
+        share=float((scores >= VISIBLE_DE).mean()),
+        worst=_segment(points, spans, worst),
+    )
+
+
+def _lab(rgb: U8Image) -> _Floats:
+    lab: _Floats = cv2.cvtColor(rgb.astype(np.float32) / 255.0, cv2.COLOR_RGB2LAB)
+    return lab
+
+
+def _outward_normals(mask: Mask) -> _Floats:
+    """Unit normals `(H, W, 2)` as (x, y), pointing out of the mask; smoothed so that pixel stairs do not show."""
+    inside = mask.astype(np.uint8)
+    distance = cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5) - cv2.distanceTransform(inside, cv2.DIST_L2, 5)
+    smooth = cv2.GaussianBlur(distance, (0, 0), 2.0)
+    normal = np.dstack([cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)])
+    length = np.linalg.norm(normal, axis=2, keepdims=True)
+    return np.asarray(normal / np.maximum(length, 1e-6), np.float32)
+
+
+def _band(line: npt.NDArray[np.int32], normals: _Floats, offsets: _Floats) -> _Floats:
+    """Coordinates `(K, T, 2)` of the band: for each of K boundary points, T places along its normal."""
+    normal = normals[line[:, 1], line[:, 0]]
+    return np.asarray(line[:, None, :] + offsets[None, :, None] * normal[:, None, :], np.float32)
+
+
+def _sample(lab: _Floats, grid: _Floats) -> _Floats:
+    band: _Floats = cv2.remap(lab, grid[..., 0], grid[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return band
+
+
+def _score(before: _Floats, after: _Floats, valid: npt.NDArray[np.bool_]) -> _Floats:
+    """Score `(K,)` of each boundary point: the worst offset of its band, 0 where the band leaves the image."""
+    inner, outer = _SIDE_PX - STEP_PX // 2, -_SIDE_PX + STEP_PX // 2
+    jump, own = (np.linalg.norm(_along(b[:, STEP_PX:] - b[:, :-STEP_PX], valid), axis=2) for b in (after, before))
+    new = jump - _MASKING * maximum_filter1d(own, 2 * _MASKING_REACH_PX + 1, axis=1)
+    total = np.cumsum(np.pad(after - before, ((0, 0), (1, 0), (0, 0))), axis=1)
+    mean = (total[:, _SIDE_PX:] - total[:, :-_SIDE_PX]) / _SIDE_PX
+    step = np.linalg.norm(_along(mean[:, _SIDE_PX + 1 :] - mean[:, : -_SIDE_PX - 1], valid), axis=2)
+    score = np.minimum(new[:, inner:outer], step)
+    return np.where(valid, score.max(axis=1), 0.0).astype(np.float32)
+
+
+def _along(values: _Floats, valid: npt.NDArray[np.bool_]) -> _Floats:
+    """Mean of `(K, T, C)` over 24 px of the closed boundary, over valid points only."""
+    window = min(SEGMENT_PX, len(values))
+    weight = uniform_filter1d(valid.astype(np.float32), window, mode="wrap")
+    mean = uniform_filter1d(values * valid[:, None, None], window, axis=0, mode="wrap")
+    return np.asarray(mean / np.maximum(weight, 0.25)[:, None, None], np.float32)
+
+
+def _segment(
+    points: list[npt.NDArray[np.int32]], spans: list[tuple[int, int]], worst: int
+) -> tuple[tuple[int, int], ...]:
+    """The boundary around the worst point, thinned to every fourth pixel."""
+    for line, (start, length) in zip(points, spans, strict=True):
+        if start <= worst < start + length:
+            around = (
+                np.arange(-SEGMENT_PX // 2, SEGMENT_PX // 2 + 1, 4) if length > SEGMENT_PX else np.arange(0, length, 4)
+            )
+            picked = line[(worst - start + around) % length]
+            return tuple((int(x), int(y)) for x, y in picked)
+    raise AssertionError("the worst point lies on one of the contours")

@@ -1,0 +1,121 @@
+"""The history of runs: one Parquet part per report, only ever added, so that two nights never write the same object."""
+
+import io
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from refine_ops import storage
+from refine_ops.report.measures import FINDINGS, METRICS, ItemMeasure
+
+ALL = "all"
+"""The slice that holds every item."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrendPoint:
+    """One metric of one slice of one run.
+
+    `value` is the median over items (for shares: the share), `spread` their robust standard deviation (1.4826 MAD; for
+    shares the binomial one), so that a run of 12 items is not judged as if it were 10,000.
+    """
+
+    run: str
+    finished_at: float
+    slice: str
+    metric: str
+    items: int
+    value: float
+    spread: float
+    p95: float
+
+
+_SCHEMA = pa.schema(
+    [
+        ("run", pa.string()),
+        ("finished_at", pa.float64()),
+        ("slice", pa.string()),
+        ("metric", pa.string()),
+        ("items", pa.int64()),
+        ("value", pa.float64()),
+        ("spread", pa.float64()),
+        ("p95", pa.float64()),
+    ]
+)
+
+
+def run_points(run: str, items: Sequence[ItemMeasure], extra: dict[str, float]) -> list[TrendPoint]:
+    """Summarise one run: every metric over all items and over every slice; `extra` are figures of the whole run."""
+    finished_at = max((i.finished_at for i in items), default=0.0)
+    slices: dict[str, list[ItemMeasure]] = defaultdict(list)
+    for item in items:
+        slices[ALL].append(item)
+        for key, member in item.slices.items():
+            slices[f"{key}={member}"].append(item)
+    points = [TrendPoint(run, finished_at, ALL, name, len(items), value, 0.0, value) for name, value in extra.items()]
+    for name, members in slices.items():
+        for metric, (centre, spread, p95) in _values(members).items():
+            points.append(TrendPoint(run, finished_at, name, metric, len(members), centre, spread, p95))
+    return points
+
+
+def append_trend(folder: str, points: Sequence[TrendPoint]) -> str:
+    """Add one run's points as a new part named by the run's end and content; returns its URI.
+
+    Adding the same points twice is success; nothing that is there is ever changed.
+    """
+    if not points:
+        raise ValueError("a run without points has nothing to add to the trend")
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(p) for p in points], schema=_SCHEMA), sink, compression="zstd")
+    data = sink.getvalue()
+    stamp = datetime.fromtimestamp(points[0].finished_at, UTC).strftime("%Y%m%dT%H%M%S")
+    uri = storage.join(folder, f"{stamp}-{storage.sha256(data)[:16]}.parquet")
+    storage.write(uri, data, only_if_absent=True)
+    return uri
+
+
+def read_trend(folder: str, runs: int) -> list[TrendPoint]:
+    """The points of the newest `runs` parts, oldest first; of a run that was reported twice, the newest part's."""
+    parts = [u for u in storage.list_files(folder, ".parquet") if re.match(r"\d{8}T\d{6}-", u.rsplit("/", 1)[-1])]
+    points: dict[tuple[str, str, str], TrendPoint] = {}
+    for uri in parts[-runs:]:
+        for row in pq.read_table(io.BytesIO(storage.read(uri)), schema=_SCHEMA).to_pylist():
+            point = TrendPoint(**row)
+            points[(point.run, point.slice, point.metric)] = point
+    return sorted(points.values(), key=lambda p: p.finished_at)
+
+
+def series(points: Iterable[TrendPoint]) -> dict[tuple[str, str], list[TrendPoint]]:
+    """Points by (slice, metric), oldest first."""
+    result: dict[tuple[str, str], list[TrendPoint]] = defaultdict(list)
+    for point in sorted(points, key=lambda p: p.finished_at):
+        result[(point.slice, point.metric)].append(point)
+    return dict(result)
+
+
+def _values(items: Sequence[ItemMeasure]) -> dict[str, tuple[float, float, float]]:
+    """(value, spread, p95) of every metric that at least one of the items has."""
+    result = {}
+    for metric in METRICS:
+        measured = np.array([i.metrics[metric.name] for i in items if metric.name in i.metrics])
+        if len(measured):
+            centre = float(np.median(measured))
+            spread = 1.4826 * float(np.median(np.abs(measured - centre)))
+            result[metric.name] = (centre, spread, float(np.percentile(measured, 95)))
+    shares: dict[str, Callable[[ItemMeasure], bool]] = {
+        "dead_share": lambda i: i.status == "dead",
+        "strict_share": lambda i: any(FINDINGS[f.code].strict for f in i.findings),
+        "untouched_share": lambda i: any(f.code == "effect.none" for f in i.findings),
+    }
+    for name, holds in shares.items():
+        share = sum(map(holds, items)) / max(1, len(items))
+        result[name] = (share, float(np.sqrt(share * (1 - share))), share)
+    result["attempts"] = (float(np.mean([i.attempts for i in items])), float(np.std([i.attempts for i in items])), 0.0)
+    return result
