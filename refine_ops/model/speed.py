@@ -39,6 +39,8 @@ def compiled_block(settings: ModelSettings) -> BlockForward:
     """
     if not settings.compile:
         return block_forward
+    # Batch of one or more, masked text or not, dense or sparse, last block or not: up to 16 graphs, the limit is 8.
+    torch._dynamo.config.recompile_limit = 32
     compiled: BlockForward = torch.compile(block_forward, dynamic=True, fullgraph=True)
     return compiled
 
