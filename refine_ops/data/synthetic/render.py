@@ -1,0 +1,167 @@
+"""One synthetic sample: a mark on a ground, its damage inside a mask, and a reference that shows the mark elsewhere."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from refine_ops.data import scribble
+from refine_ops.data.degrade import ALL_EQUAL, degrade
+from refine_ops.data.synthetic import assets, grounds
+from refine_ops.data.synthetic.marks import MARKS, Sprite
+from refine_ops.data.synthetic.prompts import prompt_for
+from refine_ops.errors import ItemError, JobError
+from refine_ops.image.paste import blend_mask
+from refine_ops.records import Mask, U8Image
+
+MaskKind = Literal["box", "object", "scribble"]
+Quad = npt.NDArray[np.float64]
+"""Where a sprite's corners go: `(4, 2)` points (x, y), clockwise from top left."""
+_SUPERSAMPLING: Final = 2
+_TRIES: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How samples are drawn. The same recipe and index give the same bytes.
+
+    `pose` is the range of the reference's pose: 0 the very place and shape of the target's mark, 1 any other.
+    `exclude` names families of marks or of damage never to draw. `support_px` are Eq. 8's r and k.
+    """
+
+    seed: int = 0
+    size: tuple[int, int] = (128, 128)
+    reference_share: float = 0.5
+    pose: tuple[float, float] = (0.0, 1.0)
+    exclude: frozenset[str] = frozenset()
+    damages: Mapping[str, float] = field(default_factory=lambda: ALL_EQUAL)
+    strength: tuple[float, float] = (0.0, 1.0)
+    photo_share: float = 0.8
+    support_px: tuple[int, int] = (7, 11)
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticSample:
+    """(I, I_ref, I*, M, y) and where it comes from. `input` equals `target` wherever `support` is False."""
+
+    index: int
+    input: U8Image
+    target: U8Image
+    mask: Mask
+    support: Mask
+    object_mask: Mask
+    reference: U8Image | None
+    prompt: str
+    family: str
+    mask_kind: MaskKind
+    pose: float | None
+    damages: tuple[tuple[str, float], ...]
+    sources: tuple[tuple[str, str], ...]
+    """(file name, SHA-256) of every font and photo used."""
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Mark and damage families, for holding out by name."""
+        return (self.family, *(name for name, _ in self.damages))
+
+
+def render(index: int, recipe: Recipe, library: assets.Library) -> SyntheticSample:
+    """Render sample `index` of the endless series that the recipe describes.
+
+    Raises:
+        JobError: Everything is excluded, or no mark could be placed in `_TRIES` tries.
+    """
+    rng = np.random.default_rng((recipe.seed, index))
+    names = [name for name in MARKS if name not in recipe.exclude]
+    if not names:
+        raise JobError(f"marks: expected at least one of {', '.join(MARKS)} not excluded, got none")
+    for _ in range(_TRIES):
+        try:
+            return _render(index, names[int(rng.integers(len(names)))], recipe, library, rng)
+        except ItemError:
+            continue  # the mark came out blank (a glyph the font lacks) or its scribble broke the limits: draw anew
+    raise JobError(f"sample {index}: no mark could be drawn in {_TRIES} tries; fonts may lack letters")
+
+
+def _render(
+    index: int, family: str, recipe: Recipe, library: assets.Library, rng: np.random.Generator
+) -> SyntheticSample:
+    sprite, font = MARKS[family](library, rng)
+    if not sprite[:, :, 3].any():
+        raise ItemError("mark.blank", f"{font}: the font draws nothing for the chosen text")
+    used = [font] if font is not None else []
+    quad = _place(sprite, recipe.size, rng)
+    ground = _ground(library, recipe, rng, used)
+    target, shape = _print(sprite, quad, ground, rng)
+    kind, mask = _mask(shape, rng)
+    allowed = {name: weight for name, weight in recipe.damages.items() if name not in recipe.exclude}
+    damaged, damages = degrade(target, mask, rng, allowed, recipe.strength)
+    blend = blend_mask(mask, dilate_px=recipe.support_px[0], blur_px=recipe.support_px[1])
+    alpha = blend[:, :, None]
+    mixed = np.where(alpha > 0, np.rint(alpha * damaged + (1 - alpha) * target), target).astype(np.uint8)
+    reference, pose = None, None
+    if rng.random() < recipe.reference_share:
+        pose = float(rng.uniform(*recipe.pose))
+        other = (1 - pose) * quad + pose * _place(sprite, recipe.size, rng)
+        reference, _ = _print(sprite, other, _ground(library, recipe, rng, used), rng)
+    return SyntheticSample(
+        index=index, input=mixed, target=target, mask=mask, support=blend > 0, object_mask=shape, reference=reference,
+        prompt=prompt_for(family, reference is not None, rng), family=family, mask_kind=kind, pose=pose,
+        damages=damages, sources=tuple((path.name, assets.sha256(path)) for path in used),
+    )  # fmt: skip
+
+
+def _ground(library: assets.Library, recipe: Recipe, rng: np.random.Generator, used: list[assets.Path]) -> U8Image:
+    if rng.random() >= recipe.photo_share:
+        return grounds.texture(recipe.size, rng)
+    image, path = grounds.photo_crop(library, recipe.size, rng)
+    used.append(path)
+    return image
+
+
+def _place(sprite: Sprite, size: tuple[int, int], rng: np.random.Generator) -> Quad:
+    """A quadrilateral for the sprite: 40 to 85 % of the frame, turned by up to 25 degrees, in mild perspective."""
+    height, width = sprite.shape[:2]
+    frame = np.array(size, np.float64)
+    fit = min(frame[0] / width, frame[1] / height) * rng.uniform(0.4, 0.85)
+    half = np.array([width, height]) * fit / 2
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
+    turn = np.deg2rad(np.clip(rng.normal(0, 10), -25, 25) if rng.random() < 0.8 else 0.0)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    tilt = rng.uniform(-0.12, 0.12, (4, 2)) * half.mean()
+    slack = np.maximum(frame / 2 - half, 0)
+    return frame / 2 + rng.uniform(-0.7, 0.7, 2) * slack + corners @ rotation.T + tilt
+
+
+def _print(sprite: Sprite, quad: Quad, ground: U8Image, rng: np.random.Generator) -> tuple[U8Image, Mask]:
+    """The sprite on the ground under one light, with noise: the image, and where the sprite covers at least half."""
+    height, width = ground.shape[:2]
+    source = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * np.array(sprite.shape[1::-1])
+    scaled = (quad * _SUPERSAMPLING).astype(np.float32)
+    matrix = cv2.getPerspectiveTransform(source.astype(np.float32), scaled)
+    colour = sprite.astype(np.float32)
+    colour[:, :, :3] *= colour[:, :, 3:] / np.float32(255)  # premultiplied, or edges take the hidden colour
+    large = (width * _SUPERSAMPLING, height * _SUPERSAMPLING)
+    warped = cv2.warpPerspective(colour, matrix, large, flags=cv2.INTER_LINEAR)
+    warped = cv2.resize(warped, (width, height), interpolation=cv2.INTER_AREA)
+    alpha = warped[:, :, 3:] / np.float32(255)
+    worn = np.float32(rng.uniform(0.8, 1.0))
+    printed = ground * (1 - worn * alpha) + worn * warped[:, :, :3]
+    slope = rng.uniform(-0.18, 0.18, 2)
+    light = (
+        1 + slope[0] * np.linspace(-1, 1, width)[None, :, None] + slope[1] * np.linspace(-1, 1, height)[:, None, None]
+    )
+    grain = rng.standard_normal(printed.shape, np.float32) * np.float32(rng.uniform(0, 3))
+    return np.clip(printed * light.astype(np.float32) + grain, 0, 255).astype(np.uint8), alpha[:, :, 0] >= 0.5
+
+
+def _mask(shape: Mask, rng: np.random.Generator) -> tuple[MaskKind, Mask]:
+    """Half scribbles, three tenths boxes, the rest the whole object; over the closed shape, not each letter."""
+    closed = cv2.morphologyEx(shape.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((13, 13), np.uint8)).astype(bool)
+    pick = rng.random()
+    if pick < 0.5:
+        return "scribble", scribble.scribble_mask(closed, rng)
+    return ("box", scribble.box_mask(closed)) if pick < 0.8 else ("object", scribble.dilated(closed))
