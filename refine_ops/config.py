@@ -155,6 +155,14 @@ class AccessSettings(Settings):
     buckets: tuple[str, ...] = Field((), description="S3 buckets readable through a manifest; empty: any.")
 
 
+class CanaryGates(Settings):
+    """What the canary must keep for the run to go on."""
+
+    max_dead: float = Field(0.05, ge=0, le=1, description="Largest share of dead items.")
+    max_de00: float = Field(8.0, ge=0, description="Largest median tone shift of the raw patches, in CIEDE2000.")
+    max_shift_px: float = Field(4.0, ge=0, description="Largest median displacement of the raw patches, native px.")
+
+
 class RefineBatchConfig(Settings):
     """The one parameter of the flow `refine-batch`."""
 
@@ -169,6 +177,7 @@ class RefineBatchConfig(Settings):
     retry_dead: bool = Field(False, description="Also redo items that are in the dead letter.")
     recheck: bool = Field(True, description="On resume, redo done items whose source's size, time or ETag changed.")
     canary: int | None = Field(None, ge=1, description="Refine a stratified sample of this size first.")
+    canary_gates: CanaryGates = CanaryGates()
     lanes: Literal["local", "work-pool"] = Field("local", description="One node, or child runs on a work pool.")
     lane_count: int = Field(8, ge=1, description="Child runs with lanes='work-pool': more than nodes.")
     lane_attempts: int = Field(3, ge=1, description="Times a failed lane's shards are dispatched; preemption is free.")

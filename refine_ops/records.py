@@ -3,9 +3,9 @@
 Every record is frozen. Boxes are `(x0, y0, x1, y1)`, half-open, in pixels of the upright image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -111,22 +111,36 @@ class Patch:
     step_down: str = "none"
 
 
+class Work(Protocol):
+    """One region, prepared for the model; works of equal `bucket` may share a batch."""
+
+    @property
+    def bucket(self) -> Hashable: ...
+
+
 class Refiner(Protocol):
     """The seam between image handling and the model."""
 
     @property
     def grid_px(self) -> int:
-        """Model sizes are multiples of this many pixels (32 for Qwen-Image-Edit, 8 for tiny)."""
+        """Sides of crops are multiples of this many pixels (32 for Qwen-Image-Edit, 8 for tiny)."""
 
     @property
-    def fingerprint(self) -> dict[str, str]:
-        """What determines the pixels: weights' hashes, settings, versions."""
+    def focus_pixels(self) -> int:
+        """Pixel budget of one crop, unless the settings say otherwise."""
 
     def batch_size(self, size: tuple[int, int]) -> int:
-        """The fixed batch size of the bucket of model size `(width, height)`."""
+        """The fixed batch size for crops of model size `(width, height)`."""
 
-    def refine(self, batch: Sequence[Conditioning]) -> list[Patch]:
-        """Refine crops of one model size; at most `batch_size` of them, padded inside to exactly that."""
+    def prepare(self, item: Conditioning) -> Any:
+        """The host's part (resizing, tokens, noise), as `Work`; called by several threads at once.
+
+        Raises:
+            ItemError: this region cannot be given to the model.
+        """
+
+    def refine_prepared(self, batch: Sequence[Any]) -> list[Patch]:
+        """Refine works of one bucket, at most its batch size; fewer are padded inside to exactly that."""
 
 
 @dataclass(frozen=True, slots=True)

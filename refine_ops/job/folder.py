@@ -1,5 +1,6 @@
 """The run folder: where a run keeps everything, and the fingerprint that says what its pixels depend on."""
 
+import contextlib
 import json
 import platform
 import time
@@ -77,10 +78,11 @@ def open_run(out: str, parts: dict[str, str], config: dict[str, Any]) -> RunFold
         uri = storage.resolve(out)
     except ItemError as e:
         raise JobError(f"run folder {e}") from e
+    fingerprint = storage.sha256(json.dumps(parts, sort_keys=True).encode())[:32]
     record = {
         "version": 1,
         "created_at": time.time(),
-        "fingerprint": storage.sha256(json.dumps(parts, sort_keys=True).encode())[:32],
+        "fingerprint": fingerprint,
         "parts": parts,
         "config": config,
         "python": platform.python_version(),
@@ -89,12 +91,10 @@ def open_run(out: str, parts: dict[str, str], config: dict[str, Any]) -> RunFold
     run_json = storage.join(uri, "run.json")
     if not storage.exists(run_json):
         data = json.dumps(record, indent=1, ensure_ascii=False).encode()
-        try:
+        with contextlib.suppress(ItemError):  # another start of the same run was quicker: compare with what it wrote
             storage.write(run_json, data, only_if_absent=True)
-        except ItemError:  # another start of the same run was quicker; compare with what it wrote
-            pass
     _refuse_other(uri, json.loads(storage.read(run_json)), parts)
-    return RunFolder(uri, record["fingerprint"])
+    return RunFolder(uri, fingerprint)
 
 
 def reopen_run(uri: str) -> tuple[RunFolder, dict[str, Any]]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from refine_ops.config import AccessSettings
 from refine_ops.errors import ItemError, JobError
 from refine_ops.job.manifest import SCHEMA, read_items
 from refine_ops.job.rows import RowProblem
-from refine_ops.records import Item, Region, Scribble
+from refine_ops.records import Item, Outcome, Region, Scribble
 
 PLAN_SCHEMA: Final = pa.schema(
     [*SCHEMA, ("row", pa.int64()), ("request", pa.string()), ("shard", pa.int32()), ("region_count", pa.int32())]
@@ -88,6 +89,26 @@ def refuse(manifest: str, problems: Sequence[RowProblem]) -> None:
     if fatal:
         shown = "\n".join(f"  row {p.row} ({p.item_id!r}): {p.message}" for p in fatal[:_SHOWN_PROBLEMS])
         raise JobError(f"manifest {manifest} is refused, nothing was run; {len(fatal)} row(s):\n{shown}")
+
+
+def problem_outcomes(problems: Sequence[RowProblem], known: pa.Table) -> list[Outcome]:
+    """Dead outcomes of rows that cannot be refined, without those the ledger (column `request`) already has."""
+    requests = [hashlib.blake2b(f"{p.item_id}\0{p.message}".encode(), digest_size=16).hexdigest() for p in problems]
+    seen = set(known["request"].to_pylist()) if problems else set()
+    return [
+        Outcome(
+            item_id=p.item_id,
+            fingerprint="",
+            status="dead",
+            request=request,
+            reason=p.reason,
+            message=p.message,
+            row=p.row,
+            finished_at=time.time(),
+        )
+        for p, request in zip(problems, requests, strict=True)
+        if request not in seen
+    ]
 
 
 class _Sharder:

@@ -177,7 +177,11 @@ def _scribble(value: Any, region_id: str) -> Scribble:
         raise ItemError("scribble.width", f"region {region_id}: width {width!r}, expected 0 < px <= 4096")
     strokes = []
     for stroke in value.get("strokes") or ():
-        points = tuple((p[0], p[1]) for p in map(_numbers, stroke) if len(p) == 2 and max(map(abs, p)) < MAX_COORDINATE)
+        points = tuple(
+            (float(p[0]), float(p[1]))
+            for p in map(_numbers, stroke)
+            if len(p) == 2 and max(map(abs, p)) < MAX_COORDINATE
+        )
         if not points or len(points) != len(stroke):
             raise ItemError(
                 "scribble.invalid", f"region {region_id}: every stroke needs one or more finite [x, y] points"

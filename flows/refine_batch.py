@@ -1,0 +1,142 @@
+"""The flow `refine-batch`: validate -> plan -> refine -> summarise -> report."""
+
+from pathlib import Path
+
+from prefect import flow, get_run_logger, task
+
+from flows.progress import ProgressDisplay
+from flows.summary import RunSummary, summarise
+from refine_ops import registry, storage
+from refine_ops.config import RefineBatchConfig, RefineSettings
+from refine_ops.errors import JobError
+from refine_ops.job.canary import judge_canary, sample_canary
+from refine_ops.job.folder import RunFolder, fingerprint_parts, open_run
+from refine_ops.job.launch import Node, NodeVerdict
+from refine_ops.job.ledger import compact, outcomes_table, read_ledger, write_part
+from refine_ops.job.plan import Plan, PlanReader, Remaining, make_plan, problem_outcomes, remaining
+from refine_ops.model.fingerprint import fingerprint_model
+from refine_ops.model.source import resolve_model
+
+
+class ErrorBudgetExceeded(Exception):
+    """More items are dead than the run may lose; everything that could be refined is refined and recorded."""
+
+
+@flow(name="refine-batch", flow_run_name="refine {config.manifest}")
+def refine_batch(config: RefineBatchConfig) -> RunSummary:
+    """Refine every region of a manifest, and prove for every output that nothing else changed.
+
+    The same run folder resumes: what is done is skipped, what is not is done.
+
+    Raises:
+        JobError: nothing could be run; the message says what to do.
+        ErrorBudgetExceeded: the share of dead items is above `error_budget`.
+    """
+    config = config.model_copy(update={"refine": resolve_adapters(config.refine)})
+    folder = open_folder(config)
+    plan_run(config, folder)
+    todo = find_remaining(config, folder)
+    if config.canary:
+        refine_canary(config, folder, todo)
+        todo = find_remaining(config, folder)
+    verdict = refine_items(config, folder, todo)
+    summary = write_summary(config, folder, verdict, todo.done + todo.dead)
+    if summary.dead_share > config.error_budget:
+        raise ErrorBudgetExceeded(
+            f"{summary.dead} of {summary.done + summary.dead} items are dead ({summary.dead_share:.1%}), the budget is "
+            f"{config.error_budget:.1%}; see {folder.dead_letter}. Mend them and run the same command with retry_dead."
+        )
+    return summary
+
+
+def resolve_adapters(settings: RefineSettings) -> RefineSettings:
+    """Registry names such as `current` become the files they stand for now, so that a run keeps one adapter."""
+    model = settings.model
+    if not model.adapters or model.registry is None:
+        return settings
+    files = tuple(
+        name if Path(name).exists() else str(registry.resolve(name, model.registry).file) for name in model.adapters
+    )
+    return settings.model_copy(update={"model": model.model_copy(update={"adapters": files})})
+
+
+@task
+def open_folder(config: RefineBatchConfig) -> RunFolder:
+    """Create or reopen the run folder; refuses one of another fingerprint."""
+    weights = fingerprint_model(resolve_model(config.refine.model), config.refine.model)
+    return open_run(config.out, fingerprint_parts(config.refine, weights), config.model_dump(mode="json"))
+
+
+@task
+def plan_run(config: RefineBatchConfig, folder: RunFolder) -> Plan:
+    """Validate the manifest, write the plan, and dead-letter the rows that cannot be refined."""
+    plan = make_plan(
+        config.manifest, folder.uri, access=config.access, limit=config.limit, shard_items=config.shard_items
+    )
+    known = read_ledger(folder.outcomes, ["request"])
+    outcomes = problem_outcomes(plan.problems, known)
+    if outcomes:
+        write_part(folder.outcomes, outcomes_table(outcomes), "plan")
+    get_run_logger().info(
+        "%d items, %d regions, %d shards; %d rows cannot be refined",
+        *(plan.items, plan.regions, plan.shards, len(plan.problems)),
+    )
+    return plan
+
+
+@task
+def find_remaining(config: RefineBatchConfig, folder: RunFolder) -> Remaining:
+    """What of the plan has no outcome yet, by the ledger."""
+    ledger = read_ledger(folder.outcomes, ["status", "request", "identity"])
+    found = remaining(PlanReader(folder.plan), ledger, recheck=config.recheck, retry_dead=config.retry_dead)
+    get_run_logger().info("%d to do, %d done, %d dead", len(found.positions), found.done, found.dead)
+    return found
+
+
+@task
+def refine_canary(config: RefineBatchConfig, folder: RunFolder, todo: Remaining) -> None:
+    """Refine a stratified sample first and go on only if it passes the gates."""
+    assert config.canary
+    sample = sample_canary(PlanReader(folder.plan), todo, config.canary)
+    run_local(config, folder, sample, "canary")
+    get_run_logger().info(judge_canary(folder.outcomes, PlanReader(folder.plan), sample, config.canary_gates))
+
+
+@task
+def refine_items(config: RefineBatchConfig, folder: RunFolder, todo: Remaining) -> NodeVerdict | None:
+    """Refine what remains, on this node or on a work pool."""
+    if not len(todo.positions):
+        return None
+    if config.lanes == "work-pool":
+        from flows.lanes import run_on_pool
+
+        return run_on_pool(config, folder, todo)
+    return run_local(config, folder, todo, "refine")
+
+
+def run_local(config: RefineBatchConfig, folder: RunFolder, todo: Remaining, label: str) -> NodeVerdict:
+    """One elastic launch after another on this machine, with progress; runs in the caller's (main) thread."""
+    display = ProgressDisplay(len(todo.positions), label)
+    return Node(folder, config, processes_for(config), display.update).run(todo)
+
+
+def processes_for(config: RefineBatchConfig) -> int:
+    """Ranks on this node: as set, else one per GPU, else one."""
+    import torch
+
+    if config.worker.processes:
+        return config.worker.processes
+    on_cpu = config.refine.model.device == "cpu"
+    return 1 if on_cpu else max(1, torch.cuda.device_count())
+
+
+@task
+def write_summary(
+    config: RefineBatchConfig, folder: RunFolder, verdict: NodeVerdict | None, skipped: int
+) -> RunSummary:
+    """Compact the ledger, derive the dead letter, write summary and contact sheet, publish artifacts."""
+    compact(folder.outcomes)
+    summary = summarise(folder, config, verdict, skipped)
+    if not storage.exists(folder.dead_letter):
+        raise JobError(f"{folder.dead_letter} was not written; check the store")
+    return summary

@@ -1,0 +1,158 @@
+"""What a run leaves for people: `summary.md`, a contact sheet, dead letters, and the same as Prefect artifacts."""
+
+import base64
+import html
+import io
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from flows.progress import duration
+from refine_ops import storage
+from refine_ops.config import RefineBatchConfig
+from refine_ops.errors import ItemError
+from refine_ops.image import read
+from refine_ops.job.folder import RunFolder
+from refine_ops.job.launch import NodeVerdict
+from refine_ops.job.ledger import dead_letter, read_ledger
+from refine_ops.report.sheet import Pair, contact_sheet
+
+_SHOWN_PAIRS = 8
+_SHOWN_DEAD = 100
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """How a run ended. Counts are over all items that have an outcome; `refined_now` is this start's share."""
+
+    run: str
+    done: int
+    dead: int
+    refined_now: int
+    skipped: int
+    elapsed_s: float
+    changed_outside_px: int
+    dead_by_reason: dict[str, int]
+    summary: str
+    contact_sheet: str
+
+    @property
+    def dead_share(self) -> float:
+        return self.dead / max(1, self.done + self.dead)
+
+
+def summarise(folder: RunFolder, config: RefineBatchConfig, verdict: NodeVerdict | None, skipped: int) -> RunSummary:
+    """Derive the dead letter from the ledger, write the summary and the contact sheet, and publish the artifacts."""
+    ledger = read_ledger(folder.outcomes)
+    dead = dead_letter(ledger)
+    sink = pa.BufferOutputStream()
+    pq.write_table(dead, sink)
+    storage.write(folder.dead_letter, sink.getvalue().to_pybytes())
+    done = ledger.filter(pc.equal(ledger["status"], "done"))
+    sheet = contact_sheet(_pairs(folder, config, done))
+    sheet_uri = storage.join(folder.uri, "report", "contact_sheet.png")
+    storage.write(sheet_uri, sheet)
+    summary = RunSummary(
+        run=folder.uri,
+        done=done.num_rows,
+        dead=dead.num_rows,
+        refined_now=verdict.progress.done if verdict else 0,
+        skipped=skipped,
+        elapsed_s=verdict.elapsed_s if verdict else 0.0,
+        changed_outside_px=_changed_outside(done),
+        dead_by_reason=dict(Counter(dead["reason"].to_pylist()).most_common()),
+        summary=storage.join(folder.uri, "report", "summary.md"),
+        contact_sheet=sheet_uri,
+    )
+    text = _markdown(summary, config, verdict, dead)
+    storage.write(summary.summary, text.encode())
+    _publish(text, sheet, dead)
+    return summary
+
+
+def _changed_outside(done: pa.Table) -> int:
+    if not done.num_rows:
+        return 0
+    return int(pc.sum(pc.struct_field(done["verification"].combine_chunks(), "changed_outside_px")).as_py() or 0)
+
+
+def _pairs(folder: RunFolder, config: RefineBatchConfig, done: pa.Table) -> list[Pair]:
+    """The first regions of some items spread over the run; what cannot be shown is left out."""
+    step = max(1, done.num_rows // _SHOWN_PAIRS)
+    pairs = []
+    for row in done.sort_by("row")[::step][:_SHOWN_PAIRS].to_pylist() if done.num_rows else []:
+        limits = config.refine.limits
+        try:
+            before = read.decode(storage.read(row["image"], limits.max_bytes), name=row["image"], limits=limits)
+            output = folder.output_of(row["output"])
+            after = read.decode(storage.read(output), name=output, limits=limits)
+        except ItemError:
+            continue
+        pairs += [
+            Pair(f"{row['item_id']} / {r['region_id']}", before.rgb, after.rgb, tuple(r["tight"]))
+            for r in row["regions"][:1]
+        ]
+    return pairs
+
+
+def _markdown(summary: RunSummary, config: RefineBatchConfig, verdict: NodeVerdict | None, dead: pa.Table) -> str:
+    lines = [
+        "# refine-batch",
+        "",
+        f"**{summary.done} of {summary.done + summary.dead} items refined; "
+        f"{summary.changed_outside_px} pixels changed outside the allowed change.**",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| run folder | {_code(summary.run)} |",
+        f"| manifest | {_code(config.manifest)} |",
+        f"| model | {_code(config.refine.model.model)} |",
+        f"| refined now, already done | {summary.refined_now}, {summary.skipped} |",
+        f"| dead | {summary.dead} ({summary.dead_share:.1%}; budget {config.error_budget:.1%}) |",
+    ]
+    if verdict and verdict.progress.done:
+        lines += [
+            f"| took | {duration(verdict.elapsed_s)}, {verdict.progress.done / verdict.elapsed_s:.2f} items/s |",
+            f"| model loaded, first image | {verdict.progress.load_s:.1f} s, {verdict.progress.first_image_s:.1f} s |",
+            f"| launches, rank deaths | {verdict.launches}, {verdict.deaths} |",
+        ]
+    if summary.dead:
+        lines += ["", "## Dead letters", "", "| reason | items |", "| --- | --- |"]
+        lines += [f"| {_code(reason)} | {count} |" for reason, count in summary.dead_by_reason.items()]
+        lines += ["", "| item | reason | message |", "| --- | --- | --- |"]
+        rows = dead.slice(0, _SHOWN_DEAD).to_pylist()
+        lines += [f"| {_code(r['item_id'])} | {_code(r['reason'])} | {_plain(r['message'])} |" for r in rows]
+    lines += ["", f"Before and after: {_code(summary.contact_sheet)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _publish(text: str, sheet: bytes, dead: pa.Table) -> None:
+    picture = io.BytesIO()
+    from PIL import Image
+
+    with Image.open(io.BytesIO(sheet)) as image:
+        image.convert("RGB").save(picture, "JPEG", quality=80)
+    data = base64.b64encode(picture.getvalue()).decode()
+    create_markdown_artifact(f"{text}\n![before and after](data:image/jpeg;base64,{data})\n", key="refine-summary")
+    if dead.num_rows:
+        rows: list[dict[str, Any]] = dead.slice(0, _SHOWN_DEAD).to_pylist()
+        create_table_artifact(
+            [{k: _plain(str(r[k])) for k in ("item_id", "reason", "message", "image")} for r in rows],
+            key="refine-dead-letters",
+        )
+
+
+def _plain(text: str) -> str:
+    """Untrusted text for a Markdown table: no markup, no line breaks, no cell ends."""
+    flat = "".join(c if c.isprintable() else " " for c in text)
+    escaped = html.escape(flat)
+    return "".join(f"&#{ord(c)};" if c in "|`[]()*_#!\\~" else c for c in escaped)
+
+
+def _code(text: str) -> str:
+    return f"<code>{_plain(text)}</code>"

@@ -1,0 +1,125 @@
+"""The launcher's local scratch folder: what it tells the ranks of one launch, and what they tell it.
+
+Ranks append to a journal what they take up and let go; after a death it names the suspects. Writes go straight to the
+kernel, so they survive the death of the process.
+"""
+
+import json
+import os
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from refine_ops.config import AccessSettings, RefineSettings, WorkerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What every rank of a launch is to do. `solo` runs one item at a time, so that a death names its item."""
+
+    run: str
+    fingerprint: str
+    refine: RefineSettings
+    worker: WorkerSettings
+    access: AccessSettings
+    keep_patches: str
+    solo: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One rank's counters: items finished, regions refined, seconds of model work, seconds to load the model."""
+
+    done: int = 0
+    dead: int = 0
+    regions: int = 0
+    model_s: float = 0.0
+    load_s: float = 0.0
+    first_image_s: float = 0.0
+
+
+class Scratch:
+    """Files of one launch below `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def log(self) -> Path:
+        return self.path / "ranks.log"
+
+    def write_work(self, spec: Spec, positions: npt.NDArray[np.int64], replace: npt.NDArray[np.bool_]) -> None:
+        models = {name: getattr(spec, name).model_dump(mode="json") for name in ("refine", "worker", "access")}
+        plain = {"run": spec.run, "fingerprint": spec.fingerprint, "keep_patches": spec.keep_patches, "solo": spec.solo}
+        (self.path / "spec.json").write_text(json.dumps({**plain, **models}))
+        np.save(self.path / "positions.npy", positions)
+        np.save(self.path / "replace.npy", replace)
+
+    def read_work(self) -> tuple[Spec, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        raw = json.loads((self.path / "spec.json").read_text())
+        raw["refine"] = RefineSettings.model_validate(raw["refine"])
+        raw["worker"] = WorkerSettings.model_validate(raw["worker"])
+        raw["access"] = AccessSettings.model_validate(raw["access"])
+        return Spec(**raw), np.load(self.path / "positions.npy"), np.load(self.path / "replace.npy")
+
+    def write_progress(self, rank: int, progress: Progress) -> None:
+        _replace(self.path / f"progress-{rank}.json", json.dumps(asdict(progress)))
+
+    def progress(self) -> Progress:
+        """The ranks' counters added up; load and first-image times are the slowest rank's."""
+        ranks = [Progress(**json.loads(p.read_text())) for p in self.path.glob("progress-*.json")]
+        return Progress(
+            done=sum(r.done for r in ranks),
+            dead=sum(r.dead for r in ranks),
+            regions=sum(r.regions for r in ranks),
+            model_s=sum(r.model_s for r in ranks),
+            load_s=max((r.load_s for r in ranks), default=0.0),
+            first_image_s=max((r.first_image_s for r in ranks), default=0.0),
+        )
+
+    def write_error(self, rank: int, message: str) -> None:
+        _replace(self.path / f"error-{rank}.txt", message)
+
+    def errors(self) -> list[str]:
+        """Why ranks gave up, for what concerns the whole job; a rank that was killed leaves nothing."""
+        return [p.read_text() for p in sorted(self.path.glob("error-*.txt"))]
+
+    def in_flight(self) -> list[int]:
+        """Positions that some rank took up and never let go."""
+        held: set[int] = set()
+        for path in self.path.glob("journal-*"):
+            for line in path.read_text().splitlines():
+                if line[1:].isdigit():
+                    (held.add if line[0] == "+" else held.discard)(int(line[1:]))
+        return sorted(held)
+
+    def log_tail(self, characters: int = 2000) -> str:
+        return self.log.read_text(errors="replace")[-characters:] if self.log.exists() else ""
+
+
+class Journal:
+    """One rank's record of what it holds; thread-safe."""
+
+    def __init__(self, scratch: Scratch, rank: int) -> None:
+        self._file = os.open(scratch.path / f"journal-{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._lock = threading.Lock()
+
+    def take(self, position: int) -> None:
+        self._write(f"+{position}\n")
+
+    def let_go(self, position: int) -> None:
+        self._write(f"-{position}\n")
+
+    def _write(self, line: str) -> None:
+        with self._lock:
+            os.write(self._file, line.encode())
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -1,0 +1,30 @@
+"""Shared fixtures: real photos, and a home for Prefect that no test run shares with the user's."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Before anything imports Prefect: no telemetry, a database of its own, few log lines.
+os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="refine-ops-prefect-"))
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["DO_NOT_TRACK"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("AWS_ACCESS_KEY_ID", "testing")
+os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "testing")
+os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """A real photo, `uint8 (512, 512, 3)`: the astronaut (NASA, public domain)."""
+    from skimage import data
+
+    return np.ascontiguousarray(data.astronaut())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
