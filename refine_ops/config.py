@@ -225,6 +225,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refine-ops"
 
 
+def prepare_prefect(verbose: bool = False) -> None:
+    """Call before Prefect is imported: telemetry off, and no more log lines than asked for. What the user set stays."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "WARNING")
+
+
 def child_environment() -> dict[str, str]:
     """The environment handed to workers: this one, with telemetry off and no hub access by default."""
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -25,6 +25,7 @@ from refine_ops.records import (
     Refiner,
     Region,
     RegionOutcome,
+    U8Image,
     Verification,
 )
 
@@ -69,33 +70,42 @@ def memory_needed(data: bytes, limits: ImageLimits) -> int:
     return min(header_pixels(data), limits.max_pixels) * _BYTES_PER_PIXEL + len(data)
 
 
-class Refinement:
-    """One item between its bytes and its result. Regions take turns; later ones see what earlier ones left.
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """An item's inputs, decoded and found to fit each other: the source, one mask per region, references by URI."""
 
-        while not refinement.complete:
-            refinement.absorb(model(refinement.conditioning()))
-        finished = refinement.verify(refinement.encode())
+    source: Source
+    masks: tuple[Mask, ...]
+    references: dict[str, U8Image]
+
+
+def open_item(item: Item, inputs: Mapping[str, bytes], settings: RefineSettings) -> Opened:
+    """Decode everything an item names.
 
     Args:
         inputs: Bytes of the image, the masks and the references by URI.
 
     Raises:
-        ItemError: any input is not what it should be; all regions are checked before the first is refined.
+        ItemError: an input is not what it should be.
+    """
+    limits = settings.limits
+    source = read.decode(inputs[item.image], name=item.image, limits=limits, matte=settings.write.matte)
+    masks = tuple(region.region_mask(r, source.size, inputs[r.mask] if r.mask else None, limits) for r in item.regions)
+    uris = sorted({r.reference for r in item.regions if r.reference})
+    return Opened(source, masks, {uri: read.decode_reference(inputs[uri], name=uri, limits=limits) for uri in uris})
+
+
+class Refinement:
+    """One item between its inputs and its result. Regions take turns; later ones see what earlier ones left.
+
+    while not refinement.complete:
+        refinement.absorb(model(refinement.conditioning()))
+    finished = refinement.verify(refinement.encode())
     """
 
-    def __init__(self, item: Item, inputs: Mapping[str, bytes], settings: RefineSettings, refiner: Refiner) -> None:
-        self._item, self._inputs, self._settings, self._refiner = item, inputs, settings, refiner
-        limits = settings.limits
-        self._source: Source = read.decode(
-            inputs[item.image], name=item.image, limits=limits, matte=settings.write.matte
-        )
-        self._masks = [
-            region.region_mask(r, self._source.size, inputs[r.mask] if r.mask else None, limits) for r in item.regions
-        ]
-        self._references = {
-            uri: read.decode_reference(inputs[uri], name=uri, limits=limits)
-            for uri in {r.reference for r in item.regions if r.reference}
-        }
+    def __init__(self, item: Item, opened: Opened, settings: RefineSettings, refiner: Refiner) -> None:
+        self._item, self._settings, self._refiner = item, settings, refiner
+        self._source, self._masks, self._references = opened.source, opened.masks, opened.references
         self._canvas = paste.Canvas.from_source(self._source)
         self._outcomes: list[RegionOutcome] = []
         self._turn: _Turn | None = None
@@ -207,7 +217,7 @@ def refine_image(item: Item, inputs: Mapping[str, bytes], refiner: Refiner, sett
     Raises:
         ItemError: the item cannot be refined; nothing should be published.
     """
-    refinement = Refinement(item, inputs, settings, refiner)
+    refinement = Refinement(item, open_item(item, inputs, settings), settings, refiner)
     while not refinement.complete:
         work = refiner.prepare(refinement.conditioning())
         refinement.absorb(refiner.refine_prepared([work])[0])

@@ -22,7 +22,7 @@ from refine_ops.job.ledger import LedgerWriter
 from refine_ops.job.plan import PlanReader
 from refine_ops.job.scratch import Journal, Spec
 from refine_ops.records import Patch, Refiner
-from refine_ops.refine import Refinement, memory_needed
+from refine_ops.refine import Refinement, memory_needed, open_item
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,8 @@ class Lane:
         self._budget.acquire(needed)
         flight.held_bytes = needed
         with flight.timed("decode"):
-            flight.refinement = Refinement(flight.item, inputs, self.spec.refine, self._refiner)
+            opened = open_item(flight.item, inputs, self.spec.refine)
+            flight.refinement = Refinement(flight.item, opened, self.spec.refine, self._refiner)
         self._await_model(flight)
 
     def _await_model(self, flight: Flight) -> None:

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -62,25 +62,32 @@ def make_plan(
         JobError: the manifest cannot be read, or is refused as a whole (duplicate ids, two items writing one output,
             an output outside the run folder, an unknown column or scheme); nothing is written then.
     """
-    problems: list[RowProblem] = []
     with tempfile.TemporaryDirectory() as scratch:
         local = os.path.join(scratch, "plan.parquet")
-        with pq.ParquetWriter(local, PLAN_SCHEMA, compression="zstd") as writer:
-            sharder = _Sharder(writer, shard_items)
-            for parsed in read_items(manifest, access, limit):
-                if isinstance(parsed, RowProblem):
-                    problems.append(parsed)
-                else:
-                    sharder.add(parsed)
-            sharder.close()
-        problems += _duplicates(local)
-        refuse(manifest, problems)
-        uri = ""
-        if out is not None:
-            uri = storage.join(out, "plan.parquet")
-            with open(local, "rb") as f:
-                storage.write(uri, f.read())
-    return Plan(uri, sharder.items, sharder.regions, sharder.shards, tuple(problems))
+        plan = scan_manifest(manifest, local, access=access, limit=limit, shard_items=shard_items)
+        refuse(manifest, plan.problems)
+        if out is None:
+            return replace(plan, uri="")
+        with open(local, "rb") as f:
+            storage.write(storage.join(out, "plan.parquet"), f.read())
+    return replace(plan, uri=storage.join(out, "plan.parquet"))
+
+
+def scan_manifest(
+    manifest: str, local: str, *, access: AccessSettings, limit: int | None = None, shard_items: int = 1024
+) -> Plan:
+    """Read the whole manifest into a plan at the local path `local`, with every problem of every row, fatal or not."""
+    problems: list[RowProblem] = []
+    with pq.ParquetWriter(local, PLAN_SCHEMA, compression="zstd") as writer:
+        sharder = _Sharder(writer, shard_items)
+        for parsed in read_items(manifest, access, limit):
+            if isinstance(parsed, RowProblem):
+                problems.append(parsed)
+            else:
+                sharder.add(parsed)
+        sharder.close()
+    problems += _duplicates(local)
+    return Plan(local, sharder.items, sharder.regions, sharder.shards, tuple(problems))
 
 
 def refuse(manifest: str, problems: Sequence[RowProblem]) -> None:
