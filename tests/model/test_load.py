@@ -1,0 +1,155 @@
+"""From a name to a loaded model: nothing downloaded unasked, nothing but safetensors, and clear words when it fails."""
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from refine_ops.config import ModelSettings
+from refine_ops.errors import JobError
+from refine_ops.model.fingerprint import fingerprint_model
+from refine_ops.model.load import load_networks, model_dtype
+from refine_ops.model.presets import LIGHTNING_SHIFT, PRESETS
+from refine_ops.model.random_weights import random_pipeline
+from refine_ops.model.refiner import load_refiner
+from refine_ops.model.source import resolve_model
+from refine_ops.records import Refiner
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def copied(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def test_a_folder_loads_with_its_own_sizes_and_the_users_overrides(copied: Path, make_item: Any) -> None:
+    (copied / "refine_ops.json").write_text(json.dumps({"vlm_pixels": 4096, "steps": 3, "true_cfg_scale": 1.0}))
+    refiner: Refiner = load_refiner(ModelSettings(model=str(copied), steps=2, zero_cond_t=False), CPU)
+    assert refiner.grid_px == 32
+    assert refiner.batch_size((96, 64)) == 1
+    item = make_item(0)
+    patch = refiner.refine_prepared([refiner.prepare(item)])[0]
+    assert patch.pixels.shape == item.image.shape
+    assert patch.pixels.dtype == np.float32
+    assert patch.pixels.min() >= 0
+    assert patch.pixels.max() <= 1
+    fingerprint = refiner.fingerprint
+    assert fingerprint["preset.steps"] == "2"
+    assert fingerprint["preset.zero_cond_t"] == "false"
+
+
+def test_weights_arrive_unchanged_and_zero_cond_t_is_overridden(checkpoint: Path) -> None:
+    saved = random_pipeline(seed=3, zero_cond_t=True)
+    for wanted, expected in ((None, True), (False, False)):
+        model = resolve_model(ModelSettings(model=str(checkpoint), zero_cond_t=wanted))
+        networks = load_networks(model, CPU, torch.float32)
+        assert networks.transformer.zero_cond_t is expected
+        for name in ("transformer", "vae", "text_encoder"):
+            loaded, original = getattr(networks, name).state_dict(), getattr(saved, name).state_dict()
+            assert loaded.keys() == original.keys()
+            assert all(torch.equal(loaded[key], original[key]) for key in loaded)
+
+
+def test_hub_names_touch_no_network_unless_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refused(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name in ("refineanything-2511", "someone/some-model"):
+        with pytest.raises(JobError, match="set allow_hub to download it"):
+            resolve_model(ModelSettings(model=name))
+
+
+@pytest.mark.parametrize("name", ["refineanythin", "./nowhere", "a/b/c", "/nowhere/at/all"])
+def test_unknown_names_list_what_there_is(name: str) -> None:
+    with pytest.raises(JobError, match=r"tiny, refineanything-2511"):
+        resolve_model(ModelSettings(model=name))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder / "vae"), "vae missing"),
+        (lambda folder: (folder / "transformer" / "config.json").unlink(), "cannot be loaded"),
+        (lambda folder: truncate(folder / "transformer" / "diffusion_pytorch_model.safetensors"), "cannot be loaded"),
+        (lambda folder: edit(folder / "model_index.json", vae=["diffusers", "AutoencoderKL"]), "AutoencoderKLQwen"),
+        (lambda folder: edit(folder / "model_index.json", vae=["my_code", "Evil"]), "vae is Evil"),
+        (lambda folder: (folder / "refine_ops.json").write_text("{"), "not valid JSON"),
+        (lambda folder: (folder / "refine_ops.json").write_text('{"stepz": 3}'), "unknown fields stepz"),
+        (lambda folder: to_pickle(folder / "vae"), "cannot be loaded"),
+    ],
+)
+def test_damaged_folders_are_refused(copied: Path, damage: Any, message: str) -> None:
+    damage(copied)
+    with pytest.raises(JobError, match=message):
+        load_networks(resolve_model(ModelSettings(model=str(copied))), CPU, torch.float32)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def to_pickle(folder: Path) -> None:
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save({}, folder / "diffusion_pytorch_model.bin")
+
+
+def test_adapters_that_are_no_files_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="resolved to its file first"):
+        resolve_model(ModelSettings(model=str(checkpoint), adapters=("current",)))
+    with pytest.raises(JobError, match="holds 0 of"):
+        resolve_model(ModelSettings(model=str(checkpoint), adapters=(str(tmp_path),)))
+
+
+def test_fingerprint_follows_content_not_place(checkpoint: Path, copied: Path) -> None:
+    def of(folder: Path, **options: Any) -> dict[str, str]:
+        settings = ModelSettings(model=str(folder), **options)
+        return fingerprint_model(resolve_model(settings), settings)
+
+    original = of(checkpoint)
+    assert of(copied) == original
+    assert {key for key, value in of(copied, steps=7).items() if value != original[key]} == {"preset.steps"}
+    edit(copied / "scheduler" / "scheduler_config.json", base_shift=0.7)
+    changed = {key for key, value in of(copied).items() if value != original[key]}
+    assert changed == {"weights.scheduler"}
+
+
+def test_presets_hold_the_released_numbers() -> None:
+    lightning = PRESETS["refineanything-2511-lightning-8"]
+    assert (lightning.steps, lightning.true_cfg_scale, lightning.zero_cond_t) == (8, 1.0, False)
+    assert lightning.shift == pytest.approx(np.log(3)) == LIGHTNING_SHIFT
+    assert [lora.repo for lora in lightning.loras] == [
+        "limuloo1999/RefineAnything", "lightx2v/Qwen-Image-Edit-2511-Lightning"
+    ]  # fmt: skip
+    plain = PRESETS["refineanything-2511"]
+    assert (plain.steps, plain.true_cfg_scale, len(plain.loras)) == (28, 4.0, 1)
+    assert PRESETS["qwen-image-edit-2509"].zero_cond_t is None
+
+
+def test_dtype_follows_the_device_unless_set() -> None:
+    assert model_dtype(ModelSettings(), CPU) == torch.float32
+    assert model_dtype(ModelSettings(), torch.device("cuda")) == torch.bfloat16
+    assert model_dtype(ModelSettings(dtype="bfloat16"), CPU) == torch.bfloat16
+
+
+def test_the_model_needs_neither_prefect_nor_boto3() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; sys.modules['prefect'] = sys.modules['boto3'] = None\n"
+        "import refine_ops.model.refiner, refine_ops.model.doctor"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

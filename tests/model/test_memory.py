@@ -1,0 +1,76 @@
+"""Out of device memory: smaller batches, then VAE tiling, then offload; remembered, recorded, and no item lost."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from refine_ops.errors import ItemError
+from refine_ops.model.batch import BatchRunner
+from refine_ops.model.memory import Footprint
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, fits: Any) -> list[Footprint]:
+    """Inject the allocator's error wherever `fits(footprint)` is false; returns the footprints tried."""
+    tried: list[Footprint] = []
+    run = BatchRunner.run
+
+    def limited(self: BatchRunner, batch: Any, footprint: Footprint, masked_text: bool) -> torch.Tensor:
+        tried.append(footprint)
+        if not fits(footprint):
+            raise torch.OutOfMemoryError("injected")
+        return run(self, batch, footprint, masked_text)
+
+    monkeypatch.setattr(BatchRunner, "run", limited)
+    return tried
+
+
+def test_half_the_batch_until_it_fits_and_stay_there(
+    make_refiner: Any, make_item: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = limit_memory(monkeypatch, lambda footprint: footprint.batch_size <= 2)
+    refiner = make_refiner(batch_size=8)
+    items = [make_item(seed) for seed in range(5)]
+    patches = refiner.refine(items)
+    assert [footprint.batch_size for footprint in tried] == [8, 4, 2, 2, 2]
+    assert {(patch.batch_size, patch.step_down) for patch in patches} == {(2, "batch 2")}
+    assert refiner.batch_size((96, 64)) == 2
+    assert refiner.batch_size((64, 64)) == 8, "other sizes are not affected"
+    refiner.refine(items[:1])
+    assert tried[-1].batch_size == 2, "remembered"
+    for item, patch in zip(items, patches, strict=True):
+        np.testing.assert_array_equal(patch.pixels, refiner.refine([item])[0].pixels)
+
+
+def test_then_tiling_then_offload(make_refiner: Any, make_item: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = limit_memory(monkeypatch, lambda footprint: footprint.offload)
+    patch = make_refiner(batch_size=2).refine([make_item(0)])[0]
+    assert patch.step_down == "batch 1, vae tiling, offload"
+    assert tried == [
+        Footprint(2), Footprint(1), Footprint(1, vae_tiling=True), Footprint(1, vae_tiling=True, offload=True)
+    ]  # fmt: skip
+    plain = make_refiner(batch_size=2)
+    monkeypatch.undo()
+    np.testing.assert_allclose(patch.pixels, plain.refine([make_item(0)])[0].pixels, rtol=0, atol=1e-5)
+
+
+def test_what_never_fits_is_one_items_error(
+    make_refiner: Any, make_item: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_memory(monkeypatch, lambda footprint: False)
+    refiner = make_refiner(batch_size=2)
+    with pytest.raises(ItemError, match="focus_pixels") as error:
+        refiner.refine([make_item(0)])
+    assert error.value.reason == "model.out_of_memory"
+
+
+def test_values_that_are_not_finite_are_an_items_error(make_refiner: Any, make_item: Any) -> None:
+    from refine_ops.model.random_weights import random_pipeline
+
+    pipeline = random_pipeline(seed=3)
+    with torch.no_grad():
+        pipeline.transformer.proj_out.bias.fill_(float("nan"))
+    with pytest.raises(ItemError, match="not finite") as error:
+        make_refiner(pipeline=pipeline).refine([make_item(0)])
+    assert error.value.reason == "model.not_finite"
