@@ -42,7 +42,9 @@ def make_refiner() -> MakeRefiner:
     Keywords go to the settings where they exist there, else to the preset.
     """
 
-    def make(zero_cond_t: bool = True, pipeline: Any = None, device: torch.device = CPU, **options: Any) -> StagedRefiner:
+    def make(
+        zero_cond_t: bool = True, pipeline: Any = None, device: torch.device = CPU, **options: Any
+    ) -> StagedRefiner:
         options = {"steps": 2, "true_cfg_scale": 1.0, "vlm_pixels": 64 * 64, **options}
         settings = ModelSettings(**{key: value for key, value in options.items() if key in ModelSettings.model_fields})
         rest = {key: value for key, value in options.items() if key not in ModelSettings.model_fields}

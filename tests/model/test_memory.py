@@ -55,9 +55,7 @@ def test_then_tiling_then_offload(make_refiner: Any, make_item: Any, monkeypatch
     np.testing.assert_allclose(patch.pixels, plain.refine([make_item(0)])[0].pixels, rtol=0, atol=1e-5)
 
 
-def test_what_never_fits_is_one_items_error(
-    make_refiner: Any, make_item: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_never_fits_is_one_items_error(make_refiner: Any, make_item: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     limit_memory(monkeypatch, lambda footprint: False)
     refiner = make_refiner(batch_size=2)
     with pytest.raises(ItemError, match="focus_pixels") as error:

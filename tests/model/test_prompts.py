@@ -8,29 +8,12 @@ import torch
 from refine_ops.model.load import Networks
 from refine_ops.model.prompts import PromptEncoder
 from refine_ops.model.random_weights import random_pipeline
+from refine_ops.model.selftest import image_positions
 
 
 @pytest.fixture
 def networks() -> Networks:
     return Networks.of(random_pipeline(seed=3))
-
-
-def published_positions(ids: torch.Tensor, grids: torch.Tensor, image_token: int) -> torch.Tensor:
-    """Qwen2-VL's rule, written out: text counts up; an image's tokens share the frame's position, rows and columns count
-    from there, and the text behind goes on after the larger side. `int64 (3, 1, L)`."""
-    positions: list[tuple[int, int, int]] = []
-    images, position, at = iter(grids.tolist()), 0, 0
-    while at < len(ids):
-        if ids[at] == image_token:
-            _, rows, columns = next(images)
-            rows, columns = rows // 2, columns // 2
-            positions += [(position, position + y, position + x) for y in range(rows) for x in range(columns)]
-            position += max(rows, columns)
-            at += rows * columns
-        else:
-            positions.append((position, position, position))
-            position, at = position + 1, at + 1
-    return torch.tensor(positions).T[:, None]
 
 
 @torch.no_grad()
@@ -47,7 +30,7 @@ def test_embeddings_have_three_dimensional_positions(networks: Networks, make_re
         "image_grid_thw": item.grid_thw,
         "output_hidden_states": True,
     }
-    positions = published_positions(ids, item.grid_thw, model.config.image_token_id)
+    positions = image_positions(ids, item.grid_thw, model.config.image_token_id)
     right = model(**arguments, position_ids=positions).hidden_states[-1][:, networks.template_tokens :]
     torch.testing.assert_close(ours, right, rtol=0, atol=1e-6)
     flat = torch.arange(len(ids)).expand(3, 1, -1)

@@ -60,9 +60,7 @@ def test_an_empty_support_still_runs() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_equals_dense_exactly_where_the_support_is_the_crop(
-    make_refiner: Any, make_item: Any, batch_size: int
-) -> None:
+def test_equals_dense_exactly_where_the_support_is_the_crop(make_refiner: Any, make_item: Any, batch_size: int) -> None:
     item = make_item(0, reference=(60, 40), marked=(0, 0, 96, 64))
     dense = make_refiner(targets="dense", batch_size=batch_size).refine([item])[0]
     sparse = make_refiner(targets="sparse", batch_size=batch_size).refine([item])[0]

@@ -61,9 +61,7 @@ def test_compiled_blocks_serve_all_blocks_and_sizes_with_two_graphs(make_refiner
     compiled, eager = make_refiner(batch_size=2, compile=True), make_refiner(batch_size=2)
     for seed, size in enumerate([(96, 64), (64, 128), (128, 128), (160, 64)]):
         item = make_item(seed, size=size, reference=(50, 70) if seed % 2 else None)
-        np.testing.assert_allclose(
-            compiled.refine([item])[0].pixels, eager.refine([item])[0].pixels, rtol=0, atol=1e-5
-        )
+        np.testing.assert_allclose(compiled.refine([item])[0].pixels, eager.refine([item])[0].pixels, rtol=0, atol=1e-5)
     assert counters["stats"]["unique_graphs"] == 2, "one for the last block, one for all others"
 
 
