@@ -57,6 +57,18 @@ class Usage:
             sum(costs) if costs else None,
         )
 
+    def __sub__(self, earlier: "Usage") -> "Usage":
+        """What was used since `earlier`, a former state of the same count."""
+        cost = None if self.cost_usd is None else self.cost_usd - (earlier.cost_usd or 0)
+        return Usage(
+            self.calls - earlier.calls,
+            self.cached - earlier.cached,
+            self.retries - earlier.retries,
+            self.input_tokens - earlier.input_tokens,
+            self.output_tokens - earlier.output_tokens,
+            cost,
+        )
+
 
 class AnswerError(ItemError):
     """The model answered, but not with what was asked for; `raw` is its answer as it came."""

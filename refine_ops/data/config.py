@@ -117,31 +117,33 @@ class SegmentLimits(Settings):
 
 
 class MaskSettings(Settings):
-    """M: strokes, boxes and whole objects inside the dilated object mask (section 4.1 iii)."""
+    """M: strokes, boxes and whole objects, all inside the dilated object mask (section 4.1 iii)."""
 
-    scribble: float = Field(0.7, ge=0)
-    box: float = Field(0.15, ge=0)
-    object: float = Field(0.15, ge=0)
-    dilate: float = Field(0.03, ge=0, le=0.5, description="Radius of the object's dilation, in object diagonals.")
-    min_area: float = Field(0.03, gt=0, le=1, description="Least share of the dilated object that M covers.")
-    max_area: float = Field(0.7, gt=0, le=1, description="Largest share that a scribble or a box covers.")
-    max_components: int = Field(4, ge=1)
-    attempts: int = Field(12, ge=1)
+    scribble: float = Field(0.7, ge=0, description="Relative frequency of free-form strokes.")
+    box: float = Field(0.15, ge=0, description="Relative frequency of rectangles inside the dilated object.")
+    object: float = Field(0.15, ge=0, description="Relative frequency of the whole object.")
+    least_area: float = Field(0.1, gt=0, le=1, description="Least share of the dilated object under strokes or a box.")
+    most_area: float = Field(0.9, gt=0, le=1, description="Largest share of it.")
+    most_parts: int = Field(3, ge=1, description="Most separate parts of a scribble.")
 
     @model_validator(mode="after")
-    def _some_kind(self) -> Self:
+    def _possible(self) -> Self:
         if self.scribble + self.box + self.object <= 0:
             raise ValueError("masks: scribble, box and object are all 0; give at least one a weight")
-        if self.min_area >= self.max_area:
-            raise ValueError(f"masks: min_area {self.min_area} must be below max_area {self.max_area}")
+        if self.least_area >= self.most_area:
+            raise ValueError(f"masks: least_area {self.least_area} must be below most_area {self.most_area}")
         return self
 
 
 class ModelFree(Settings):
-    """Degradations that need no weights, drawn from `refine_ops.data.degrade`."""
+    """Degradations that need no weights (`refine_ops.data.degrade`)."""
 
     kind: Literal["model-free"] = "model-free"
     weight: float = Field(1.0, gt=0)
+    mix: dict[str, float] | None = Field(None, description="Degradation: relative frequency; default all alike.")
+    least_strength: float = Field(0.2, ge=0, le=1)
+    most_strength: float = Field(1.0, ge=0, le=1)
+    most_steps: int = Field(2, ge=1, description="Up to this many, one after another.")
 
 
 class DiffusersInpainting(Settings):
@@ -191,7 +193,10 @@ class SyntheticSource(Settings):
     count: int = Field(2000, ge=1)
     size_px: int = Field(128, ge=32, le=2048)
     reference_share: float = Field(2 / 3, ge=0, le=1, description="Refine-30K has 20K of 30K.")
-    pose: float = Field(1.0, ge=0, le=1, description="Reference's pose: 0 the target's own, 1 free.")
+    pose: tuple[float, float] = Field((0.0, 1.0), description="Range of the reference's pose: 0 the target's own.")
+    least_strength: float = Field(0.2, ge=0, le=1, description="Mildest degradation.")
+    assets: tuple[str, ...] = Field((), description="Local folders with more fonts and photos.")
+    validation: ValidateSettings = ValidateSettings()
 
 
 class ManifestSource(Settings):
@@ -200,7 +205,7 @@ class ManifestSource(Settings):
     kind: Literal["manifest"] = "manifest"
     manifest: str = Field(description="Parquet, JSONL or CSV; local path, file:// or s3://.")
     samples_per_row: int = Field(1, ge=1, le=1000)
-    margin: int = Field(64, ge=0, description="Margin around M of the crop that is degraded and judged, native px.")
+    margin: int = Field(64, ge=8, description="Margin around M of the crop that is degraded and judged, native px.")
     max_side_px: int | None = Field(None, ge=64, description="Shrink longer images; by default sizes are kept.")
     ground: Grounding = GivenGrounding()
     boxes: BoxLimits = BoxLimits()

@@ -99,7 +99,7 @@ def test_an_endpoint_that_stays_down_stops_the_job_and_decides_nothing(tmp_path:
         serve(lambda *_: Answer(status=500, raw=b"oops")) as server,
         chat(server.base_url, tmp_path, requests=3) as client,
     ):
-        with pytest.raises(EndpointDown, match="3 attempts.*HTTP 500"):
+        with pytest.raises(EndpointDown, match=r"3 attempts.*HTTP 500"):
             client.ask(QUESTION, Colour)
         assert len(server.requests) == 3
     assert issubclass(EndpointDown, JobError)

@@ -1,0 +1,56 @@
+"""Stage 4, degrade: `Inpaint(I*, M)` of Eq. 12, as a seam, and its implementation without any weights."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from refine_ops.data.config import ModelFree
+from refine_ops.data.degrade import ALL_EQUAL, DAMAGES, degrade
+from refine_ops.errors import JobError
+from refine_ops.records import Mask, U8Image
+
+
+@dataclass(frozen=True, slots=True)
+class Degraded:
+    """A crop after degradation, `uint8 (h, w, 3)`, before the paste-back; `steps` in order of application."""
+
+    pixels: U8Image
+    steps: tuple[dict[str, Any], ...]
+    families: tuple[str, ...]
+
+
+class Degrader(Protocol):
+    """Damages a crop where the mask says; what it does elsewhere the paste-back undoes."""
+
+    @property
+    def name(self) -> str:
+        """Model or library, for provenance."""
+
+    def degrade(self, crop: U8Image, mask: Mask, description: str, rng: np.random.Generator) -> Degraded:
+        """Deterministic in its arguments and the generator's state. Raises ItemError `degrade.*`."""
+
+
+class ModelFreeDegrader:
+    """Implements `Degrader` with the damages of `refine_ops.data.degrade`, the excluded families left out."""
+
+    def __init__(self, settings: ModelFree, exclude: Collection[str]) -> None:
+        """Raises JobError where the mix names no known degradation, or nothing is left of it."""
+        mix = ALL_EQUAL if settings.mix is None else settings.mix
+        unknown = sorted(set(mix) - set(DAMAGES))
+        self._mix = {name: weight for name, weight in mix.items() if weight > 0 and name not in exclude}
+        if unknown or not self._mix:
+            raise JobError(f"degradations: expected some of {sorted(DAMAGES)}, got {unknown or 'none that is left'}")
+        self._settings = settings
+
+    @property
+    def name(self) -> str:
+        return f"model-free (opencv {cv2.__version__})"
+
+    def degrade(self, crop: U8Image, mask: Mask, description: str, rng: np.random.Generator) -> Degraded:
+        strength = self._settings.least_strength, self._settings.most_strength
+        pixels, applied = degrade(crop, mask, rng, self._mix, strength, (1, self._settings.most_steps))
+        steps = tuple({"degradation": name, "strength": power} for name, power in applied)
+        return Degraded(pixels, steps, tuple(name for name, _ in applied))

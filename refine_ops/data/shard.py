@@ -1,0 +1,61 @@
+"""One shard: candidates in, one Parquet part out. What cannot become a sample is recorded with its reason."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+
+from refine_ops.data.attempt import Attempt, Maker, StageTimes
+from refine_ops.data.chat import Usage
+from refine_ops.data.images import ImageWriter
+from refine_ops.data.plan import Candidate
+from refine_ops.data.sample import check
+from refine_ops.data.write import reject_row, sample_row, write_part
+from refine_ops.errors import ItemError
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """What a shard came to, and what it took."""
+
+    part: int
+    accepted: int
+    rejected: int
+    seconds: dict[str, float]
+    calls: dict[str, int]
+    usage: Usage
+
+
+def build_shard(out: str, part: int, candidates: Sequence[Candidate], maker: Maker) -> ShardReport:
+    """Try every candidate, in order, and commit the part.
+
+    Raises:
+        JobError: nothing more can be done (an endpoint is down, the disk is full); the shard is done again on resume.
+    """
+    times, before = StageTimes(), maker.usage
+    samples, rejects = [], []
+    with ImageWriter(out) as images:
+        for candidate in candidates:
+            attempt = Attempt(times)
+            try:
+                samples.append(_one(images, candidate, maker, attempt))
+            except ItemError as e:
+                rejects.append(reject_row(images, candidate, attempt.stage, e, attempt.images))
+            except cv2.error as e:  # OpenCV's own checks: this image, not the job
+                error = ItemError("opencv.failed", str(e))
+                rejects.append(reject_row(images, candidate, attempt.stage, error, attempt.images))
+        with Attempt(times).enter("write"):
+            images.finish()
+    seconds, calls = dict(times.seconds), dict(times.calls)
+    report = ShardReport(part, len(samples), len(rejects), seconds, calls, maker.usage - before)
+    write_part(out, part, samples, rejects, asdict(report))
+    return report
+
+
+def _one(images: ImageWriter, candidate: Candidate, maker: Maker, attempt: Attempt) -> dict[str, Any]:
+    sample = maker.make(candidate, attempt)
+    with attempt.enter("check"):
+        check(sample)
+    with attempt.enter("write"):
+        return sample_row(images, candidate, sample)
