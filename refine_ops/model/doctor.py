@@ -113,7 +113,8 @@ def _attention(device: torch.device) -> Iterator[Finding]:
     q, k, v = (torch.randn(1, 4, 256, 128, generator=generator).to(device, dtype) for _ in range(3))
     with sdpa_kernel(SDPBackend.MATH):
         exact = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
-    working, wrong = [], []
+    working: list[str] = []
+    wrong: list[str] = []
     for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
         try:
             with sdpa_kernel(backend):

@@ -29,7 +29,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in diffusers' layout with a random model; its config sets zero_cond_t, as Qwen-Image-Edit-2511's does."""
+    """A folder in diffusers' layout with a random model; its config sets zero_cond_t, as 2511's does."""
     folder = tmp_path_factory.mktemp("model") / "random"
     random_pipeline(seed=3, zero_cond_t=True).save_pretrained(folder)
     return folder

@@ -1,4 +1,4 @@
-"""Prompt embeddings: image tokens must have Qwen2.5-VL's three-dimensional positions, whichever way they are asked for."""
+"""Prompt embeddings: image tokens must have Qwen2.5-VL's three-dimensional positions."""
 
 from typing import Any
 
