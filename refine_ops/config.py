@@ -167,7 +167,7 @@ class RefineBatchConfig(Settings):
     """The one parameter of the flow `refine-batch`."""
 
     manifest: str = Field(description="Parquet, JSONL or CSV; local path, file:// or s3://.")
-    out: str = Field(description="Run folder, local or s3://. The same folder resumes.")
+    out: str = Field("refine-run", description="Run folder, local or s3://. The same folder resumes.")
     refine: RefineSettings = RefineSettings()
     worker: WorkerSettings = WorkerSettings()
     access: AccessSettings = AccessSettings()

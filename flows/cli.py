@@ -1,0 +1,201 @@
+"""The command line `refine-ops`. Commands are thin: they make a typed config and call the flow."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import BaseModel, ValidationError
+
+from refine_ops.config import RefineBatchConfig, RefineSettings, prepare_prefect
+from refine_ops.errors import EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_JOB_ERROR, ItemError, JobError
+
+app = typer.Typer(
+    help="Refine user-marked regions of images in batches, and prove that no other pixel changed.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = TypeVar("Config", bound=BaseModel)
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="JSON or YAML file with the flow's settings.")]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One setting by its path, e.g. refine.paste.confine=region. Repeatable."),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's own log lines.")]
+
+
+def main() -> None:
+    """Entry point: errors made on purpose become one message and an exit code; anything else is a bug and shows."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        app(standalone_mode=False)
+    except (JobError, ItemError) as e:
+        _fail(str(e), EXIT_JOB_ERROR)
+    except ValidationError as e:
+        problems = "\n".join(f"  {'.'.join(map(str, p['loc']))}: {p['msg']} (got {p['input']!r})" for p in e.errors())
+        _fail(f"the settings are not valid:\n{problems}", EXIT_JOB_ERROR)
+    except typer.Abort:
+        _fail("aborted", 130)
+    except KeyboardInterrupt:
+        _fail("interrupted; what is done is recorded, run the same command again to go on", 130)
+    except Exception as e:
+        if hasattr(e, "format_message"):  # click's own usage errors
+            _fail(e.format_message(), EXIT_JOB_ERROR)
+        raise
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(EXIT_DRAINED)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"refine-ops: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def load_config(model: type[Config], file: Path | None, settings: list[str] | None, given: dict[str, Any]) -> Config:
+    """A flow's config from a file, then `--set`, then the named options that were given (dotted names)."""
+    values: dict[str, Any] = _read_config(file) if file else {}
+    for setting in settings or ():
+        name, separator, text = setting.partition("=")
+        if not separator:
+            raise JobError(f"--set {setting!r}: expected name=value")
+        _put(values, name, _value(text))
+    for name, value in given.items():
+        if value is not None:
+            _put(values, name, value)
+    return model.model_validate(values)
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as e:
+        raise JobError(f"--config {file}: {e}") from e
+    if not isinstance(values, dict):
+        raise JobError(f"--config {file}: expected a mapping of settings, got {type(values).__name__}")
+    return values
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    *path, last = name.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+    values[last] = value
+
+
+@app.command()
+def run(
+    manifest: Annotated[str, typer.Argument(help="Parquet, JSONL or CSV; local path, file:// or s3://.")],
+    out: Annotated[str | None, typer.Option(help="Run folder, local or s3://. The same folder resumes.")] = None,
+    model: Annotated[str | None, typer.Option(help="Preset, folder in diffusers' layout, or hub name.")] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="LoRA file, folder or registry name. Repeatable.")] = None,
+    registry: Annotated[
+        str | None, typer.Option(help="Adapter registry that names such as 'current' refer to.")
+    ] = None,
+    allow_hub: Annotated[bool | None, typer.Option("--allow-hub", help="Download named hub models.")] = None,
+    processes: Annotated[int | None, typer.Option(help="Ranks on this node; default one per GPU.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N items.")] = None,
+    canary: Annotated[int | None, typer.Option(help="Refine a stratified sample of N first, and judge it.")] = None,
+    retry_dead: Annotated[bool | None, typer.Option("--retry-dead", help="Also redo dead items.")] = None,
+    error_budget: Annotated[float | None, typer.Option(help="Fail above this share of dead items.")] = None,
+    output_format: Annotated[str | None, typer.Option(help="source, png or webp-lossless.")] = None,
+    plan_only: Annotated[bool, typer.Option("--plan-only", help="Count and estimate; refine nothing.")] = False,
+    config: ConfigFile = None,
+    set_: Setting = None,
+    verbose: Verbose = False,
+) -> None:
+    """Refine every region of a manifest (flow `refine-batch`)."""
+    given = {
+        "manifest": manifest,
+        "out": out,
+        "refine.model.model": model,
+        "refine.model.adapters": tuple(adapter) if adapter else None,
+        "refine.model.registry": registry,
+        "refine.model.allow_hub": allow_hub,
+        "worker.processes": processes,
+        "limit": limit,
+        "canary": canary,
+        "retry_dead": retry_dead,
+        "error_budget": error_budget,
+        "refine.write.output_format": output_format,
+    }
+    settings = load_config(RefineBatchConfig, config, set_, given)
+    if plan_only:
+        from flows.estimate import describe
+        from refine_ops.job.plan import make_plan
+
+        print(describe(make_plan(settings.manifest, None, access=settings.access, limit=settings.limit)))
+        return
+    _announce(settings.refine)
+    prepare_prefect(verbose)
+    from flows.refine_batch import ErrorBudgetExceeded, refine_batch
+
+    try:
+        summary = refine_batch(settings)
+    except ErrorBudgetExceeded as e:
+        _fail(str(e), EXIT_BAD_INPUT)
+    print(
+        f"{summary.done} done, {summary.dead} dead, {summary.changed_outside_px} px changed outside the allowed change"
+    )
+    print(f"outputs  {summary.run}/outputs\nsummary  {summary.summary}\nbefore/after  {summary.contact_sheet}")
+
+
+def _announce(settings: RefineSettings) -> None:
+    if settings.model.model == "tiny":
+        print(
+            "NOTE: --model is 'tiny', the small bundled model that shows how the package works. It is no match for "
+            "photos that matter; for those: --model refineanything-2511-lightning-8 --allow-hub (58 GB, needs a GPU).",
+            file=sys.stderr,
+        )
+
+
+@app.command()
+def check(
+    manifest: Annotated[str, typer.Argument(help="Parquet, JSONL or CSV.")],
+    open_files: Annotated[bool, typer.Option("--open", help="Also open every image, mask and reference.")] = False,
+    config: ConfigFile = None,
+    set_: Setting = None,
+) -> None:
+    """Print every row that could not be refined, with its reason; exit 1 if there is any."""
+    settings = load_config(RefineBatchConfig, config, set_, {"manifest": manifest})
+    from flows.check import check_manifest
+
+    plan, problems = check_manifest(manifest, settings.access, settings.refine, open_files=open_files)
+    for problem in problems:
+        print(f"row {problem.row}\t{problem.item_id!r}\t{problem.reason}\t{problem.message}")
+    bad = len({p.row for p in problems})
+    print(f"{plan.items} items can be read, {bad} rows have problems", file=sys.stderr)
+    if problems:
+        sys.exit(EXIT_BAD_INPUT)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the material and the run.")] = Path("refine-demo"),
+    verbose: Verbose = False,
+) -> None:
+    """Refine damaged details of four real photos with the bundled model: no GPU, no server, no account."""
+    print("Damaging details of four real photos, then refining them with the bundled model 'tiny' on this machine.")
+    prepare_prefect(verbose)
+    from flows.demo import describe, run_demo
+
+    print(describe(run_demo(out)))
+
+
+if __name__ == "__main__":
+    main()
