@@ -7,7 +7,7 @@ from PIL import Image
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
-from refine_ops.image import colour, jpeg, png, webp
+from refine_ops.image import colour, jpeg, png, tiff, webp
 from refine_ops.image.source import Format, Samples, Source, upright
 from refine_ops.records import Mask, U8Image
 
@@ -17,7 +17,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 SUPPORTED: Final = "JPEG (8-bit baseline or progressive), PNG (8/16-bit, palette), WebP (still), TIFF (8/16-bit strips)"
 _WHITE: Final = (255, 255, 255)
-_DECODERS: Final = {"jpeg": jpeg.decode, "png": png.decode, "webp": webp.decode}
+_DECODERS: Final = {"jpeg": jpeg.decode, "png": png.decode, "webp": webp.decode, "tiff": tiff.decode}
 
 
 def sniff(data: bytes) -> Format | None:
@@ -28,6 +28,8 @@ def sniff(data: bytes) -> Format | None:
         return "png"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return "tiff"
     return None
 
 

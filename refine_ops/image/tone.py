@@ -41,8 +41,8 @@ def fit(truth: U8Image, seen: F32, known: Mask, *, max_de00: float) -> Shift:
     """The 3x4 matrix that maps `seen` (sRGB, [0, 1]) to `truth` on the known pixels.
 
     A gain per channel if that explains the shift, else a full matrix: on a ring of one colour both fit equally, and
-    only the gain is right about the colours inside. Ridge regression towards identity with iteratively reweighted residuals (Cauchy), on lightly blurred pictures, so
-    that changed content and noise weigh little.
+    only the gain is right about the colours inside. Ridge regression towards identity with iteratively reweighted
+    residuals (Cauchy), on lightly blurred pictures, so that changed content and noise weigh little.
     """
     wanted, got = _blurred_samples(truth.astype(np.float32) / np.float32(255), seen, known)
     linear_got, linear_wanted = to_linear(got), to_linear(wanted)

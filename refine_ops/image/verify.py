@@ -10,7 +10,7 @@ from PIL import features
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
-from refine_ops.image import colour, convert, jpeg, png, webp
+from refine_ops.image import colour, convert, jpeg, png, tiff, webp
 from refine_ops.image.source import Format, Native, Samples, Source, as_stored, upright
 from refine_ops.image.write import Encoded
 from refine_ops.records import Mask, Verification
@@ -91,13 +91,16 @@ def _judge(source: Source, encoded: Encoded) -> tuple[Native, str]:
         if encoded.format == "png":
             native = png.decode(data, name, _ANY_SIZE)
             return native, "Pillow" if native.bits == 8 else "OpenCV"
-        native = webp.decode(data, name, _ANY_SIZE)
-        judged = webp.judge(data)
-    except (ItemError, cv2.error) as error:
+        if encoded.format == "webp":
+            native, judged = webp.decode(data, name, _ANY_SIZE), webp.judge(data)
+        else:
+            native = tiff.decode(data, name, _ANY_SIZE)
+            judged = tiff.judge(data, native.bits)
+    except (ItemError, OSError, cv2.error) as error:
         raise VerifyError("verify.unreadable", f"{source.name}: the encoded file cannot be read: {error}") from error
     if judged is None:
-        raise VerifyError("verify.unreadable", f"{source.name}: OpenCV cannot read the encoded {encoded.format}")
-    return replace(native, samples=judged), "OpenCV"
+        raise VerifyError("verify.unreadable", f"{source.name}: no second decoder reads the encoded {encoded.format}")
+    return replace(native, samples=judged), "OpenCV" if encoded.format == "webp" or native.bits == 16 else "Pillow"
 
 
 def _comparable(source: Source, encoded: Encoded, published: Samples) -> tuple[Samples, Mask]:
@@ -146,7 +149,9 @@ def _metadata(kind: Format, data: bytes, name: str) -> list[tuple[str, bytes]]:
         return jpeg.metadata(data, jpeg.layout(data, name))
     if kind == "png":
         return png.metadata(png.chunks(data, name))
-    return webp.metadata(webp.riff(data, name))
+    if kind == "webp":
+        return webp.metadata(webp.riff(data, name))
+    return tiff.metadata(tiff.directory(data, name))
 
 
 def _evidence(source: Source, before: Samples, after: Samples, at: tuple[int, int]) -> bytes:

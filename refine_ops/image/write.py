@@ -10,7 +10,7 @@ from PIL import Image
 
 from refine_ops.config import WriteSettings
 from refine_ops.errors import ItemError
-from refine_ops.image import convert, exif, jpeg, png, splice, webp
+from refine_ops.image import convert, exif, jpeg, png, splice, tiff, webp
 from refine_ops.image.paste import Canvas
 from refine_ops.image.source import Format, Samples, Source, as_stored, upright
 from refine_ops.records import Mask
@@ -41,8 +41,8 @@ def encode(source: Source, canvas: Canvas, settings: WriteSettings, *, confined:
         confined: The blend was confined to the region: chroma never bleeds, whatever `jpeg_bleed` says.
 
     Raises:
-        ItemError: `jpeg.no_backend`, `jpeg.refused`, `webp.lossy`, `palette.too_coarse`, `image.unsupported` (a
-            conversion that would lose something).
+        ItemError: `jpeg.no_backend`, `jpeg.refused`, `webp.lossy`, `palette.too_coarse`, `tiff.refused`,
+            `image.unsupported` (a conversion that would lose something).
     """
     target = settings.output_format
     if target == "png" and source.format != "png":
@@ -58,7 +58,10 @@ def encode(source: Source, canvas: Canvas, settings: WriteSettings, *, confined:
             return _converted(source, canvas, "png")
     if source.format == "png":
         return Encoded(_png(source, canvas, settings), "png", canvas.support)
-    return Encoded(_webp(source, canvas, settings), "webp", canvas.support)
+    if source.format == "webp":
+        return Encoded(_webp(source, canvas, settings), "webp", canvas.support)
+    edited = tiff.encode(source.data, source.name, source.native.samples, canvas.samples)
+    return Encoded(edited, "tiff", canvas.support)
 
 
 def change_mask(canvas: Canvas) -> bytes:
