@@ -41,7 +41,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("raw_lpips", "raw LPIPS", "LPIPS", "magnitude", "raw drift", "both", 0.02, 3,
            "LPIPS of the crop's context, where it was computed."),
     Metric("seam_de", "seam", "ΔE76", "magnitude", "seam", "up", 0.3, 2,
-           "Abrupt, coherent colour step across the worst 24 px of the boundary, beyond the source's own."),
+           "Abrupt, coherent colour step across the worst 48 px of the boundary, beyond the source's own."),
     Metric("seam_share", "visible seam", "of boundary", "ratio", "seam", "up", 0.02, 3,
            "Share of the boundary with a step of 2 ΔE76 or more."),
     Metric("change_levels", "region change", "levels", "magnitude", "effect", "both", 0.5, 2,

@@ -9,16 +9,16 @@ from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
 from refine_ops.records import Mask, U8Image
 
-SEGMENT_PX = 24
-"""Length of boundary a jump must be coherent over: texture averages out, a step does not."""
+SEGMENT_PX = 48
+"""Length of boundary a step must be coherent over: texture and single edges average out, a paste's rim does not."""
 STEP_PX = 2
 """Distance over which a jump is taken, across the boundary."""
 VISIBLE_DE = 2.0
-"""A jump of two CIE76 units between neighbouring pixels is seen at a glance; used for `share` only."""
+"""A step of two CIE76 units between neighbouring pixels is seen at a glance."""
 _MIN_POINTS = 8
 _INNER_PX = 3
-_SIDE_PX = 6
-_MASKING = 1.5
+_SIDE_PX = 8
+_MASKING = 1.25
 _MASKING_REACH_PX = 3
 
 _Floats = npt.NDArray[np.float32]
@@ -41,10 +41,10 @@ def measure_seam(before: U8Image, after: U8Image, mask: Mask, reach_px: int) -> 
     """Compare the jump across every place of the boundary band before and after.
 
     The band reaches from 3 px inside the mask to `reach_px` + 2 px outside: a blended paste can only show there. At
-    every boundary point and offset, Lab differences along the outward normal are averaged, as vectors, along 24 px of
-    boundary. The score is the smaller of two: the norm of the 2-px jump after, less 1.5 times the source's largest
-    one within 3 px (the jump is new, abrupt, and not hidden by an edge that was there), and the norm of the change's
-    mean over the 6 px inside minus the 6 px outside (it is a step in tone: sharpened detail has no mean).
+    every boundary point and offset, Lab differences along the outward normal are averaged, as vectors, along 48 px of
+    boundary, and two norms are taken: the jump over 2 px (abrupt), and the mean of the 8 px inside minus the 8 px
+    outside (a step in tone; sharpened detail has no mean). From each, 1.25 times the source's largest one within 3 px
+    is taken off: an edge that was there hides one, and a soft edge made crisp is no seam. The score is the smaller.
 
     Args:
         before, after: `uint8 (H, W, 3)` of the same place.
@@ -113,17 +113,30 @@ def _sample(lab: _Floats, grid: _Floats) -> _Floats:
 def _score(before: _Floats, after: _Floats, valid: npt.NDArray[np.bool_]) -> _Floats:
     """Score `(K,)` of each boundary point: the worst offset of its band, 0 where the band leaves the image."""
     inner, outer = _SIDE_PX - STEP_PX // 2, -_SIDE_PX + STEP_PX // 2
-    jump, own = (np.linalg.norm(_along(b[:, STEP_PX:] - b[:, :-STEP_PX], valid), axis=2) for b in (after, before))
-    new = jump - _MASKING * maximum_filter1d(own, 2 * _MASKING_REACH_PX + 1, axis=1)
-    total = np.cumsum(np.pad(after - before, ((0, 0), (1, 0), (0, 0))), axis=1)
-    mean = (total[:, _SIDE_PX:] - total[:, :-_SIDE_PX]) / _SIDE_PX
-    step = np.linalg.norm(_along(mean[:, _SIDE_PX + 1 :] - mean[:, : -_SIDE_PX - 1], valid), axis=2)
-    score = np.minimum(new[:, inner:outer], step)
+    jumps, steps = ([measure(_along(band, valid)) for band in (before, after)] for measure in (_jump, _step))
+    score = np.minimum(_excess(*jumps)[:, inner:outer], _excess(*steps))
     return np.where(valid, score.max(axis=1), 0.0).astype(np.float32)
 
 
+def _jump(band: _Floats) -> _Floats:
+    """CIE76 `(K, T - 2)` over 2 px across."""
+    return np.asarray(np.linalg.norm(band[:, STEP_PX:] - band[:, :-STEP_PX], axis=2), np.float32)
+
+
+def _step(band: _Floats) -> _Floats:
+    """CIE76 `(K, T - 16)` between the means of the 8 px on either side."""
+    total = np.cumsum(np.pad(band, ((0, 0), (1, 0), (0, 0))), axis=1)
+    mean = (total[:, _SIDE_PX:] - total[:, :-_SIDE_PX]) / _SIDE_PX
+    return np.asarray(np.linalg.norm(mean[:, _SIDE_PX + 1 :] - mean[:, : -_SIDE_PX - 1], axis=2), np.float32)
+
+
+def _excess(before: _Floats, after: _Floats) -> _Floats:
+    own = maximum_filter1d(before, 2 * _MASKING_REACH_PX + 1, axis=1)
+    return np.asarray(after - _MASKING * own, np.float32)
+
+
 def _along(values: _Floats, valid: npt.NDArray[np.bool_]) -> _Floats:
-    """Mean of `(K, T, C)` over 24 px of the closed boundary, over valid points only."""
+    """Mean of `(K, T, C)` over 48 px of the closed boundary, over valid points only."""
     window = min(SEGMENT_PX, len(values))
     weight = uniform_filter1d(valid.astype(np.float32), window, mode="wrap")
     mean = uniform_filter1d(values * valid[:, None, None], window, axis=0, mode="wrap")
