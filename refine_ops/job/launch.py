@@ -45,11 +45,17 @@ class NodeVerdict:
 
 
 class Node:
-    """Runs the given positions of a plan on this machine."""
+    """Runs the given positions of a plan on this machine; `module` is what each rank runs."""
 
     def __init__(
-        self, folder: RunFolder, config: RefineBatchConfig, processes: int, on_progress: OnProgress | None = None
+        self,
+        folder: RunFolder,
+        config: RefineBatchConfig,
+        processes: int,
+        on_progress: OnProgress | None = None,
+        module: str = "refine_ops.job.worker",
     ) -> None:
+        self._module = module
         self._folder, self._config, self._processes, self._on_progress = folder, config, processes, on_progress
         self._plan = PlanReader(folder.plan)
         self._total = Progress()
@@ -97,7 +103,7 @@ class Node:
         scratch.write_work(spec, positions, replace)
         self._launches += 1
         code = run_elastic(
-            "refine_ops.job.worker",
+            self._module,
             ["--scratch", str(scratch.path)],
             processes=1 if solo else min(self._processes, len(positions)),
             log=scratch.log,

@@ -11,11 +11,13 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from refine_ops.config import ModelSettings
 from refine_ops.errors import EXIT_DRAINED, EXIT_JOB_ERROR, EXIT_OK, JobError
 from refine_ops.job.elastic import die_with_parent
 from refine_ops.job.folder import RunFolder
@@ -24,6 +26,7 @@ from refine_ops.job.ledger import LedgerWriter
 from refine_ops.job.plan import PlanReader
 from refine_ops.job.queue import SharedCounter
 from refine_ops.job.scratch import Journal, Progress, Scratch
+from refine_ops.records import Refiner
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +34,18 @@ EXIT_HUNG = 70
 """A model call outlasted the watchdog (`EX_SOFTWARE`)."""
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point of a rank, started by torch's elastic agent."""
+Load = Callable[[ModelSettings, torch.device], Refiner]
+
+
+def load_model(settings: ModelSettings, device: torch.device) -> Refiner:
+    """The refiner the settings name; imported here, as only ranks need the model's libraries."""
+    from refine_ops.model.refiner import load_refiner
+
+    return load_refiner(settings, device)
+
+
+def main(arguments: list[str] | None = None, load: Load = load_model) -> None:
+    """Entry point of a rank, started by torch's elastic agent; `load` gives it another refiner than the settings'."""
     parser = argparse.ArgumentParser(prog="refine_ops.job.worker")
     parser.add_argument("--scratch", type=Path, required=True)
     scratch = Scratch(parser.parse_args(arguments).scratch)
@@ -43,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         level=logging.INFO, format=f"%(asctime)s rank {counter.rank} %(name)s %(levelname)s %(message)s"
     )
     try:
-        code = run_rank(scratch, counter)
+        code = run_rank(scratch, counter, load)
     except JobError as e:
         logger.error("%s", e)
         scratch.write_error(counter.rank, str(e))
@@ -54,15 +67,13 @@ def main(arguments: list[str] | None = None) -> None:
     os._exit(code)  # threads stuck in a store or a codec must not hold up a rank that has flushed everything
 
 
-def run_rank(scratch: Scratch, counter: SharedCounter) -> int:
+def run_rank(scratch: Scratch, counter: SharedCounter, load: Load) -> int:
     """Refine until the counter is used up or a stop is asked for; returns the exit code."""
-    from refine_ops.model.refiner import load_refiner
-
     spec, positions, replace = scratch.read_work()
     folder = RunFolder(spec.run, spec.fingerprint)
     started = time.monotonic()
     device = counter.device(spec.refine.model.device)
-    refiner = load_refiner(spec.refine.model, device)
+    refiner = load(spec.refine.model, device)
     load_s = time.monotonic() - started
     logger.info("model %s loaded in %.1f s", spec.refine.model.model, load_s)
     writer = f"r{counter.rank}-{os.getpid()}"
