@@ -23,9 +23,8 @@ from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.load import Networks, model_dtype
 from refine_ops.model.presets import Preset
 from refine_ops.model.random_weights import random_pipeline
-from refine_ops.model.refiner import StagedRefiner
+from refine_ops.model.refiner import StagedRefiner, build_refiner
 from refine_ops.model.source import ResolvedModel, resolve_model
-from refine_ops.model.speed import accelerate
 from refine_ops.records import Conditioning
 
 _LIBRARIES: Final = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors")
@@ -211,10 +210,8 @@ def _small_refiner(speed: Any, device: torch.device) -> StagedRefiner:
     settings = ModelSettings(speed=speed)
     dtype = model_dtype(settings, device)
     networks = Networks.of(random_pipeline(zero_cond_t=True).to(device, dtype))
-    if speed == "fast":
-        networks = accelerate(networks, settings, device)
     preset = Preset(source="random", steps=2, true_cfg_scale=1.0, vlm_pixels=64 * 64)
-    return StagedRefiner(networks, preset, settings, device, {})
+    return build_refiner(networks, preset, settings, device, {})
 
 
 def _small_item() -> Conditioning:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import diffusers
 import torch
+import transformers
 from diffusers import (
     AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
@@ -76,6 +78,9 @@ def load_networks(model: ResolvedModel, device: torch.device, dtype: torch.dtype
     """
     folder = model.folder
     _check_classes(folder)
+    # Two bars per rank say less than the one log line below.
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     placed = {"torch_dtype": dtype, "use_safetensors": True, "local_files_only": True, "device_map": {"": str(device)}}
     changed = {} if model.preset.zero_cond_t is None else {"zero_cond_t": model.preset.zero_cond_t}
     try:

@@ -1,10 +1,7 @@
 """The refiner: crops in, patches out, through explicit stages in batches of one fixed size per bucket."""
 
-import contextlib
-import faulthandler
-import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -137,8 +134,7 @@ class StagedRefiner:
         footprint = self._memory.footprint(size, self._planned(size))
         padded = (items * footprint.batch_size)[: footprint.batch_size]
         try:
-            with _watchdog(self._settings.watchdog_s):
-                pixels = self._runner.run(padded, footprint, self._text_multiple(size) > 1)[: len(items)].cpu().numpy()
+            pixels = self._runner.run(padded, footprint, self._text_multiple(size) > 1)[: len(items)].cpu().numpy()
         except torch.OutOfMemoryError:
             return None
         if not np.isfinite(pixels).all():
@@ -184,19 +180,13 @@ def load_refiner(settings: ModelSettings, device: torch.device) -> StagedRefiner
     """
     model = resolve_model(settings)
     networks = load_networks(model, device, model_dtype(settings, device))
+    return build_refiner(networks, model.preset, settings, device, fingerprint_model(model, settings))
+
+
+def build_refiner(
+    networks: Networks, preset: Preset, settings: ModelSettings, device: torch.device, fingerprint: dict[str, str]
+) -> StagedRefiner:
+    """A refiner over networks that are already on `device`, LoRAs fused; `speed: fast` takes their modules over."""
     if settings.speed == "fast":
         networks = accelerate(networks, settings, device)
-    return StagedRefiner(networks, model.preset, settings, device, fingerprint_model(model, settings))
-
-
-@contextlib.contextmanager
-def _watchdog(seconds: float) -> Iterator[None]:
-    """Kill the process, with every thread's stack on stderr, if the body hangs: no exception can leave a hung kernel.
-
-    The launcher then finds a dead rank, and its suspects run alone.
-    """
-    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+    return StagedRefiner(networks, preset, settings, device, fingerprint)

@@ -12,8 +12,7 @@ from refine_ops.config import ModelSettings
 from refine_ops.model.load import Networks
 from refine_ops.model.presets import Preset, apply_overrides
 from refine_ops.model.random_weights import random_pipeline
-from refine_ops.model.refiner import StagedRefiner
-from refine_ops.model.speed import accelerate
+from refine_ops.model.refiner import StagedRefiner, build_refiner
 from refine_ops.records import Conditioning
 
 CPU = torch.device("cpu")
@@ -50,10 +49,7 @@ def make_refiner() -> MakeRefiner:
         rest = {key: value for key, value in options.items() if key not in ModelSettings.model_fields}
         preset = apply_overrides(Preset(source="random", **rest), settings)
         pipeline = pipeline or random_pipeline(seed=3, zero_cond_t=zero_cond_t, device=device)
-        networks = Networks.of(pipeline)
-        if settings.speed == "fast":
-            networks = accelerate(networks, settings, device)
-        return StagedRefiner(networks, preset, settings, device, {})
+        return build_refiner(Networks.of(pipeline), preset, settings, device, {})
 
     return make
 
