@@ -64,6 +64,9 @@ class RunSettings(Settings):
     micro_batch: int = Field(
         1, ge=1, description="Samples per forward pass; they share shapes and noise level. Above 8k tokens 1 is best."
     )
+    text_multiple: int = Field(
+        1, ge=1, description="Texts are padded to multiples of this to share a micro-batch; 1: equal lengths, no mask."
+    )
     reference_share: float | None = Field(
         2 / 3, ge=0, le=1, description="Share of reference-based draws (the paper's 20K of 30K); None: as in the data."
     )

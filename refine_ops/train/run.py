@@ -1,0 +1,106 @@
+"""Run a training on this node: check, launch the ranks, read what came of it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+import refine_ops
+from refine_ops import storage
+from refine_ops.errors import JobError
+from refine_ops.job.elastic import run_elastic
+from refine_ops.model.fingerprint import fingerprint_model
+from refine_ops.model.source import resolve_model
+from refine_ops.registry import WEIGHTS_NAME
+from refine_ops.train import plan
+from refine_ops.train.config import TrainLoraConfig
+from refine_ops.train.progress import read_metrics
+from refine_ops.train.samples import read_samples
+from refine_ops.train.worker import FAILURE, RESULT
+
+_LIBRARIES: Final = ("peft", "accelerate")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A finished training. `metrics` are the last validation's figures, with `base_` those before the first step."""
+
+    adapter: Path
+    sha256: str
+    steps: int
+    metrics: dict[str, float]
+    fingerprint: dict[str, str]
+    data: dict[str, str]
+
+
+def train(config: TrainLoraConfig, on_tick: Callable[[], None] | None = None) -> TrainResult:
+    """Train to the last step, or go on where the run folder left off; a finished run is only read.
+
+    Args:
+        on_tick: Called about twice a second while the ranks run.
+
+    Raises:
+        JobError: settings or data do not allow it, the loss diverged, a rank died, or the run was stopped.
+    """
+    fingerprint = training_fingerprint(config)
+    if not read_samples(config.dataset, config.exclude):
+        raise JobError(f"{config.dataset}: `exclude` leaves no samples; name fewer families")
+    run = plan.open_run(config, fingerprint)
+    if (finished := _result(run, fingerprint, config.run.steps)) is not None:
+        return finished
+    (run / FAILURE).unlink(missing_ok=True)
+    job = run / "job.json"
+    storage.write(str(job), json.dumps({"config": config.model_dump(mode="json"), "fingerprint": fingerprint}).encode())
+    code = run_elastic(
+        "refine_ops.train.worker", [str(job)], processes=_processes(config), log=run / "train.log", on_tick=on_tick
+    )
+    finished = _result(run, fingerprint, config.run.steps)
+    if finished is None:
+        raise JobError(_failure(run, code))
+    return finished
+
+
+def training_fingerprint(config: TrainLoraConfig) -> dict[str, str]:
+    """What the result depends on besides the settings: weights of the base, library versions, this package."""
+    base = fingerprint_model(resolve_model(config.model), config.model)
+    kept = {name: value for name, value in base.items() if not name.startswith("settings.")}
+    libraries = {f"version.{name}": version(name) for name in _LIBRARIES}
+    return kept | libraries | {"version.refine_ops": refine_ops.__version__}
+
+
+def code_fingerprint(fingerprint: dict[str, str]) -> dict[str, str]:
+    """The versions in a fingerprint, for an adapter's card."""
+    return {name: value for name, value in fingerprint.items() if name.startswith("version.")}
+
+
+def _processes(config: TrainLoraConfig) -> int:
+    if config.run.processes is not None:
+        return config.run.processes
+    return torch.cuda.device_count() if config.model.device != "cpu" and torch.cuda.is_available() else 1
+
+
+def _result(run: Path, fingerprint: dict[str, str], steps: int) -> TrainResult | None:
+    path = run / RESULT
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    if found["steps"] < steps:
+        return None
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if "validation_loss" in row]
+    measured: dict[str, float] = {}
+    for prefix, row in (("base_", rows[0]), ("", rows[-1])) if rows else ():
+        measured |= {prefix + name: value for name, value in row.items() if name != "step" and value is not None}
+    return TrainResult(
+        run / "adapter" / WEIGHTS_NAME, found["sha256"], found["steps"], measured, fingerprint, found["data"]
+    )
+
+
+def _failure(run: Path, code: int) -> str:
+    path = run / FAILURE
+    if path.exists():
+        return str(json.loads(path.read_text())["message"])
+    return f"a training rank died (exit code {code}); the end of {run / 'train.log'} says why. Run it again to go on"

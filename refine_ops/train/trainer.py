@@ -1,0 +1,243 @@
+"""The training loop: accumulate, check, step; validate and checkpoint on the way."""
+
+import json
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch.utils.data import DataLoader
+
+from refine_ops.errors import JobError
+from refine_ops.model.speed import best_attention
+from refine_ops.train.adapter import adapter_bytes
+from refine_ops.train.batches import Batch, TrainingBatches
+from refine_ops.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from refine_ops.train.config import TrainLoraConfig
+from refine_ops.train.denoiser import Denoiser, trainable
+from refine_ops.train.loss import boundary_loss
+from refine_ops.train.optimize import (
+    MovingAverage,
+    learning_rate,
+    make_optimizer,
+    whole,
+)
+from refine_ops.train.progress import LossWatch, MetricsLog, Pace, read_metrics
+from refine_ops.train.state import put_back, take
+
+logger = logging.getLogger(__name__)
+
+METRICS: Final = "metrics.jsonl"
+CHECKPOINTS: Final = "checkpoints"
+_PARTS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is trained: the run's folder and settings, batches, and what the adapter's header will say."""
+
+    config: TrainLoraConfig
+    run: Path
+    batches: TrainingBatches
+    trained_as: dict[str, Any]
+    fingerprint: dict[str, str]
+    validate: Callable[[Denoiser, int], dict[str, float]] = field(default=lambda _model, _step: {})
+
+
+class Stopped(JobError):
+    """The run was asked to stop (SIGTERM) and did, with a checkpoint; the same command goes on."""
+
+
+class Trainer:
+    """One rank of a training. `fit` returns when all steps are done.
+
+    Every decision to stop is made from gathered values, so all ranks make it at the same step.
+    """
+
+    def __init__(self, task: Task, model: Denoiser, accelerator: Any) -> None:
+        config = task.config
+        self._task, self._accelerator, self._device = task, accelerator, accelerator.device
+        optimizer = make_optimizer(trainable(model), config.optimizer)
+        self._model, self._optimizer = accelerator.prepare(model, optimizer)
+        self._inner: Denoiser = accelerator.unwrap_model(self._model, keep_torch_compile=False)
+        self._parameters = trainable(self._inner)
+        decay = config.optimizer.ema_decay
+        self._average = None if decay is None else MovingAverage(self._parameters, decay)
+        self._accumulate = _micro_batches(config) // accelerator.num_processes
+        self._terminated = False
+
+    def fit(self) -> dict[str, torch.Tensor]:
+        """Train to the last step.
+
+        Returns:
+            The trained weights by parameter name, averaged where an average is kept; on every rank.
+
+        Raises:
+            JobError: the loss is not finite or explodes; `stopped.json` names the samples, checkpoints stay.
+            Stopped: SIGTERM came.
+        """
+        config, start = self._task.config, self._resume()
+        rows = read_metrics(self._task.run / METRICS)
+        watch = LossWatch(config.run.loss_limit, [r["loss"] for r in rows if "loss" in r and r["step"] <= start])
+        log = MetricsLog(self._task.run / METRICS, start) if self._accelerator.is_main_process else None
+        pace, batches = Pace(config.run.steps), self._batches(start)
+        signal.signal(signal.SIGTERM, self._terminate)
+        if start == 0:
+            self._validate(0, log)
+        for step in range(start, config.run.steps):
+            values = self._step(step, batches, watch)
+            done = step + 1
+            tokens = int(values.pop("tokens"))
+            values |= pace.step(done, config.run.batch_size, tokens)
+            self._record(log, done, values)
+            if done % config.run.validate_every == 0 or done == config.run.steps:
+                self._validate(done, log)
+            stop = self._any(self._terminated)
+            if done % config.run.checkpoint_every == 0 or done == config.run.steps or stop:
+                self._save(done)
+            if stop and done < config.run.steps:
+                raise Stopped(f"stopped after step {done} as asked; run the same command again to go on")
+        if log:
+            log.close()
+        kept = self._average.values if self._average else self._parameters
+        return {name: whole(tensor.detach()) for name, tensor in kept.items()}
+
+    def _step(self, step: int, batches: Iterator[Batch], watch: LossWatch) -> dict[str, float]:
+        """One optimizer step; returns its figures, gathered over ranks."""
+        optimizer, config = self._optimizer, self._task.config.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        parts = torch.zeros(self._accumulate, _PARTS + 1, dtype=torch.float64)
+        for place in range(self._accumulate):
+            last = place == self._accumulate - 1
+            with nullcontext() if last else self._accelerator.no_sync(self._model):
+                parts[place] = self._backward(next(batches))
+        gathered = self._accelerator.gather(parts.to(self._device).float()).double().cpu()
+        means = gathered[:, :_PARTS].nanmean(0).tolist()
+        loss = float(gathered[:, 0].mean())
+        # Without a limit the norm is only measured.
+        limit = config.max_grad_norm or float("inf")
+        norm = self._accelerator.clip_grad_norm_(list(self._parameters.values()), limit)
+        gradient_norm = float(whole(norm.detach()))
+        if objection := watch.objection(loss, gradient_norm):
+            self._stop_diverged(step, objection)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if self._average:
+            self._average.update(step + 1)
+        return {
+            "loss": loss,
+            "plain": means[1],
+            "band": means[2],
+            "interior": means[3],
+            "gradient_norm": gradient_norm,
+            "learning_rate": learning_rate(config, step),
+            "tokens": float(gathered[:, _PARTS].sum()),
+        }
+
+    def _backward(self, batch: Batch) -> torch.Tensor:
+        """Add one micro-batch's gradient; returns objective, plain, band, interior loss and tokens."""
+        batch = batch.to(self._device)
+        with best_attention(self._device):
+            predicted = self._model(
+                batch.noisy, batch.condition, batch.text, batch.text_mask, batch.sigma, batch.shapes, batch.targets
+            )
+            parts = boundary_loss(
+                predicted, batch.velocity, batch.band, self._task.config.loss.boundary_alpha, batch.weight
+            )
+            self._accelerator.backward(parts.objective / self._accumulate)
+        values = [parts.objective.detach(), parts.plain, parts.band, parts.interior]
+        return torch.stack([*values, torch.tensor(float(batch.tokens), device=self._device)]).cpu().double()
+
+    def _batches(self, start: int) -> Iterator[Batch]:
+        """This rank's micro-batches from optimizer step `start` on."""
+        run, accelerator = self._task.config.run, self._accelerator
+        per_step, ranks = _micro_batches(self._task.config), accelerator.num_processes
+        indices = [
+            step * per_step + place * ranks + accelerator.process_index
+            for step in range(start, run.steps)
+            for place in range(self._accumulate)
+        ]
+        workers = run.loader_workers
+        loader: DataLoader[Batch] = DataLoader(
+            self._task.batches,
+            batch_size=None,
+            sampler=indices,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_one_thread,
+        )
+        return iter(loader)
+
+    def _validate(self, step: int, log: MetricsLog | None) -> None:
+        with self._average.applied() if self._average else nullcontext():
+            values = self._task.validate(self._inner, step)
+        if values:
+            self._record(log, step, values)
+
+    def _record(self, log: MetricsLog | None, step: int, values: dict[str, float]) -> None:
+        if log is None:
+            return
+        log.write(step, values)
+        self._accelerator.log(values, step=step)
+        logger.info("step %d/%d %s", step, self._task.config.run.steps, _line(values))
+
+    def _save(self, step: int) -> None:
+        """Checkpoint on the main process; the others help to put sharded tensors together."""
+        config = self._task.config
+        snapshot = take(step, self._parameters, self._average, self._optimizer)
+        if self._accelerator.is_main_process:
+            adapter = adapter_bytes(
+                snapshot.parameters,
+                rank=config.lora.rank,
+                alpha=config.lora.alpha,
+                trained_as=self._task.trained_as,
+                fingerprint=self._task.fingerprint,
+                dtype=torch.float32,
+            )
+            save_checkpoint(self._task.run / CHECKPOINTS, snapshot, adapter, config.run.keep_checkpoints)
+        self._accelerator.wait_for_everyone()
+
+    def _resume(self) -> int:
+        """Load the newest checkpoint, if any; returns the number of steps done."""
+        found = checkpoints(self._task.run / CHECKPOINTS)
+        if not found:
+            return 0
+        snapshot = load_checkpoint(found[-1], list(self._parameters))
+        put_back(snapshot, self._parameters, self._average, self._optimizer)
+        logger.info("going on after step %d from %s", snapshot.step, found[-1])
+        return snapshot.step
+
+    def _stop_diverged(self, step: int, objection: str) -> None:
+        samples = self._task.batches.samples_of_step(step, _micro_batches(self._task.config))
+        if self._accelerator.is_main_process:
+            record = {"step": step + 1, "reason": objection, "samples": samples}
+            (self._task.run / "stopped.json").write_text(json.dumps(record, indent=1))
+        raise JobError(
+            f"step {step + 1} was not taken: {objection}; samples {', '.join(samples[:8])}. The last checkpoint is "
+            "good. Look at these samples, lower the learning rate or set optimizer.max_grad_norm, in a new run folder"
+        )
+
+    def _terminate(self, _number: int, _frame: object) -> None:
+        self._terminated = True
+
+    def _any(self, flag: bool) -> bool:
+        total = self._accelerator.reduce(torch.tensor(float(flag), device=self._device), reduction="sum")
+        return bool(total > 0)
+
+
+def _micro_batches(config: TrainLoraConfig) -> int:
+    """Micro-batches per optimizer step, over all ranks."""
+    return config.run.batch_size // config.run.micro_batch
+
+
+def _line(values: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _one_thread(_worker: int) -> None:
+    torch.set_num_threads(1)

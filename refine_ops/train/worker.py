@@ -1,0 +1,267 @@
+"""One rank of a training, run under torch's elastic launch: `python -m refine_ops.train.worker RUN/job.json`."""
+
+import gc
+import json
+import logging
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+
+from refine_ops import storage
+from refine_ops.errors import EXIT_DRAINED, EXIT_JOB_ERROR, JobError
+from refine_ops.job.elastic import die_with_parent
+from refine_ops.model.load import model_dtype
+from refine_ops.model.source import ResolvedModel, resolve_model
+from refine_ops.registry import WEIGHTS_NAME
+from refine_ops.train import plan, validate
+from refine_ops.train.adapter import adapter_bytes, trained_as
+from refine_ops.train.batches import BatchSpec, TrainingBatches, candidates
+from refine_ops.train.cache import EncodedCache, Entry
+from refine_ops.train.config import TrainLoraConfig
+from refine_ops.train.denoiser import Denoiser
+from refine_ops.train.draws import DrawOrder
+from refine_ops.train.encode import Planned, SampleEncoder, tasks
+from refine_ops.train.grid import draw_grid
+from refine_ops.train.networks import Trainee, encoding_identity, load_encoders, load_trainee
+from refine_ops.train.samples import read_samples
+from refine_ops.train.trainer import Stopped, Task, Trainer
+
+logger = logging.getLogger(__name__)
+
+FAILURE: Final = "failure.json"
+RESULT: Final = "result.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rank:
+    """What every phase needs to know."""
+
+    config: TrainLoraConfig
+    fingerprint: dict[str, str]
+    model: ResolvedModel
+    run: Path
+    accelerator: Any
+    dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank works; accelerate's `cpu:0`, under which diffusers' loader makes no parameters, is `cpu`."""
+        device: torch.device = self.accelerator.device
+        return torch.device("cpu") if device.type == "cpu" else device
+
+    @property
+    def cache_folder(self) -> Path:
+        return Path(self.config.cache) if self.config.cache else self.run / "cache"
+
+    @property
+    def sparse_share(self) -> float:
+        if self.config.targets == "mixed":
+            return 0.5
+        return 1.0 if self.model.preset.targets == "sparse" else 0.0
+
+
+def main() -> None:
+    die_with_parent()
+    job = json.loads(Path(sys.argv[1]).read_text())
+    config = TrainLoraConfig.model_validate(job["config"])
+    run = Path(config.out)
+    try:
+        run_rank(config, job["fingerprint"], run)
+    except JobError as error:
+        logger.error("%s", error)
+        storage.write(str(run / FAILURE), json.dumps({"message": str(error)}).encode())
+        sys.exit(EXIT_DRAINED if isinstance(error, Stopped) else EXIT_JOB_ERROR)
+
+
+def run_rank(config: TrainLoraConfig, fingerprint: dict[str, str], run: Path) -> None:
+    """Encode, train, and write the adapter, as one of the process group's ranks."""
+    accelerator = _accelerator(config, run)
+    _log_to_stderr(accelerator.process_index)
+    rank = _Rank(
+        config,
+        fingerprint,
+        resolve_model(config.model),
+        run,
+        accelerator,
+        model_dtype(config.model, accelerator.device),
+    )
+    cache = EncodedCache(rank.cache_folder)
+    planned = plan.read_plan(run) or _encode(rank, cache)
+    trainee = load_trainee(rank.model, rank.device, rank.dtype)
+    trained = _train(rank, cache, planned, trainee)
+    if accelerator.is_main_process:
+        _write_adapter(rank, planned, trained)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def _encode(rank: _Rank, cache: EncodedCache) -> list[Planned]:
+    """Every rank encodes its share; the main process fixes the plan."""
+    config, accelerator = rank.config, rank.accelerator
+    encoder = SampleEncoder(
+        config,
+        rank.model.preset,
+        encoding_identity(rank.fingerprint, rank.dtype),
+        cache,
+        lambda: load_encoders(rank.model, rank.device, rank.dtype, config.model.target_ring),
+    )
+    work = tasks(read_samples(config.dataset, config.exclude), config)
+    share = work[accelerator.process_index :: accelerator.num_processes]
+    results = []
+    for result in encoder(share):
+        results.append(result)
+        if len(results) % 100 == 0 or len(results) == len(share):
+            logger.info("encoded %d of %d crops", len(results), len(share))
+    plan.write_part(rank.run, accelerator.process_index, results)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        plan.merge_parts(rank.run, accelerator.num_processes)
+    accelerator.wait_for_everyone()
+    cache.refresh()
+    del encoder
+    gc.collect()
+    if rank.device.type == "cuda":
+        torch.cuda.empty_cache()
+    planned = plan.read_plan(rank.run)
+    if planned is None:
+        raise JobError(f"{rank.run}: plan.parquet is not visible to every rank; the run folder must be shared")
+    return planned
+
+
+def _train(rank: _Rank, cache: EncodedCache, planned: list[Planned], trainee: Trainee) -> dict[str, torch.Tensor]:
+    config, accelerator = rank.config, rank.accelerator
+    spec = BatchSpec(config.loss, trainee.latent_px, config.model.target_ring, config.run.text_multiple)
+    denoiser = Denoiser(
+        trainee.transformer,
+        config.lora,
+        seed=config.seed,
+        checkpointing=config.run.checkpointing,
+        compiled=config.model.compile,
+    )
+    task = Task(
+        config=config,
+        run=rank.run,
+        batches=_batches(rank, cache, planned, spec),
+        trained_as=trained_as(rank.model.preset, config.targets == "mixed"),
+        fingerprint=rank.fingerprint,
+        validate=_Validation(rank, cache, planned, trainee, spec),
+    )
+    return Trainer(task, denoiser, accelerator).fit()
+
+
+def _batches(rank: _Rank, cache: EncodedCache, planned: list[Planned], spec: BatchSpec) -> TrainingBatches:
+    config = rank.config
+    drawn = [row for row in planned if row.split == "train" and not row.twin]
+    twins = {(row.sample_id, row.variant): cache.entry(row.key) for row in planned if row.twin}
+    entries = [(cache.entry(row.key), row.sample_id) for row in drawn]
+    offered = candidates(cache, entries, [row.has_reference for row in drawn], rank.sparse_share > 0, spec)
+    return TrainingBatches(
+        cache,
+        entries,
+        [twins.get((row.sample_id, row.variant)) for row in drawn],
+        DrawOrder(offered, config.run.micro_batch, config.run.reference_share, config.seed),
+        spec,
+        dropout=config.crop.reference_dropout,
+        sparse_share=rank.sparse_share,
+        seed=config.seed,
+        count=config.run.steps * config.run.batch_size // config.run.micro_batch,
+    )
+
+
+class _Validation:
+    """Held-out losses of all ranks together, and the picture, at one step."""
+
+    def __init__(
+        self, rank: _Rank, cache: EncodedCache, planned: list[Planned], trainee: Trainee, spec: BatchSpec
+    ) -> None:
+        run, seed = rank.config.run, rank.config.seed
+        held_out: list[tuple[Entry, str]] = [
+            (cache.entry(row.key), row.sample_id) for row in planned if row.split == "validation"
+        ]
+        if run.validation_items and not held_out:
+            raise JobError(
+                f"{rank.config.dataset} has no validation samples; build it with a validation_share, or set "
+                "run.validation_items to 0"
+            )
+        sparse = rank.sparse_share == 1.0
+        self._rank, self._cache, self._trainee, self._spec = rank, cache, trainee, spec
+        self._set = validate.choose(held_out, run.validation_items, run.sigma_buckets, sparse, seed)
+
+    def __call__(self, model: Denoiser, step: int) -> dict[str, float]:
+        accelerator, config = self._rank.accelerator, self._rank.config
+        if not self._set.entries:
+            return {}
+        place = (accelerator.process_index, accelerator.num_processes)
+        sums = validate.local_sums(model, self._set, self._cache, self._spec, self._rank.device, *place)
+        total = accelerator.reduce(sums.float().to(self._rank.device), reduction="sum").double().cpu()
+        shown = self._set.entries[: config.run.grid_items]
+        if shown:
+            # Drawn on every rank: sharded weights are gathered by all of them together.
+            picture = draw_grid(
+                model, self._trainee, self._cache, shown, self._rank.model.preset, self._spec, self._rank.device,
+                config.seed,
+            )  # fmt: skip
+            if accelerator.is_main_process:
+                storage.write(str(self._rank.run / "validation" / f"step-{step:08d}.png"), picture)
+        return validate.summarise(total, self._set)
+
+
+def _write_adapter(rank: _Rank, planned: list[Planned], trained: dict[str, torch.Tensor]) -> None:
+    config = rank.config
+    data = adapter_bytes(
+        trained,
+        rank=config.lora.rank,
+        alpha=config.lora.alpha,
+        trained_as=trained_as(rank.model.preset, config.targets == "mixed"),
+        fingerprint=rank.fingerprint,
+        dtype=torch.bfloat16 if config.run.save_dtype == "bfloat16" else torch.float32,
+    )
+    storage.write(str(rank.run / "adapter" / WEIGHTS_NAME), data)
+    result = {"steps": config.run.steps, "sha256": storage.sha256(data), "data": plan.data_digest(planned)}
+    storage.write(str(rank.run / RESULT), json.dumps(result, indent=1).encode())
+
+
+def _accelerator(config: TrainLoraConfig, run: Path) -> Any:
+    """The process group, one device per rank.
+
+    Raises:
+        JobError: the batch cannot be shared equally, or the tracker is not installed.
+    """
+    sharded = None
+    if config.run.sharding == "fsdp2":
+        sharded = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=["_Block"],
+            reshard_after_forward=True,
+            cpu_ram_efficient_loading=False,
+            use_orig_params=True,
+        )
+    tracker = None if config.run.tracker == "none" else config.run.tracker
+    try:
+        accelerator = Accelerator(
+            cpu=config.model.device == "cpu", log_with=tracker, project_dir=run / "logs", fsdp_plugin=sharded
+        )
+        accelerator.init_trackers("train")
+    except (ImportError, ValueError) as error:
+        raise JobError(f"run.tracker {tracker!r}: {error}; install it, or set run.tracker to 'none'") from error
+    samples = config.run.micro_batch * accelerator.num_processes
+    if config.run.batch_size % samples:
+        raise JobError(
+            f"run.batch_size {config.run.batch_size} is not a multiple of run.micro_batch {config.run.micro_batch} x "
+            f"{accelerator.num_processes} ranks; try {math.ceil(config.run.batch_size / samples) * samples}"
+        )
+    return accelerator
+
+
+def _log_to_stderr(rank: int) -> None:
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s")
+
+
+if __name__ == "__main__":
+    main()
