@@ -14,14 +14,13 @@ from PIL import Image
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
 from refine_ops.image.source import Model, Native, Samples, check_size
+from refine_ops.image.strips import COMPRESSIONS, pack, unpack
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _COUNTS, _PLANAR = 273, 274, 277, 278, 279, 284
 _PREDICTOR, _TILE_WIDTH, _EXTRA, _FORMAT, _ICC = 317, 322, 338, 339, 34675
 _LAYOUTS: Final = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B"}
 _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-_NONE, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS = 1, 5, 8, 32946, 32773
-_PILLOW_NAMES: Final = {_LZW: "tiff_lzw", _PACKBITS: "packbits"}
 _MODELS: Final[dict[int, tuple[Model, int]]] = {1: ("grey", 1), 2: ("rgb", 3), 5: ("cmyk", 4)}
 _UNASSOCIATED_ALPHA: Final = 2
 
@@ -74,13 +73,17 @@ class Directory:
         return min(self.value(_ROWS, self.height), self.height)
 
     @property
+    def row_bytes(self) -> int:
+        return self.width * self.channels * self.bits // 8
+
+    @property
     def strips(self) -> list[tuple[int, int]]:
         """(offset, bytes) of every strip, top to bottom."""
         return list(zip(self.values(_OFFSETS, ()), self.values(_COUNTS, ()), strict=False))
 
     @property
     def compression(self) -> int:
-        return self.value(_COMPRESSION, _NONE)
+        return self.value(_COMPRESSION, 1)
 
     @property
     def predicted(self) -> bool:
@@ -127,7 +130,7 @@ def decode(data: bytes, name: str, limits: ImageLimits) -> Native:
     check_size(found.width, found.height, name, limits)
     strips = [data[offset : offset + size] for offset, size in found.strips]
     try:
-        raw = _unpacked(strips, found)
+        raw = unpack(strips, found.row_bytes, found.height, found.rows_per_strip, found.compression)
     except (OSError, SyntaxError, ValueError, zlib.error) as error:
         raise ItemError("image.truncated", f"{name}: damaged TIFF strips ({error}); export it again") from error
     samples = raw.view(found.dtype).reshape(found.height, found.width, found.channels)
@@ -158,7 +161,7 @@ def encode(data: bytes, name: str, before: Samples, after: Samples) -> bytes:
         rows = slice(index * found.rows_per_strip, (index + 1) * found.rows_per_strip)
         if np.array_equal(before[rows], after[rows]):
             continue
-        packed = _packed(_differenced(after[rows], found), found.compression)
+        packed = pack(_differenced(after[rows], found), found.compression)
         if len(packed) > size:
             out += b"\0" * (len(out) % 2)
             offset = offsets[index] = len(out)
@@ -212,7 +215,7 @@ def _check_supported(found: Directory, name: str) -> None:
         f"{found.channels} samples": found.channels - colours not in (0, 1),
         "extra samples that are not plain alpha": found.channels > colours and extra != (_UNASSOCIATED_ALPHA,),
         "planes": found.channels > 1 and found.value(_PLANAR, 1) != 1,
-        f"compression {found.compression}": found.compression not in (_NONE, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS),
+        f"compression {found.compression}": found.compression not in COMPRESSIONS,
         f"predictor {found.value(_PREDICTOR, 1)}": found.value(_PREDICTOR, 1) not in (1, 2),
         "signed or float samples": set(found.values(_FORMAT, (1,))) != {1},
         "reversed bits": found.value(_FILL_ORDER, 1) != 1,
@@ -226,62 +229,9 @@ def _check_supported(found: Directory, name: str) -> None:
         )
 
 
-def _unpacked(strips: list[bytes], found: Directory) -> npt.NDArray[np.uint8]:
-    """`uint8 (H, bytes per row)`.
-
-    The strips are shown to libtiff as a grey picture of bytes, so that one decoder serves every depth and colour, and
-    no tag but those given here acts on the samples.
-    """
-    row_bytes = found.width * found.channels * found.bits // 8
-    if found.compression == _NONE:
-        raw = np.frombuffer(b"".join(strips), np.uint8)
-        if len(raw) < row_bytes * found.height:
-            raise ValueError(f"{len(raw)} of {row_bytes * found.height} bytes")
-        return raw[: row_bytes * found.height].reshape(found.height, row_bytes)
-    picture = _byte_picture(strips, row_bytes, found.height, found.rows_per_strip, found.compression)
-    with Image.open(BytesIO(picture), formats=["TIFF"]) as image:
-        return np.array(image)
-
-
-def _byte_picture(strips: list[bytes], width: int, height: int, rows: int, compression: int) -> bytes:
-    """A little-endian grey TIFF around already packed strips."""
-    body = b"".join(strips)
-    starts = np.concatenate([[0], np.cumsum([len(s) for s in strips])[:-1]]) + 8
-    tables_at = 8 + len(body)
-    entries: list[tuple[int, int, int, int]] = [
-        (_WIDTH, 4, 1, width),
-        (_HEIGHT, 4, 1, height),
-        (_BITS, 3, 1, 8),
-        (_COMPRESSION, 3, 1, compression),
-        (_PHOTOMETRIC, 3, 1, 1),
-        (_OFFSETS, 4, len(strips), tables_at if len(strips) > 1 else int(starts[0])),
-        (_SAMPLES, 3, 1, 1),
-        (_ROWS, 4, 1, rows),
-        (_COUNTS, 4, len(strips), tables_at + 4 * len(strips) if len(strips) > 1 else len(strips[0])),
-    ]
-    tables = starts.astype("<u4").tobytes() + np.array([len(s) for s in strips], "<u4").tobytes()
-    listing = b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    start = tables_at + len(tables)
-    head = b"II*\0" + struct.pack("<I", start)
-    return head + body + tables + struct.pack("<H", len(entries)) + listing + struct.pack("<I", 0)
-
-
 def _differenced(samples: Samples, found: Directory) -> npt.NDArray[np.uint8]:
     """Rows of bytes as they are packed: predictor applied, file byte order."""
     if found.predicted:
         samples = np.concatenate([samples[:, :1], samples[:, 1:] - samples[:, :-1]], axis=1)
     stored = np.ascontiguousarray(samples.astype(found.dtype))
     return stored.view(np.uint8).reshape(len(samples), -1)
-
-
-def _packed(rows: npt.NDArray[np.uint8], compression: int) -> bytes:
-    if compression == _NONE:
-        return rows.tobytes()
-    if compression in (_DEFLATE, _OLD_DEFLATE):
-        return zlib.compress(rows.tobytes(), 6)
-    out = BytesIO()
-    one_strip = {_ROWS: len(rows)}
-    Image.fromarray(rows).save(out, "TIFF", compression=_PILLOW_NAMES[compression], tiffinfo=one_strip)
-    written = directory(out.getvalue(), "packed strip")
-    ((offset, size),) = written.strips
-    return out.getvalue()[offset : offset + size]

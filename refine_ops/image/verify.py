@@ -10,7 +10,7 @@ from PIL import features
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
-from refine_ops.image import colour, convert, jpeg, png, tiff, webp
+from refine_ops.image import colour, convert, jpeg, png, png_samples, tiff, webp
 from refine_ops.image.source import Format, Native, Samples, Source, as_stored, upright
 from refine_ops.image.write import Encoded
 from refine_ops.records import Mask, Verification
@@ -89,7 +89,7 @@ def _judge(source: Source, encoded: Encoded) -> tuple[Native, str]:
         if encoded.format == "jpeg":
             return jpeg.decode(data, name, _ANY_SIZE), f"Pillow {features.version('jpg')}"
         if encoded.format == "png":
-            native = png.decode(data, name, _ANY_SIZE)
+            native = png_samples.decode(data, name, _ANY_SIZE)
             return native, "Pillow" if native.bits == 8 else "OpenCV"
         if encoded.format == "webp":
             native, judged = webp.decode(data, name, _ANY_SIZE), webp.judge(data)
@@ -163,4 +163,4 @@ def _evidence(source: Source, before: Samples, after: Samples, at: tuple[int, in
     stretched = (gap / max(float(gap.max()), 1.0) * 255).astype(np.uint8)
     layout = source.native if old.shape[2] == source.native.samples.shape[2] else replace(source.native, model="rgb")
     panels = [colour.render(a, layout, source.matte) for a in (old, new)]
-    return png.encode(np.concatenate([*panels, np.repeat(stretched[:, :, None], 3, axis=2)], axis=1))
+    return png_samples.encode(np.concatenate([*panels, np.repeat(stretched[:, :, None], 3, axis=2)], axis=1))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from refine_ops.config import WriteSettings
 from refine_ops.errors import ItemError
-from refine_ops.image import convert, exif, jpeg, png, splice, tiff, webp
+from refine_ops.image import convert, exif, jpeg, png, png_samples, splice, tiff, webp
 from refine_ops.image.paste import Canvas
 from refine_ops.image.source import Format, Samples, Source, as_stored, upright
 from refine_ops.records import Mask
@@ -66,7 +66,7 @@ def encode(source: Source, canvas: Canvas, settings: WriteSettings, *, confined:
 
 def change_mask(canvas: Canvas) -> bytes:
     """A grey PNG in image coordinates: 0 where nothing was touched, 255 where the result replaced the source."""
-    return png.encode(canvas.change[:, :, None])
+    return png_samples.encode(canvas.change[:, :, None])
 
 
 def _converted(source: Source, canvas: Canvas, target: Format) -> Encoded:
@@ -87,11 +87,11 @@ def _jpeg(source: Source, canvas: Canvas, settings: WriteSettings, bleed: splice
 def _png(source: Source, canvas: Canvas, settings: WriteSettings) -> bytes:
     parts = png.chunks(source.data, source.name)
     if parts.has_palette:
-        coded = png.encode_palette(_palette_entries(source, canvas, parts), parts)
+        coded = png_samples.encode_palette(_palette_entries(source, canvas, parts), parts)
     elif parts.colour_key is not None:
-        coded = png.encode(_off_key(canvas.samples, parts.colour_key))
+        coded = png_samples.encode(_off_key(canvas.samples, parts.colour_key))
     else:
-        coded = png.encode(canvas.samples)
+        coded = png_samples.encode(canvas.samples)
     return png.reassemble(parts, coded, source.name, _fresh_exif(parts.first(b"eXIf"), canvas, settings))
 
 
@@ -111,7 +111,7 @@ def _palette_entries(source: Source, canvas: Canvas, parts: png.Chunks) -> npt.N
     Raises:
         ItemError: `palette.too_coarse` where the nearest entries are off by more than 8/255 on average.
     """
-    entries, table = png.indices(parts), png.palette(parts).astype(np.int32)
+    entries, table = png_samples.indices(parts), png_samples.palette(parts).astype(np.int32)
     edited = (canvas.samples != source.native.samples).any(axis=2)
     if not edited.any():
         return entries
