@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger, task
 
+from flows.lanes import cancel_lanes, run_on_pool
 from flows.progress import ProgressDisplay
 from flows.summary import RunSummary, summarise
 from refine_ops import registry, storage
@@ -22,7 +23,7 @@ class ErrorBudgetExceeded(Exception):
     """More items are dead than the run may lose; everything that could be refined is refined and recorded."""
 
 
-@flow(name="refine-batch", flow_run_name="refine {config.manifest}")
+@flow(name="refine-batch", flow_run_name="refine {config.manifest}", on_cancellation=[cancel_lanes])
 def refine_batch(config: RefineBatchConfig) -> RunSummary:
     """Refine every region of a manifest, and prove for every output that nothing else changed.
 
@@ -108,8 +109,6 @@ def refine_items(config: RefineBatchConfig, folder: RunFolder, todo: Remaining) 
     if not len(todo.positions):
         return None
     if config.lanes == "work-pool":
-        from flows.lanes import run_on_pool
-
         return run_on_pool(config, folder, todo)
     return run_local(config, folder, todo, "refine")
 

@@ -195,6 +195,15 @@ class RefineBatchConfig(Settings):
         return self
 
 
+class RefineShardsConfig(Settings):
+    """The one parameter of the flow `refine-shards`, filled in by `refine-batch` with `lanes='work-pool'`."""
+
+    run: str = Field(description="Run folder, local or s3://, as this lane's machine reaches it.")
+    order: str = Field(description="The work order in the run folder; it carries the run's settings.")
+    shards: tuple[int, ...] = Field(min_length=1, description="Shards of the order that this lane refines.")
+    worker: WorkerSettings | None = Field(None, description="How this lane's node runs; default as the run says.")
+
+
 def pixel_settings(settings: RefineSettings) -> dict[str, Any]:
     """The settings that enter the run fingerprint (watchdog, device placement and registry paths do not)."""
     values = settings.model_dump(mode="json")

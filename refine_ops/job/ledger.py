@@ -117,15 +117,15 @@ def read_ledger(folder: str, columns: list[str] | None = None) -> pa.Table:
     A part that cannot be read is left out with a warning: its items count as not done and will be redone.
     """
     wanted = None if columns is None else list(dict.fromkeys(["item_id", "finished_at", *columns]))
-    parts = list(_read_parts(folder, wanted).values())
+    parts = list(read_parts(list(storage.list_files(folder, ".parquet")), wanted).values())
     if not parts:
         fields = OUTCOME_SCHEMA if wanted is None else pa.schema([OUTCOME_SCHEMA.field(name) for name in wanted])
         return fields.empty_table()
     return latest(pa.concat_tables(parts))
 
 
-def _read_parts(folder: str, columns: list[str] | None) -> dict[str, pa.Table]:
-    uris = list(storage.list_files(folder, ".parquet"))
+def read_parts(uris: list[str], columns: list[str] | None) -> dict[str, pa.Table]:
+    """Ledger parts by URI; unreadable ones are left out with a warning."""
     with ThreadPoolExecutor(8) as pool:
         tables = pool.map(lambda uri: _read_part(uri, columns), uris)
         return {uri: table for uri, table in zip(uris, tables, strict=True) if table is not None}
@@ -151,7 +151,7 @@ def latest(table: pa.Table) -> pa.Table:
 
 def compact(folder: str) -> None:
     """Rewrite all parts as one, then remove them; safe to kill anywhere, as a repeated outcome changes nothing."""
-    parts = _read_parts(folder, None)
+    parts = read_parts(list(storage.list_files(folder, ".parquet")), None)
     if len(parts) < 2:
         return
     write_part(folder, latest(pa.concat_tables(parts.values())), "compact")

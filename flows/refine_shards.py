@@ -1,0 +1,36 @@
+"""The flow `refine-shards`: one lane of a run on many machines. Started by `refine-batch`, not by people."""
+
+from prefect import flow, get_run_logger
+
+from flows.refine_batch import open_folder, processes_for
+from refine_ops.config import RefineShardsConfig
+from refine_ops.errors import JobError
+from refine_ops.job.folder import reopen_run
+from refine_ops.job.launch import Node
+from refine_ops.job.order import read_order, remaining_of
+
+
+@flow(name="refine-shards")
+def refine_shards(config: RefineShardsConfig) -> int:
+    """Refine what is unfinished of these shards, on this node; returns how many items now have an outcome.
+
+    Raises:
+        JobError: no such run or order, or this machine's packages and weights would make other pixels than the run's.
+    """
+    run, _ = reopen_run(config.run)
+    order = read_order(config.order, run)
+    settings = order.config.model_copy(update={"out": run.uri, "worker": config.worker or order.config.worker})
+    folder = open_folder(settings)
+    if folder.fingerprint != run.fingerprint:
+        raise JobError(f"{run.uri} changed its fingerprint while this lane started; run refine-batch again")
+    todo = remaining_of(order, folder, config.shards)
+    logger = get_run_logger()
+    logger.info("%d items to do in %d shards, %d finished", len(todo.positions), len(config.shards), todo.done)
+    if not len(todo.positions):
+        return todo.done + todo.dead
+    verdict = Node(folder, settings, processes_for(settings)).run(todo)
+    logger.info(
+        "%d refined, %d dead, %d rank deaths, %.1f s",
+        *(verdict.progress.done, verdict.progress.dead, verdict.deaths, verdict.elapsed_s),
+    )
+    return todo.done + todo.dead + len(todo.positions)
