@@ -4,7 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from refine_ops.config import FocusSettings, ImageLimits, ModelSettings, PasteSettings, Settings
+from refine_ops.config import FocusSettings, ImageLimits, ModelSettings, PasteSettings, RefineSettings, Settings
+from refine_ops.eval.config import MetricSettings
 
 
 class LoraSettings(Settings):
@@ -88,14 +89,18 @@ class RunSettings(Settings):
 
 
 class GateSettings(Settings):
-    """When a new adapter replaces the incumbent."""
+    """When a new adapter replaces the incumbent: both refine the same held-out cases, compared in pairs."""
 
-    metric: str = Field("region_lpips", description="Primary metric of refine-eval.")
+    cases: str = Field("mini", description="Folder of a case set (refine-eval build), or 'mini': RefineEval-mini.")
+    limit: int | None = Field(None, ge=1, description="Only the first N cases.")
+    metric: str = Field("psnr_mask", description="Primary metric of refine-eval.")
     delta: float = Field(0.0, ge=0, description="Promote if the 95 % lower bound of the metric's gain is above -delta.")
-    drift_metric: str = Field("raw_de00", description="Raw drift of the known pixels, lower is better.")
-    drift_delta: float = Field(0.25, ge=0, description="The same for the raw drift, in its own units.")
+    de00_delta: float = Field(0.25, ge=0, description="The same for the raw tone shift of known pixels, CIEDE2000.")
+    shift_delta: float = Field(0.1, ge=0, description="The same for the raw displacement of known pixels, native px.")
     min_cases: int = Field(12, ge=2, description="Fewer cases than this never promote.")
     power: float = Field(0.8, gt=0, lt=1, description="Of the statement how many cases a decision takes.")
+    refine: RefineSettings = Field(RefineSettings(), description="How held-out cases are refined; model is the run's.")
+    metrics: MetricSettings = MetricSettings()
 
 
 class TrainLoraConfig(Settings):
@@ -120,6 +125,8 @@ class TrainLoraConfig(Settings):
     crop: CropSettings = CropSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     run: RunSettings = RunSettings()
+    registry: str | None = Field(None, description="Adapter registry, local or s3://; None: nothing is promoted.")
+    label: str = Field("adapter", description="Prefix of the version's name in the registry.")
     gate: GateSettings = GateSettings()
     limits: ImageLimits = ImageLimits()
     seed: int = Field(0, ge=0, lt=1 << 62)
