@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from refine_ops.eval.metrics import CaseBatch, Metric, Scores, to_tensor
-from refine_ops.eval.ssim import WINDOW, ssim_map, whole_windows
+from refine_ops.eval.ssim import WINDOW, change_map, whole_windows
 
 MSE_BG = Metric("mse_bg", 1, "MSE_bg", "lower", "background", "MSE to the input outside the box, pixels in [0, 1]")
 SSIM_BG = Metric(
@@ -31,6 +31,8 @@ class BackgroundMeter:
 
     device: torch.device
     metrics: tuple[Metric, ...] = (MSE_BG, SSIM_BG, CHANGED_PX, MAX_DIFF, SSIM_STRICT, SEAM)
+    source: str = "refine-ops"
+    repeatable: bool = True
     missing: str = ""
 
     def measure(self, batch: CaseBatch) -> Mapping[str, Scores]:
@@ -55,8 +57,8 @@ class BackgroundMeter:
         if min(batch.outputs.shape[1:3]) < WINDOW:
             return np.full(len(batch), np.nan), np.full(len(batch), np.nan)
         before = to_tensor(batch.inputs, self.device, torch.float64)
-        paper = ssim_map(to_tensor(batch.with_input_foreground(batch.outputs), self.device, torch.float64), before)
-        strict = ssim_map(to_tensor(batch.outputs, self.device, torch.float64), before)
+        paper = change_map(to_tensor(batch.with_input_foreground(batch.outputs), self.device, torch.float64), before)
+        strict = change_map(to_tensor(batch.outputs, self.device, torch.float64), before)
         whole = whole_windows(torch.from_numpy(~batch.allowed).to(self.device))
         counted = whole.sum((1, 2))
         total = torch.where(whole, strict, 0.0).sum((1, 2))

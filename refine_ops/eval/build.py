@@ -9,7 +9,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 
 from refine_ops import storage
@@ -49,8 +48,7 @@ def build_cases(config: BuildCasesConfig) -> CaseSet:
         folder = storage.resolve(config.annotations)
     out = storage.resolve(config.out)
     overrides = _read_overrides(config.overrides)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    degraders = open_degraders(config.degraders, device)
+    degraders = open_degraders(config.degraders)
     rows: list[EvalInput] = []
     dropped: dict[str, str] = {}
     for annotation in read_annotations(folder):

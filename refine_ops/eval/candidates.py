@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import torch
 
 from refine_ops.data.config import DiffusersInpainting
 from refine_ops.data.degrade import degrade
@@ -58,13 +57,13 @@ class FamilyDegrader:
         return Degraded(pixels, tuple({"degradation": n, "strength": s} for n, s in steps), (self.family,))
 
 
-def open_degraders(settings: Sequence[DiffusersInpainting], device: torch.device) -> dict[str, Degrader]:
+def open_degraders(settings: Sequence[DiffusersInpainting]) -> dict[str, Degrader]:
     """By name: inpainting pipelines, or the three model-free families where none is given."""
     if not settings:
         return {family: FamilyDegrader(family) for family in FAMILIES}
     from refine_ops.data.inpaint import DiffusersDegrader
 
-    opened = [DiffusersDegrader(s, device) for s in settings]
+    opened = [DiffusersDegrader(s) for s in settings]
     if len({d.family for d in opened}) < len(opened):
         raise JobError(f"two degraders are both called {[d.family for d in opened]}; name different checkpoints")
     return {d.family: d for d in opened}

@@ -27,6 +27,8 @@ class FeatureMeter:
     processor: Any
     embed: Callable[[torch.Tensor], torch.Tensor]
     device: torch.device
+    source: str
+    repeatable: bool = True
     missing: str = ""
 
     @property
@@ -68,4 +70,4 @@ def _load(metric: Metric, source: str, allow_hub: bool, device: torch.device) ->
         image: torch.Tensor = found if isinstance(found, torch.Tensor) else found.pooler_output
         return image
 
-    return FeatureMeter(metric, processor, embed, device)
+    return FeatureMeter(metric, processor, embed, device, source)

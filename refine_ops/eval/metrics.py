@@ -87,6 +87,14 @@ class Meter(Protocol):
     def metrics(self) -> tuple[Metric, ...]: ...
 
     @property
+    def source(self) -> str:
+        """Model, package and version that the scores come from; scores of two sources never stand for each other."""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether NaN is final; if not, the next run tries again (an endpoint that did not answer)."""
+
+    @property
     def missing(self) -> str:
         """Why nothing can be measured (weights absent, package absent, no endpoint); empty when all is there."""
 
@@ -100,6 +108,8 @@ class MissingMeter:
 
     metrics: tuple[Metric, ...]
     missing: str
+    source: str = ""
+    repeatable: bool = False
 
     def measure(self, batch: CaseBatch) -> Mapping[str, Scores]:
         return {m.name: np.full(len(batch), np.nan) for m in self.metrics}

@@ -5,7 +5,7 @@ crops, which gives values of the published size. LPIPS takes the `lpips` package
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,6 +35,8 @@ class LpipsAlexMeter:
     network: torch.nn.Module
     device: torch.device
     metrics: tuple[Metric, ...] = (LPIPS_ALEX, LPIPS_BG)
+    source: str = "lpips 0.1 alexnet"
+    repeatable: bool = True
     missing: str = ""
 
     @torch.inference_mode()
@@ -52,6 +54,8 @@ class VggMeter:
     network: torch.nn.Module
     device: torch.device
     metrics: tuple[Metric, ...] = (LPIPS_VGG, VGG)
+    source: str = "lpips 0.1 vgg16"
+    repeatable: bool = True
     missing: str = ""
 
     @torch.inference_mode()
@@ -59,17 +63,20 @@ class VggMeter:
         ours, truth = batch.crop(batch.outputs), batch.crop(batch.target)
         if min(ours.shape[1:3]) < MIN_SIDE_PX:
             return {"lpips_vgg": np.full(len(batch), np.nan), "vgg": np.full(len(batch), np.nan)}
-        features = self._relu5_3(ours) - self._relu5_3(truth)
+        network: Any = self.network
+        pairs = list(zip(self._layers(ours), self._layers(truth), strict=True))
+        weighed = [lin(_difference(a, b)).mean((1, 2, 3)) for lin, (a, b) in zip(network.lins, pairs, strict=True)]
+        last = pairs[-1][0] - pairs[-1][1]
         return {
-            "lpips_vgg": _distance(self, ours, truth),
-            "vgg": (features**2).mean((1, 2, 3)).double().cpu().numpy(),
+            "lpips_vgg": torch.stack(weighed).sum(0).double().cpu().numpy(),
+            "vgg": (last**2).mean((1, 2, 3)).double().cpu().numpy(),
         }
 
-    def _relu5_3(self, images: np.ndarray) -> torch.Tensor:
+    def _layers(self, images: np.ndarray) -> Sequence[torch.Tensor]:
+        """relu1_2 to relu5_3 of the ImageNet-normalised images: LPIPS and the VGG distance share one pass."""
         network: Any = self.network
-        normalised = network.scaling_layer(to_tensor(images, self.device) * 2 - 1)
-        features: torch.Tensor = network.net(normalised).relu5_3
-        return features
+        layers: Sequence[torch.Tensor] = network.net(network.scaling_layer(to_tensor(images, self.device) * 2 - 1))
+        return layers
 
 
 def perceptual_meters(folder: str | None, allow_hub: bool, device: torch.device) -> list[Meter]:
@@ -110,7 +117,15 @@ def lpips_network(trunk: Trunk, folder: str | None, allow_hub: bool, device: tor
     return module
 
 
-def _distance(meter: LpipsAlexMeter | VggMeter, a: np.ndarray, b: np.ndarray) -> Scores:
+def _difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Squared difference of channel-normalised features, as LPIPS defines it."""
+    import lpips
+
+    squared: torch.Tensor = (lpips.normalize_tensor(a) - lpips.normalize_tensor(b)) ** 2
+    return squared
+
+
+def _distance(meter: LpipsAlexMeter, a: np.ndarray, b: np.ndarray) -> Scores:
     if min(a.shape[1:3]) < MIN_SIDE_PX:
         return np.full(len(a), np.nan)
     first, second = to_tensor(a, meter.device), to_tensor(b, meter.device)

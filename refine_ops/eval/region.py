@@ -24,6 +24,8 @@ class RegionMeter:
 
     device: torch.device
     metrics: tuple[Metric, ...] = (MSE, PSNR, SSIM, MASK_PSNR)
+    source: str = "refine-ops"
+    repeatable: bool = True
     missing: str = ""
 
     def measure(self, batch: CaseBatch) -> Mapping[str, Scores]:

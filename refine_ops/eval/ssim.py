@@ -27,6 +27,22 @@ def ssim_map(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return similarity.mean(1)
 
 
+def change_map(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """`ssim_map` where most of the image is equal: exactly 1 in equal windows, computed around the changes alone."""
+    n, _, h, w = a.shape
+    similarity = torch.ones((n, h - 2 * RADIUS, w - 2 * RADIUS), dtype=a.dtype, device=a.device)
+    changed = (a != b).any(1).any(0)
+    if not changed.any():
+        return similarity
+    rows, columns = changed.any(1).nonzero().flatten(), changed.any(0).nonzero().flatten()
+    y0, x0 = (max(0, int(at[0]) - 2 * RADIUS) for at in (rows, columns))
+    y1, x1 = min(h, int(rows[-1]) + WINDOW), min(w, int(columns[-1]) + WINDOW)
+    y0, x0 = min(y0, y1 - WINDOW), min(x0, x1 - WINDOW)
+    part = ssim_map(a[:, :, y0:y1, x0:x1], b[:, :, y0:y1, x0:x1])
+    similarity[:, y0 : y1 - 2 * RADIUS, x0 : x1 - 2 * RADIUS] = part
+    return similarity
+
+
 def whole_windows(inside: torch.Tensor) -> torch.Tensor:
     """Which windows of `ssim_map` lie wholly in `inside (n, h, w)` bool: bool `(n, h - 10, w - 10)`."""
     outside = (~inside).to(torch.float32)[:, None]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, stdtrit
+from scipy.special import stdtrit
 
 from refine_ops.errors import JobError
 
@@ -71,7 +71,7 @@ def mean_interval(means: F64, *, confidence: float = 0.95, resamples: int = 4000
     """Bootstrap-t interval of the mean of `means (..., cases)`: `(low, high)`, each `(...)`.
 
     Where resamples without any spread are frequent enough to reach the quantiles (few cases, or nearly all values
-    equal), the t quotient is undefined and the percentile interval is used, its level expanded as a t quantile asks.
+    equal), the bootstrap's quotient is undefined there and Student's t interval is used.
     """
     n = means.shape[-1]
     _check_cases(n)
@@ -86,12 +86,9 @@ def mean_interval(means: F64, *, confidence: float = 0.95, resamples: int = 4000
         t = np.where(flat, 0.0, drawn / np.where(flat, 1.0, error))
     t_low, t_high = np.quantile(t, (tail, 1 - tail), axis=-1)
     own_error = _standard_error(means)
-    expanded = float(ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, 1 - tail)))
-    p_low, p_high = np.quantile(drawn, (expanded, 1 - expanded), axis=-1)
-    percentile = flat.mean(-1) > tail / 10
-    low = np.where(percentile, p_low, -t_high * own_error)
-    high = np.where(percentile, p_high, -t_low * own_error)
-    return centre + low, centre + high
+    student, undefined = float(stdtrit(n - 1, 1 - tail)), flat.mean(-1) > tail / 10
+    t_low, t_high = np.where(undefined, -student, t_low), np.where(undefined, student, t_high)
+    return centre - t_high * own_error, centre - t_low * own_error
 
 
 def sign_flip_p(means: F64, *, flips: int = 9999, seed: int = 0) -> F64:

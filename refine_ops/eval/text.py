@@ -22,6 +22,8 @@ class TextMeter:
 
     engine: Any
     metrics: tuple[Metric, ...] = (TEXT,)
+    source: str = "rapidocr"
+    repeatable: bool = True
     missing: str = ""
 
     def measure(self, batch: CaseBatch) -> Mapping[str, Scores]:

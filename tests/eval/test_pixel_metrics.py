@@ -13,7 +13,7 @@ from skimage import metrics as reference
 from refine_ops.eval.background import BackgroundMeter, seam_energy
 from refine_ops.eval.metrics import to_tensor
 from refine_ops.eval.region import RegionMeter
-from refine_ops.eval.ssim import ssim_map, whole_windows
+from refine_ops.eval.ssim import change_map, ssim_map, whole_windows
 
 CPU = torch.device("cpu")
 BACKGROUND, REGION = BackgroundMeter(CPU), RegionMeter(CPU)
@@ -89,6 +89,17 @@ def test_windows_that_touch_the_allowed_change_do_not_count() -> None:
     assert whole.shape == (5, 5)
     assert not whole[0, 0]
     assert whole.sum() == 24
+
+
+@given(spots=st.lists(st.tuples(st.integers(0, 29), st.integers(0, 39)), max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_the_shortcut_around_changes_equals_the_full_map(spots) -> None:
+    a = torch.from_numpy(np.random.default_rng(5).random((2, 3, 30, 40)))
+    b = a.clone()
+    for y, x in spots:
+        b[0, :, y, x] += 0.5
+    assert torch.equal(change_map(a, a), torch.ones(2, 20, 30, dtype=torch.float64))
+    assert torch.allclose(change_map(a, b), ssim_map(a, b), atol=1e-12)
 
 
 def test_similarity_needs_no_second_opinion_on_flat_and_inverted_images() -> None:

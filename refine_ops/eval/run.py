@@ -1,0 +1,129 @@
+"""One evaluation: open the cases, run and measure every method, write results, tables and gallery."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from refine_ops import storage
+from refine_ops.errors import JobError
+from refine_ops.eval.background import BackgroundMeter
+from refine_ops.eval.build import build_cases
+from refine_ops.eval.cases import CaseSet, load_cases
+from refine_ops.eval.config import BuildCasesConfig, ControlMethod, RefineEvalConfig, RefinerMethod
+from refine_ops.eval.features import feature_meters
+from refine_ops.eval.gallery import write_gallery
+from refine_ops.eval.judge import open_judge
+from refine_ops.eval.measure import MethodRun, measure_case
+from refine_ops.eval.methods import open_method
+from refine_ops.eval.metrics import Meter
+from refine_ops.eval.perceptual import perceptual_meters
+from refine_ops.eval.region import RegionMeter
+from refine_ops.eval.render import as_html, as_markdown
+from refine_ops.eval.results import Results, Score, save_results
+from refine_ops.eval.tables import Table, all_tables
+from refine_ops.eval.text import text_meter
+
+logger = logging.getLogger(__name__)
+Progress = Callable[[int, int, str], None]
+"""Called with (cases done, cases in all, method) after every case of every method."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluation gave; files are under `uri`."""
+
+    uri: str
+    results: Results
+    tables: tuple[Table, ...]
+
+    @property
+    def markdown(self) -> str:
+        return as_markdown(self.tables)
+
+
+def evaluate(config: RefineEvalConfig, progress: Progress | None = None) -> Evaluation:
+    """Evaluate all methods on all cases; what a previous run left at `config.out` is not computed again.
+
+    Writes results.parquet, tables.md, tables.html, gallery/ and config.json at `config.out`.
+
+    Raises:
+        JobError: no case set, a model that cannot be opened, an endpoint that stays down.
+    """
+    out = storage.resolve(config.out)
+    cases = open_cases(config)
+    by_case = {
+        case_id: items for case_id, items in cases.by_case().items() if config.setting in ("both", items[0].setting)
+    }
+    chosen = list(by_case)[: config.limit]
+    if not chosen:
+        raise JobError(f"case set {cases.uri} has no case of setting {config.setting!r}")
+    device = pick_device(config)
+    meters = open_meters(config, device)
+    scores: list[Score] = []
+    runs: list[MethodRun] = []
+    for method_config in config.methods:
+        method = open_method(method_config, device, config.limits)
+        ablation = isinstance(method_config, RefinerMethod) and method_config.ablation
+        run = MethodRun(method_config.name, method.digest, ablation, out)
+        runs.append(run)
+        for done, case_id in enumerate(chosen, 1):
+            scores += measure_case(run, method, meters, cases, by_case[case_id], config.limits)
+            logger.info("%s: case %d of %d (%s)", run.name, done, len(chosen), case_id)
+            if progress is not None:
+                progress(done, len(chosen), run.name)
+    results = Results(tuple(scores), cases.digest)
+    save_results(out, results)
+    metrics = [m for meter in meters for m in meter.metrics]
+    tables = all_tables(
+        results, metrics, compared=_compared(config), confidence=config.confidence, resamples=config.resamples
+    )
+    storage.write(storage.join(out, "tables.md"), as_markdown(tables).encode())
+    storage.write(storage.join(out, "tables.html"), as_html(tables).encode())
+    storage.write(storage.join(out, "config.json"), config.model_dump_json(indent=1).encode())
+    inputs = [i for case_id in chosen for i in by_case[case_id]]
+    write_gallery(out, cases, inputs, runs, results, metrics, config)
+    return Evaluation(out, results, tuple(tables))
+
+
+def _compared(config: RefineEvalConfig) -> set[str]:
+    """Methods worth a test: not the controls, whose rank is known, but the untouched input, which is to be beaten."""
+    return {m.name for m in config.methods if not isinstance(m, ControlMethod) or m.control == "identity"}
+
+
+def open_cases(config: RefineEvalConfig) -> CaseSet:
+    """The case set; RefineEval-mini is built under OUT/cases the first time."""
+    if config.cases != "mini":
+        return load_cases(storage.resolve(config.cases))
+    folder = storage.join(storage.resolve(config.out), "cases")
+    if not storage.exists(storage.join(folder, "cases.parquet")):
+        logger.info("building RefineEval-mini at %s", folder)
+        build_cases(BuildCasesConfig(out=folder))
+    return load_cases(folder)
+
+
+def open_meters(config: RefineEvalConfig, device: torch.device) -> list[Meter]:
+    """All metrics that were asked for; those without weights are there as missing."""
+    settings = config.metrics
+    meters: list[Meter] = [
+        RegionMeter(device),
+        *perceptual_meters(settings.weights, settings.allow_hub, device),
+        *feature_meters(settings.dino, settings.clip, settings.allow_hub, device),
+        BackgroundMeter(device),
+    ]
+    if settings.text:
+        meters.append(text_meter())
+    if config.judge is not None:
+        meters.append(open_judge(config.judge))
+    return meters
+
+
+def pick_device(config: RefineEvalConfig) -> torch.device:
+    """The device of metrics and methods."""
+    wanted = config.metrics.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise JobError("metrics.device is 'cuda' but no CUDA device is there; use 'auto' or 'cpu'")
+    return torch.device(wanted)
