@@ -21,25 +21,26 @@ _COLUMNS = ("reference", "input", "region", "target")
 
 
 def contact_sheet(out: str, rows: Sequence[dict[str, Any]]) -> bytes:
-    """A PNG with one line per sample row (`schema.SAMPLES`); rows without a reference leave that cell blank."""
-    lines = [_line(out, row) for row in rows]
-    width = len(_COLUMNS) * (_CELL_PX + _GAP_PX) + _GAP_PX
+    """A PNG with one line per sample row (`schema.SAMPLES`); the reference's column only where some row has one."""
+    columns = _COLUMNS if any(row["reference"] for row in rows) else _COLUMNS[1:]
+    lines = [_line(out, row, columns) for row in rows]
+    width = len(columns) * (_CELL_PX + _GAP_PX) + _GAP_PX
     head = np.full((_CAPTION_PX + _GAP_PX, width, 3), _PAPER, np.uint8)
-    for i, name in enumerate(_COLUMNS):
+    for i, name in enumerate(columns):
         _write(head, name, _GAP_PX + i * (_CELL_PX + _GAP_PX), _CAPTION_PX)
     return encode_png(np.concatenate([head, *lines]))
 
 
-def _line(out: str, row: dict[str, Any]) -> U8Image:
+def _line(out: str, row: dict[str, Any], columns: Sequence[str]) -> U8Image:
     input_, target = (_read(out, row[name]) for name in ("input", "target"))
     mask = _read(out, row["mask"])[:, :, 0] > 0
     view = _focus(row["object_box"], mask)
     reference = None if row["reference"] is None else _read(out, row["reference"])
-    cells = [reference, input_[view], _marked(input_, mask)[view], target[view]]
-    width = len(cells) * (_CELL_PX + _GAP_PX) + _GAP_PX
+    cells = dict(zip(_COLUMNS, (reference, input_[view], _marked(input_, mask)[view], target[view]), strict=True))
+    width = len(columns) * (_CELL_PX + _GAP_PX) + _GAP_PX
     line = np.full((_CELL_PX + _CAPTION_PX + _GAP_PX, width, 3), _PAPER, np.uint8)
-    for i, cell in enumerate(cells):
-        if cell is not None:
+    for i, name in enumerate(columns):
+        if (cell := cells[name]) is not None:
             fitted = _fit(cell)
             x = _GAP_PX + i * (_CELL_PX + _GAP_PX)
             line[: fitted.shape[0], x : x + fitted.shape[1]] = fitted

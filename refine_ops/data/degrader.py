@@ -12,6 +12,9 @@ from refine_ops.data.degrade import ALL_EQUAL, DAMAGES, degrade
 from refine_ops.errors import JobError
 from refine_ops.records import Mask, U8Image
 
+_SCALE_PX = 256
+"""The crop's longer side that `refine_ops.data.degrade` is tuned for, roughly."""
+
 
 @dataclass(frozen=True, slots=True)
 class Degraded:
@@ -50,7 +53,18 @@ class ModelFreeDegrader:
         return f"model-free (opencv {cv2.__version__})"
 
     def degrade(self, crop: U8Image, mask: Mask, description: str, rng: np.random.Generator) -> Degraded:
+        """Damage the crop, a large one at a random scale: the damages' few pixels suit crops of about `_SCALE_PX`.
+
+        The scale is log-uniform from 1 to the one that brings the crop to `_SCALE_PX`, so large regions lose fine and
+        coarse structure alike.
+        """
+        coarsest = max(1.0, max(mask.shape) / _SCALE_PX)
+        scale = float(coarsest ** rng.random())
+        size = max(1, round(mask.shape[1] / scale)), max(1, round(mask.shape[0] / scale))
+        small = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
+        marked = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
         strength = self._settings.least_strength, self._settings.most_strength
-        pixels, applied = degrade(crop, mask, rng, self._mix, strength, (1, self._settings.most_steps))
-        steps = tuple({"degradation": name, "strength": power} for name, power in applied)
+        damaged, applied = degrade(small, marked, rng, self._mix, strength, (1, self._settings.most_steps))
+        pixels = np.asarray(cv2.resize(damaged, mask.shape[::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
+        steps = tuple({"degradation": name, "strength": power, "scale": round(scale, 4)} for name, power in applied)
         return Degraded(pixels, steps, tuple(name for name, _ in applied))

@@ -48,9 +48,9 @@ class DinoGrounder:
         boxes = [_whole_pixels(box, image) for box in found["boxes"].tolist()]
         labels, scores = found["text_labels"], found["scores"].tolist()
         grounded = [
-            Grounded(box, label if len(phrases) > 1 and label else phrases[0], score)
+            Grounded(box, phrase, score)
             for box, label, score in zip(boxes, labels, scores, strict=True)
-            if box is not None
+            if box is not None and (phrase := _named(label, phrases)) is not None
         ]
         if not grounded:
             raise ItemError("ground.no_object", f"{self.name}: none of {phrases} above {self._settings.threshold}")
@@ -69,6 +69,14 @@ class DinoGrounder:
             text_threshold=self._settings.text_threshold,
             target_sizes=[image.shape[:2]],
         )[0]
+
+
+def _named(label: str, phrases: tuple[str, ...]) -> str | None:
+    """The phrase a detection is about; the detector may merge several into one label, which then names none."""
+    if len(phrases) == 1:
+        return phrases[0]
+    named = [p for p in phrases if p.lower() in label.lower()]
+    return named[0] if len(named) == 1 else None
 
 
 def _whole_pixels(box: list[float], image: U8Image) -> Box | None:

@@ -19,6 +19,7 @@ from refine_ops.data.scribble import dilated
 from refine_ops.data.segment import Segmented, accept
 from refine_ops.data.stages import Stages
 from refine_ops.data.validate import validate
+from refine_ops.errors import ItemError
 from refine_ops.image.region import tight_box
 from refine_ops.records import Box, Mask, U8Image
 
@@ -35,7 +36,7 @@ class PhotoMaker:
 
     def __init__(self, source: ManifestSource, stages: Stages, limits: ImageLimits) -> None:
         self._source, self._stages, self._limits = source, stages, limits
-        self._latest: tuple[tuple[str, Box], Segmented] | None = None
+        self._latest: tuple[tuple[str, Box], Segmented | ItemError] | None = None
 
     @property
     def usage(self) -> Usage:
@@ -88,12 +89,18 @@ class PhotoMaker:
         )
 
     def _segment(self, sha256: str, target: U8Image, found: Grounded) -> Segmented:
-        """The object's mask; the samples of one object follow each other and share it."""
+        """The object's mask, or why there is none; the samples of one object follow each other and share it."""
         key = sha256, found.box
         if self._latest is None or self._latest[0] != key:
-            self._latest = key, self._stages.segmenter.segment(target, found.box, found.description)
-        accept(self._latest[1], found.box, self._source.segment_limits)
-        return self._latest[1]
+            try:
+                self._latest = key, self._stages.segmenter.segment(target, found.box, found.description)
+            except ItemError as e:
+                self._latest = key, e
+        segmented = self._latest[1]
+        if isinstance(segmented, ItemError):
+            raise segmented
+        accept(segmented, found.box, self._source.segment_limits)
+        return segmented
 
 
 def _confidences(found: Grounded, segmented: Segmented) -> dict[str, float]:

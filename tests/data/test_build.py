@@ -1,0 +1,237 @@
+"""Whole builds: sound samples, pure splits, the same bytes on any number of workers and after any kill."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from photos import (
+    ANNOTATIONS,
+    PHOTOS,
+    assert_pure_splits,
+    assert_sound,
+    content,
+    photo_config,
+    read_png,
+    rows_of,
+    write_manifest,
+)
+
+from refine_ops.data.build import build
+from refine_ops.data.config import BuildDatasetConfig, InstructSettings, ManifestSource, SyntheticSource
+from refine_ops.data.folder import open_folder
+from refine_ops.errors import JobError
+
+
+def run(config: BuildDatasetConfig) -> Path:
+    for _ in build(config, open_folder(config).todo):
+        pass
+    return Path(config.out)
+
+
+def drawn(out: Path, count: int = 60, **changes: object) -> BuildDatasetConfig:
+    source = SyntheticSource(count=count, size_px=96)
+    return BuildDatasetConfig(**({"out": str(out), "source": source, "samples_per_part": 8} | changes))
+
+
+def test_the_synthetic_source_gives_a_sound_set(tmp_path: Path) -> None:
+    out = run(drawn(tmp_path / "set", count=160))
+    samples, rejects = rows_of(out), rows_of(out, "rejects")
+    assert len(samples) + len(rejects) == 160
+    assert len(samples) > 140
+    for row in samples:
+        assert_sound(out, row)
+    assert_pure_splits(samples)
+    share = sum(r["setting"] == "reference" for r in samples) / len(samples)
+    assert abs(share - 2 / 3) < 0.12
+    assert {r["split"] for r in samples} == {"train", "validation"}
+
+
+def test_photos_with_boxes_grabcut_and_model_free_damage_give_a_sound_set(tmp_path: Path) -> None:
+    config = photo_config(tmp_path)
+    out = run(config)
+    samples, rejects = rows_of(out), rows_of(out, "rejects")
+    assert len(samples) + len(rejects) == 15
+    assert len(samples) >= 9, [(r["sample_id"], r["message"]) for r in rejects]
+    for row in samples:
+        assert_sound(out, row)
+        assert row["setting"] == "free"
+        assert row["licences"] == ["public domain"]
+        assert row["description"] in row["prompt"]
+    assert_pure_splits(samples)
+    assert {r["split"] for r in samples} == {"train", "validation"}
+    assert len({r["target"] for r in samples}) <= 4, "samples of one photo share its file"
+    assert all(r["stage"] and r["reason"] and r["message"] for r in rejects)
+
+
+@pytest.mark.parametrize("source", ["synthetic", "photos"])
+def test_the_number_of_workers_changes_no_byte(tmp_path: Path, source: str) -> None:
+    def config(name: str, workers: int, part: int) -> BuildDatasetConfig:
+        one = drawn(tmp_path / name, 40) if source == "synthetic" else photo_config(tmp_path, name, samples_per_row=2)
+        return one.model_copy(update={"workers": workers, "samples_per_part": part})
+
+    alone, many, coarse = (run(config(*c)) for c in (("alone", 1, 4), ("many", 3, 4), ("coarse", 2, 16)))
+    assert content(alone) == content(many)
+    assert rows_of(alone) == rows_of(coarse)
+
+
+def test_another_seed_is_another_set(tmp_path: Path) -> None:
+    one, other = (run(drawn(tmp_path / str(s), 8, seed=s)) for s in (1, 2))
+    assert not content(one).keys() & {k for k in content(other) if "target" in k}
+
+
+KILLED = """
+import sys
+from refine_ops.data.build import build
+from refine_ops.data.config import BuildDatasetConfig
+from refine_ops.data.folder import open_folder
+if __name__ == "__main__":
+    config = BuildDatasetConfig.model_validate_json(sys.argv[1])
+    for report in build(config, open_folder(config).todo):
+        print(report.part, flush=True)
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_random_moments_and_resumed_gives_the_same_set(tmp_path: Path, workers: int) -> None:
+    quiet = run(drawn(tmp_path / "quiet", 80, samples_per_part=4))
+    config = drawn(tmp_path / "killed", 80, samples_per_part=4, workers=workers)
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    rng, kills, sessions = random.Random(workers), 0, []
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, str(script), config.model_dump_json()], stdout=subprocess.PIPE, start_new_session=True
+        )
+        assert process.stdout is not None
+        if process.stdout.readline():
+            time.sleep(rng.uniform(0, 0.25))
+        sessions.append(process.pid)
+        kills += process.poll() is None
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    assert kills >= 2
+    done = {p.name for p in (Path(config.out) / "samples").glob("*.parquet")}
+    stamps = {p: (Path(config.out) / "samples" / p).stat().st_mtime_ns for p in done}
+    assert 0 < len(done) < 20
+    run(config)
+    assert content(Path(config.out)) == content(quiet)
+    assert all((Path(config.out) / "samples" / p).stat().st_mtime_ns == t for p, t in stamps.items()), "redone"
+    for session in sessions:
+        assert not _alive(session), "a worker outlived its parent"
+
+
+def _alive(session: int) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(session, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_a_finished_set_has_nothing_to_do_and_another_configuration_is_refused(tmp_path: Path) -> None:
+    config = drawn(tmp_path / "set", 10)
+    run(config)
+    assert open_folder(config.model_copy(update={"workers": 4})).todo == {}
+    with pytest.raises(JobError, match="another configuration"):
+        open_folder(config.model_copy(update={"seed": 9}))
+
+
+def test_excluded_families_are_nowhere_and_unknown_names_are_refused(tmp_path: Path) -> None:
+    held_out = ("text", "barcode", "local_warp", "inpainting")
+    out = run(drawn(tmp_path / "set", 60, exclude=held_out))
+    assert not {f for row in rows_of(out) for f in row["families"]} & set(held_out)
+    with pytest.raises(JobError, match="no family is called txet"):
+        open_folder(drawn(tmp_path / "other", 10, exclude=("txet",)))
+    rows = tuple({**r, "families": r["image"].split(".")[0]} for r in ANNOTATIONS)
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+    config = photo_config(tmp_path, "photos", samples_per_row=2)
+    config = config.model_copy(update={"exclude": ("coffee", "astronaut", "noise", "ghosting")})
+    families = {f for row in rows_of(run(config)) for f in row["families"]}
+    assert {"chelsea", "rocket"} <= families
+    assert not families & {"coffee", "astronaut", "noise", "ghosting"}
+
+
+def test_bad_rows_are_rejected_by_name_and_the_rest_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
+    rows = (
+        {"image": "rocket.jpg", "box": [300, 115, 345, 420], "description": "the rocket"},
+        {"image": "missing.jpg", "box": [1, 1, 50, 50], "description": "nothing"},
+        {"image": str(tmp_path / "broken.jpg"), "box": [1, 1, 50, 50], "description": "nothing"},
+        {"image": "rocket.jpg", "box": [600, 100, 700, 200], "description": "outside"},
+        {"image": "rocket.jpg", "description": "no box"},
+        {"image": "rocket.jpg", "box": [300, 115, 345, 420]},
+        {"image": "rocket.jpg", "box": [300, 115, 305, 120], "description": "a speck"},
+    )
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+    out = run(photo_config(tmp_path, samples_per_row=1))
+    rejected = {r["source_id"]: (r["stage"], r["reason"]) for r in rows_of(out, "rejects")}
+    assert {r["source_id"] for r in rows_of(out)} == {"row-000000"}
+    assert rejected["row-000001"] == ("read", "file.missing")
+    assert rejected["row-000002"][1].startswith("image.")
+    assert [rejected[f"row-00000{i}"][1] for i in (3, 4, 5, 6)] == [
+        "ground.invalid_box", "ground.no_box", "ground.no_description", "ground.no_usable_box",
+    ]  # fmt: skip
+
+
+def test_a_source_that_changes_after_planning_is_noticed(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.jpg"
+    rows = ({**ANNOTATIONS[4], "image": str(photo)},)
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+    photo.write_bytes((PHOTOS / "rocket.jpg").read_bytes())
+    config = photo_config(tmp_path, samples_per_row=1)
+    found = open_folder(config)
+    photo.write_bytes((PHOTOS / "coffee.jpg").read_bytes())
+    for _ in build(config, found.todo):
+        pass
+    assert [r["reason"] for r in rows_of(Path(config.out), "rejects")] == ["source.changed"]
+
+
+def test_pairs_keep_their_reference_whole_or_cropped(tmp_path: Path) -> None:
+    reference = {"reference": str(PHOTOS / "rocket.jpg"), "reference_box": [300, 115, 345, 420]}
+    rows = ({**ANNOTATIONS[4], **reference},)
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+    for share, shape in ((0.0, (427, 640)), (1.0, (427 - 85, 45 + 2 * 4))):
+        config = photo_config(tmp_path, f"set{share}", instruct=InstructSettings(reference_crop=share))
+        out = run(config)
+        samples = rows_of(out)
+        assert samples
+        for row in samples:
+            assert row["setting"] == "reference"
+            assert read_png(out, row["reference"]).shape[:2] == shape
+
+
+def test_large_photos_shrink_only_when_asked(tmp_path: Path) -> None:
+    config = photo_config(tmp_path, samples_per_row=1, max_side_px=300)
+    assert isinstance(config.source, ManifestSource)
+    out = run(config)
+    samples = rows_of(out)
+    assert len(samples) >= 2
+    for row in samples:
+        assert max(row["width"], row["height"]) == 300
+        assert_sound(out, row)
+
+
+def test_a_damaged_image_on_disk_would_be_caught(tmp_path: Path) -> None:
+    """The checker of these tests is itself checked: it must see one changed background pixel."""
+    out = run(drawn(tmp_path / "set", 4))
+    row = rows_of(out)[0]
+    image = cv2.imread(str(out / row["input"]))
+    assert image is not None
+    mask = cv2.imread(str(out / row["mask"]), cv2.IMREAD_GRAYSCALE)
+    assert mask is not None
+    y, x = np.unravel_index(int(np.argmin(cv2.dilate(mask, np.ones((31, 31), np.uint8)))), mask.shape)
+    image[y, x, 0] ^= 1
+    cv2.imwrite(str(out / row["input"]), image)
+    with pytest.raises(AssertionError, match="background"):
+        assert_sound(out, row)
