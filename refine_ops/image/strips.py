@@ -44,9 +44,8 @@ def pack(rows: npt.NDArray[np.uint8], compression: int) -> bytes:
     out = BytesIO()
     Image.fromarray(rows).save(out, "TIFF", compression=_PILLOW_NAMES[compression], tiffinfo={_ROWS: len(rows)})
     with Image.open(out, formats=["TIFF"]) as image:
-        tags = dict(image.getexif())
-    (offset,), (size,) = tags[_OFFSETS], tags[_COUNTS]
-    return bytes(out.getvalue()[offset : offset + size])
+        offset, size = (int(np.ravel(image.getexif()[tag])[0]) for tag in (_OFFSETS, _COUNTS))
+    return out.getvalue()[offset : offset + size]
 
 
 def _byte_picture(strips: list[bytes], width: int, height: int, rows: int, compression: int) -> bytes:
@@ -68,5 +67,5 @@ def _byte_picture(strips: list[bytes], width: int, height: int, rows: int, compr
     ]
     listing = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     directory = struct.pack("<H", len(entries)) + listing + bytes(4)
-    tables = starts.tobytes() + sizes.tobytes()
+    tables: bytes = starts.tobytes() + sizes.tobytes()
     return b"II*\0" + struct.pack("<I", tables_at + len(tables)) + body + tables + directory

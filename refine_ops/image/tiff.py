@@ -176,9 +176,17 @@ def encode(data: bytes, name: str, before: Samples, after: Samples) -> bytes:
     return bytes(out)
 
 
-def judge(data: bytes, bits: int) -> Samples | None:
-    """Samples through a library's own TIFF reader: Pillow for 8 bits, OpenCV for 16; None where it cannot read them."""
-    if bits == 8:
+def judge(data: bytes, name: str) -> Samples | None:
+    """Samples through a library's own TIFF reader: Pillow for 8 bits, OpenCV for 16; None where it cannot read them.
+
+    Both turn TIFFs upright as they read, so they are shown a copy whose orientation tag says 1.
+    """
+    found = directory(data, name)
+    if _ORIENTATION in found.tags:
+        turned = bytearray(data)
+        struct.pack_into(f"{found.order}H", turned, found.tags[_ORIENTATION].at, 1)
+        data = bytes(turned)
+    if found.bits == 8:
         with Image.open(BytesIO(data), formats=["TIFF"]) as image:
             samples = np.asarray(image)
     else:

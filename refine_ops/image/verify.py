@@ -95,7 +95,7 @@ def _judge(source: Source, encoded: Encoded) -> tuple[Native, str]:
             native, judged = webp.decode(data, name, _ANY_SIZE), webp.judge(data)
         else:
             native = tiff.decode(data, name, _ANY_SIZE)
-            judged = tiff.judge(data, native.bits)
+            judged = tiff.judge(data, name)
     except (ItemError, OSError, cv2.error) as error:
         raise VerifyError("verify.unreadable", f"{source.name}: the encoded file cannot be read: {error}") from error
     if judged is None:

@@ -1,0 +1,57 @@
+"""The chain of one image with a patch of the test's own in the model's place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from refine_ops.config import ImageLimits, WriteSettings
+from refine_ops.image import focus, paste, read, verify, write
+from refine_ops.image.source import Source
+from refine_ops.records import Box, FocusCrop, Verification
+
+LIMITS = ImageLimits()
+
+
+@dataclass(frozen=True)
+class Refined:
+    source: Source
+    canvas: paste.Canvas
+    encoded: write.Encoded
+    proof: Verification
+
+
+def box_mask(source: Source, box: Box) -> np.ndarray:
+    mask = np.zeros((source.height, source.width), np.bool_)
+    mask[box[1] : box[3], box[0] : box[2]] = True
+    return mask
+
+
+def plan(mask: np.ndarray, margin_px: int = 12) -> FocusCrop:
+    return focus.plan_crop(mask, margin_px=margin_px, grid_px=8, pixels=64 * 64)
+
+
+def refine(
+    data: bytes,
+    boxes: Sequence[Box],
+    settings: WriteSettings | None = None,
+    *,
+    rng: np.random.Generator | None = None,
+    confine: bool = False,
+    policy: str = "full",
+) -> Refined:
+    """Every box is replaced by noise that never equals the source, then encoded and verified."""
+    settings = settings or WriteSettings()
+    rng = rng or np.random.default_rng(0)
+    source = read.decode(data, name="test", limits=LIMITS, matte=settings.matte)
+    canvas = paste.Canvas.from_source(source)
+    for box in boxes:
+        mask = box_mask(source, box)
+        crop = plan(mask)
+        within = focus.crop_of(paste.permitted(source, mask), crop.crop) if confine else None
+        blend = paste.blend_mask(focus.crop_of(mask, crop.crop), policy=policy, within=within)
+        width, height = crop.size
+        patch = np.clip(1 - focus.view(canvas.rgb, crop) / 255 + rng.normal(0, 0.1, (height, width, 3)), 0, 1)
+        canvas.paste(crop, focus.unview(patch.astype(np.float32), crop), blend)
+    encoded = write.encode(source, canvas, settings, confined=confine)
+    return Refined(source, canvas, encoded, verify.verify(source, encoded, allow_unchanged=confine))
