@@ -54,7 +54,7 @@ def test_a_delta_lets_an_equal_adapter_pass_where_the_cases_can_tell() -> None:
 
 def test_too_few_cases_are_refused_and_the_number_it_takes_is_enough() -> None:
     rng = np.random.default_rng(5)
-    decision = _decide(*_scores(rng, 10, gain=0.3, spread=1.0), delta=0.2)
+    decision = _decide(*_scores(rng, 10, gain=0.7, spread=1.5), delta=0.2)
     finding = decision.findings[0]
     assert decision.verdict == "refuse"
     assert finding.cases_needed is not None
