@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -25,12 +26,15 @@ SEAM = Metric(
 )  # fmt: skip
 
 
+METRICS: Final = (MSE_BG, SSIM_BG, CHANGED_PX, MAX_DIFF, SSIM_STRICT, SEAM)
+
+
 @dataclass(frozen=True, slots=True)
 class BackgroundMeter:
     """Background metrics against the input, and the seam against the ground truth."""
 
     device: torch.device
-    metrics: tuple[Metric, ...] = (MSE_BG, SSIM_BG, CHANGED_PX, MAX_DIFF, SSIM_STRICT, SEAM)
+    metrics: tuple[Metric, ...] = METRICS
     source: str = "refine-ops"
     repeatable: bool = True
     missing: str = ""
