@@ -1,0 +1,104 @@
+"""A rank with a trivial refiner, for tests of everything around the model; run by torch's elastic agent.
+
+The prompt says what the refiner does: `segfault`, `hang`, `raise`, anything else brightens the crop. The environment
+variable `REFINE_TEST_FAULT` kills the whole process tree at an exact moment: `after-output:N` right after the N-th
+output of this process is in place and before its outcome, `mid-part:N` while the N-th ledger part is half written.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from refine_ops import storage
+from refine_ops.config import ModelSettings
+from refine_ops.job import worker
+from refine_ops.records import Conditioning, Patch
+
+
+@dataclass(frozen=True, slots=True)
+class TrivialWork:
+    item: Conditioning
+
+    @property
+    def bucket(self) -> Hashable:
+        return self.item.image.shape[:2]
+
+
+class TrivialRefiner:
+    """Brightens by an amount drawn from the item's own seed, in batches of 4."""
+
+    grid_px = 8
+    focus_pixels = 64 * 64
+
+    def batch_size(self, size: tuple[int, int]) -> int:
+        return 4
+
+    def prepare(self, item: Conditioning) -> TrivialWork:
+        return TrivialWork(item)
+
+    def refine_prepared(self, batch: Sequence[TrivialWork]) -> list[Patch]:
+        time.sleep(float(os.environ.get("REFINE_TEST_SLEEP_S", "0")) * len(batch))
+        return [self._patch(work.item) for work in batch]
+
+    def _patch(self, item: Conditioning) -> Patch:
+        if item.prompt == "segfault":
+            ctypes.string_at(0)
+        if item.prompt == "hang":
+            time.sleep(3600)
+        if item.prompt == "raise":
+            raise RuntimeError("the model does not like this one")
+        amount = np.random.default_rng(item.seed).uniform(0.05, 0.2)
+        pixels = np.clip(item.image.astype(np.float32) / 255 + np.float32(amount), 0, 1)
+        return Patch(pixels, np.ones(item.mask.shape, bool), 4)
+
+
+def load(settings: ModelSettings, device: torch.device) -> TrivialRefiner:
+    return TrivialRefiner()
+
+
+def kill_tree() -> None:
+    """SIGKILL to the launcher, the agent and this process: the power goes."""
+    for pid in (int(os.environ["REFINE_OPS_PARENT_PID"]), os.getppid(), os.getpid()):
+        with contextlib.suppress(ProcessLookupError):  # the other rank was quicker
+            os.kill(pid, signal.SIGKILL)
+
+
+def inject() -> None:
+    """Log every published output, and die at the asked-for moment."""
+    kind, _, count = os.environ.get("REFINE_TEST_FAULT", "none:0").partition(":")
+    left = {kind: int(count or 0)}
+    log = os.environ["REFINE_TEST_PUBLISHED"]
+    write = storage.write
+
+    def faulty(uri: str, data: bytes, *, only_if_absent: bool = False) -> None:
+        output = "/outputs/" in uri
+        if kind == "mid-part" and "/outcomes/" in uri:
+            left[kind] -= 1
+            if left[kind] <= 0:
+                folder = os.path.dirname(uri)
+                os.makedirs(folder, exist_ok=True)
+                with open(os.path.join(folder, ".tmp-half"), "wb") as f:
+                    f.write(data[: len(data) // 2])
+                kill_tree()
+        write(uri, data, only_if_absent=only_if_absent)
+        if output:
+            with open(log, "a") as f:
+                f.write(f"{uri} {storage.sha256(data)}\n")
+        if kind == "after-output" and output:
+            left[kind] -= 1
+            if left[kind] <= 0:
+                kill_tree()
+
+    storage.write = faulty
+
+
+if __name__ == "__main__":
+    inject()
+    worker.main(load=load)
