@@ -85,26 +85,32 @@ class Trainer:
         watch = LossWatch(config.run.loss_limit, [r["loss"] for r in rows if "loss" in r and r["step"] <= start])
         log = MetricsLog(self._task.run / METRICS, start) if self._accelerator.is_main_process else None
         pace, batches = Pace(config.run.steps), self._batches(start)
-        signal.signal(signal.SIGTERM, self._terminate)
         if start == 0:
             self._validate(0, log)
-        for step in range(start, config.run.steps):
-            values = self._step(step, batches, watch)
-            done = step + 1
-            tokens = int(values.pop("tokens"))
-            values |= pace.step(done, config.run.batch_size, tokens)
-            self._record(log, done, values)
-            if done % config.run.validate_every == 0 or done == config.run.steps:
-                self._validate(done, log)
-            stop = self._any(self._terminated)
-            if done % config.run.checkpoint_every == 0 or done == config.run.steps or stop:
-                self._save(done)
-            if stop and done < config.run.steps:
-                raise Stopped(f"stopped after step {done} as asked; run the same command again to go on")
-        if log:
-            log.close()
+        before = signal.signal(signal.SIGTERM, self._terminate)
+        try:
+            for step in range(start, config.run.steps):
+                values = self._step(step, batches, watch)
+                values |= pace.step(step + 1, config.run.batch_size, int(values.pop("tokens")))
+                self._record(log, step + 1, values)
+                self._after(step + 1, log)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if log:
+                log.close()
         kept = self._average.values if self._average else self._parameters
         return {name: whole(tensor.detach()) for name, tensor in kept.items()}
+
+    def _after(self, done: int, log: MetricsLog | None) -> None:
+        """Validate and checkpoint where `done` steps are a reason to; stop where SIGTERM came."""
+        run = self._task.config.run
+        if done % run.validate_every == 0 or done == run.steps:
+            self._validate(done, log)
+        stop = self._any(self._terminated)
+        if done % run.checkpoint_every == 0 or done == run.steps or stop:
+            self._save(done)
+        if stop and done < run.steps:
+            raise Stopped(f"stopped after step {done} as asked; run the same command again to go on")
 
     def _step(self, step: int, batches: Iterator[Batch], watch: LossWatch) -> dict[str, float]:
         """One optimizer step; returns its figures, gathered over ranks."""
