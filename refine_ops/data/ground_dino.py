@@ -49,7 +49,7 @@ class DinoGrounder:
         labels, scores = found["text_labels"], found["scores"].tolist()
         grounded = [
             Grounded(box, phrase, score)
-            for box, label, score in zip(boxes, labels, scores, strict=True)
+            for box, label, score in zip(boxes, labels, scores, strict=False)  # no box comes with one empty label
             if box is not None and (phrase := _named(label, phrases)) is not None
         ]
         if not grounded:

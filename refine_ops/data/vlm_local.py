@@ -33,7 +33,7 @@ class LocalChat:
         return self._usage
 
     def ask(self, question: Question, reply: type[ReplyT]) -> ReplyT:
-        inputs = self._inputs(question, reply)
+        inputs = self.inputs(question, reply)
         length = inputs["input_ids"].shape[1]
         with torch.inference_mode():
             tokens = self._model.generate(**inputs, max_new_tokens=self._settings.max_new_tokens, do_sample=False)
@@ -46,7 +46,8 @@ class LocalChat:
         )
         return parse(self._processor.decode(new, skip_special_tokens=True), reply)
 
-    def _inputs(self, question: Question, reply: type[ReplyT]) -> Any:
+    def inputs(self, question: Question, reply: type[ReplyT]) -> Any:
+        """What the model is given, as its processor lays it out: the images first, then the text and the schema."""
         schema = json.dumps(reply.model_json_schema())
         text = f"{question.text}\nAnswer with one JSON object of this JSON schema and nothing else: {schema}"
         images = [{"type": "image", "image": self._picture(i)} for i in question.images]

@@ -1,16 +1,32 @@
 """Small random checkpoints of the real transformers classes, written to folders as the hub would have them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxFillPipeline,
+    FluxTransformer2DModel,
+    QwenImageEditPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import (
     BertTokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
     CLIPTokenizer,
+    GenerationConfig,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessor,
     GroundingDinoProcessor,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLProcessor,
     Sam2Config,
     Sam2ImageProcessor,
     Sam2Model,
@@ -20,7 +36,12 @@ from transformers import (
     Sam3Model,
     Sam3Processor,
     SwinConfig,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
+
+from refine_ops.model.random_weights import random_pipeline
 
 
 def sam2(folder: Path) -> Path:
@@ -109,4 +130,108 @@ def _clip_vocabulary() -> dict[str, int]:
 
 def _clip_tokenizer(folder: Path) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps(_clip_vocabulary()))
-    return CLIPTokenizer(vocab=_clip_vocabulary(), merges=[])
+    return CLIPTokenizer(vocab=_clip_vocabulary(), merges=[], model_max_length=77)
+
+
+_CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.content %}"
+    "{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def qwen_vl(folder: Path) -> Path:
+    """Qwen2.5-VL with two layers, its processor with a byte-level tokenizer and the usual chat template."""
+    pipeline = random_pipeline()
+    model, processor = pipeline.text_encoder, pipeline.processor
+    processor.chat_template = _CHAT_TEMPLATE
+    model.generation_config = GenerationConfig(eos_token_id=model.config.text_config.eos_token_id, pad_token_id=0)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def teach(folder: Path, inputs: Mapping[str, torch.Tensor], answer: str) -> None:
+    """Overfit the checkpoint in `folder` until it answers the prompt `inputs` with exactly `answer`."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder).train()
+    tokenizer = Qwen2VLProcessor.from_pretrained(folder).tokenizer
+    answered = tokenizer(f"{answer}<|endoftext|>", return_tensors="pt").input_ids
+    given = inputs["input_ids"].shape[1]
+    ids = torch.cat([inputs["input_ids"], answered], dim=1)
+    labels = torch.cat([torch.full((1, given), -100), answered], dim=1)
+    grown = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    kinds = inputs.get("mm_token_type_ids")
+    if kinds is not None:
+        grown["mm_token_type_ids"] = torch.cat([kinds, torch.zeros_like(answered)], dim=1)
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    for _ in range(300):
+        loss = model(**{**inputs, **grown}).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss.item() < 0.01:
+            break
+    model.save_pretrained(folder)
+
+
+def stable_diffusion(folder: Path) -> Path:
+    """A text-to-image checkpoint without a mask input, as SDXL's base is: its inpainting pipeline must be found."""
+    torch.manual_seed(0)
+    folder.mkdir(parents=True)
+    StableDiffusionPipeline(
+        unet=UNet2DConditionModel(
+            block_out_channels=(8, 16), layers_per_block=1, sample_size=16, in_channels=4, out_channels=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=32, norm_num_groups=4,
+            attention_head_dim=8,
+        ),
+        vae=AutoencoderKL(
+            block_out_channels=(8, 8), in_channels=3, out_channels=3, latent_channels=4, norm_num_groups=4,
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        ),
+        text_encoder=CLIPTextModel(_clip_text()), tokenizer=_clip_tokenizer(folder),
+        scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def flux_fill(folder: Path) -> Path:
+    """FLUX.1-Fill: a pipeline that takes the mask itself; T5 beside CLIP."""
+    torch.manual_seed(0)
+    folder.mkdir(parents=True)
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((c, -3.0) for c in ["\u2581", *letters, "."])]
+    FluxFillPipeline(
+        transformer=FluxTransformer2DModel(
+            patch_size=1, in_channels=20, out_channels=8, num_layers=1, num_single_layers=1, attention_head_dim=16,
+            num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+            guidance_embeds=True,
+        ),
+        vae=AutoencoderKL(
+            sample_size=32, in_channels=3, out_channels=3, block_out_channels=(4,), layers_per_block=1,
+            latent_channels=2, norm_num_groups=1, use_quant_conv=False, use_post_quant_conv=False,
+            shift_factor=0.0609, scaling_factor=1.5035,
+        ),
+        text_encoder=CLIPTextModel(_clip_text()), tokenizer=_clip_tokenizer(folder),
+        text_encoder_2=T5EncoderModel(
+            T5Config(vocab_size=len(pieces), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        ),
+        tokenizer_2=T5Tokenizer(vocab=pieces, extra_ids=0), scheduler=FlowMatchEulerDiscreteScheduler(),
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def qwen_image_edit(folder: Path) -> Path:
+    """Qwen-Image-Edit: the editing pipeline, over whose weights diffusers has an inpainting one."""
+    modules = random_pipeline().components
+    QwenImageEditPipeline(**modules).save_pretrained(folder)
+    return folder
+
+
+def _clip_text() -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(_clip_vocabulary()), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=77, projection_dim=32, bos_token_id=0, eos_token_id=1,
+        pad_token_id=1,
+    )  # fmt: skip
