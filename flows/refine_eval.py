@@ -1,6 +1,7 @@
 """Flow `refine-eval`: RefineEval for any number of methods, with its tables as artifacts."""
 
 import logging
+from uuid import UUID
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
@@ -38,12 +39,13 @@ def prepare(config: RefineEvalConfig) -> CaseSet:
 @task(persist_result=False)
 def measure(config: RefineEvalConfig) -> Evaluation:
     """Run and measure every method, showing how far it is; an update costs 14 ms, so one a case."""
-    artifact = create_progress_artifact(0.0, key="refine-eval-progress", description="refine-eval")
+    created = create_progress_artifact(0.0, key="refine-eval-progress", description="refine-eval")
     names = [m.name for m in config.methods]
 
     def progress(done: int, total: int, method: str) -> None:
         share = (names.index(method) + done / total) / len(names)
-        update_progress_artifact(artifact, 100 * share, description=f"{method}: case {done} of {total}")
+        if isinstance(created, UUID):
+            update_progress_artifact(created, 100 * share, description=f"{method}: case {done} of {total}")
 
     return evaluate(config, progress)
 

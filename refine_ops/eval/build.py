@@ -117,14 +117,15 @@ def _write_input(out: str, row: Annotation, clean: U8Image, candidate: Candidate
         data = _jpeg(candidate.image)
         decoded = decode(data, name=input_id, limits=_LIMITS).rgb
         touched = (candidate.image != clean).any(2, keepdims=True)
-        target, change = np.where(touched, clean, decoded), 0.0
+        target, target_name = np.where(touched, clean, decoded), f"{input_id}.target.png"
         change = change_over(candidate.mask, np.ascontiguousarray(decoded), target)
     else:
         data, target, change = encode_png(candidate.image), clean, candidate.change
+        target_name = "target.png"
     suffix = "jpg" if row.format == "jpeg" else "png"
     parts = {
         "input": (f"images/{row.case_id}/{input_id}.{suffix}", data),
-        "target": (f"images/{row.case_id}/{input_id}.target.png", encode_png(target)),
+        "target": (f"images/{row.case_id}/{target_name}", encode_png(target)),
         "mask": (f"images/{row.case_id}/{input_id}.mask.png", _mask_png(candidate)),
     }
     written: dict[str, Any] = {}

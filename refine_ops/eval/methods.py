@@ -37,7 +37,8 @@ class Method(Protocol):
 def open_method(config: MethodConfig, device: torch.device, limits: ImageLimits) -> Method:
     """The method that `config` describes; models are loaded when the first output is asked for."""
     if isinstance(config, RefinerMethod):
-        return OurRefiner(config.refine, device)
+        write = config.refine.write.model_copy(update={"allow_unchanged": True})
+        return OurRefiner(config.refine.model_copy(update={"write": write}), device)
     if isinstance(config, FolderMethod):
         return FolderOutputs(config, limits)
     if isinstance(config, ControlMethod):
@@ -49,7 +50,7 @@ def open_method(config: MethodConfig, device: torch.device, limits: ImageLimits)
 
 @dataclass(slots=True)
 class OurRefiner:
-    """Focus-and-Refine as in production: the same chain, one region per image."""
+    """Focus-and-Refine as in production: the same chain, one region per image; leaving it unchanged is a result too."""
 
     settings: RefineSettings
     device: torch.device

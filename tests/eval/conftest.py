@@ -1,46 +1,42 @@
-"""Real photos, a batch made of them, and the ImageNet trunks."""
+"""Shared by the evaluation's tests: the ImageNet trunks, a batch, the frozen case set."""
 
-import cv2
-import numpy as np
+import sys
+from pathlib import Path
+
 import pytest
-import skimage.data
 import torch
 
-from refine_ops.eval.metrics import CaseBatch
-from tests.eval.trunk_weights import write_trunk
-
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "data")]
 torch.set_num_threads(1)
-BOX = (80, 32, 176, 128)
+
+from pictures import make_batch  # noqa: E402
+from trunk_weights import write_trunk  # noqa: E402
+
+from refine_ops.eval.metrics import CaseBatch  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def trunks(tmp_path_factory):
+def trunks(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder with alexnet.safetensors and vgg16.safetensors."""
     folder = tmp_path_factory.mktemp("trunks")
     for name in ("alexnet", "vgg16"):
         write_trunk(name, folder)
     return str(folder)
 
 
-@pytest.fixture
-def photo():
-    return cv2.resize(skimage.data.astronaut(), (256, 192), interpolation=cv2.INTER_AREA)
+@pytest.fixture(scope="session")
+def alexnet(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder with alexnet.safetensors alone: VGG16's metrics are missing."""
+    return str(write_trunk("alexnet", tmp_path_factory.mktemp("alexnet")).parent)
 
 
 @pytest.fixture
-def batch(photo):
-    """Two inputs, blurred and speckled under an ellipse in the box; the outputs are the inputs."""
-    mask = cv2.ellipse(np.zeros(photo.shape[:2], np.uint8), (128, 80), (38, 38), 0, 0, 360, 1, -1).astype(bool)
-    allowed = cv2.dilate(mask.astype(np.uint8), np.ones((17, 17), np.uint8)).astype(bool)
-    noise = np.random.default_rng(0).integers(0, 256, photo.shape).astype(np.uint8)
-    degraded = [cv2.GaussianBlur(photo, (0, 0), 3), cv2.addWeighted(photo, 0.5, noise, 0.5, 0)]
-    inputs = np.stack([np.where(mask[..., None], d, photo) for d in degraded])
-    return CaseBatch(
-        inputs=inputs,
-        target=np.stack([photo] * 2),
-        outputs=inputs,
-        mask=np.stack([mask] * 2),
-        allowed=np.stack([allowed] * 2),
-        box=BOX,
-        instruction="Refine the face in the masked region",
-        setting="free",
-    )
+def batch() -> CaseBatch:
+    return make_batch()
+
+
+@pytest.fixture(scope="session")
+def frozen() -> str:
+    """Four cases of RefineEval-mini with three inputs each, as files: one JPEG case, three PNG."""
+    return str(HERE / "frozen")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import make_batch
 from skimage import metrics as reference
 
 from refine_ops.eval.background import BackgroundMeter, seam_energy
@@ -54,22 +55,14 @@ def test_an_untouched_background_is_exactly_untouched_whatever_happens_in_the_bo
 
 @given(x=st.integers(0, 255), y=st.integers(0, 191), channel=st.integers(0, 2))
 @settings(max_examples=25, deadline=None)
-def test_one_changed_pixel_is_counted_wherever_it_is_not_allowed(batch_once, x, y, channel) -> None:
+def test_one_changed_pixel_is_counted_wherever_it_is_not_allowed(x, y, channel) -> None:
+    batch_once = make_batch()
     outputs = batch_once.inputs.copy()
     outputs[1, y, x, channel] ^= 1
     found = BACKGROUND.measure(replace(batch_once, outputs=outputs))
     leaked = float(not batch_once.allowed[1, y, x])
     assert found["changed_px"].tolist() == found["max_diff"].tolist() == [0, leaked]
     assert (found["mse_bg"][1] > 0) == bool(batch_once.outside_box()[y, x])
-
-
-@pytest.fixture(scope="module")
-def batch_once(request):
-    """The same batch for every example of a property."""
-    from tests.eval import conftest
-
-    photo = conftest.photo.__wrapped__()
-    return conftest.batch.__wrapped__(photo)
 
 
 def test_re_encoding_the_image_is_noticed(batch) -> None:
