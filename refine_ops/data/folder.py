@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 
-from refine_ops import storage
+from refine_ops import __version__, storage
 from refine_ops.data.config import BuildDatasetConfig, ManifestSource
 from refine_ops.data.drawn import asset_hashes
 from refine_ops.data.families import check_exclude
@@ -80,7 +80,7 @@ def fingerprint(config: BuildDatasetConfig, manifest: bytes) -> str:
     what = {
         "config": _without(config.model_dump(mode="json"), _FREE_ON_RESUME),
         "manifest": hashlib.sha256(manifest).hexdigest(),
-        "versions": {"schema": VERSION, "numpy": np.__version__, "opencv": cv2.__version__},
+        "versions": {"schema": VERSION, "package": __version__, "numpy": np.__version__, "opencv": cv2.__version__},
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 

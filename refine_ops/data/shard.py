@@ -1,6 +1,6 @@
 """One shard: candidates in, one Parquet part out. What cannot become a sample is recorded with its reason."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,8 +27,19 @@ class ShardReport:
     usage: Usage
 
 
-def build_shard(out: str, part: int, candidates: Sequence[Candidate], maker: Maker) -> ShardReport:
+def build_shard(
+    out: str,
+    part: int,
+    candidates: Sequence[Candidate],
+    maker: Maker,
+    poison: Container[str] = (),
+    note: Callable[[Candidate | None], None] = lambda _: None,
+) -> ShardReport:
     """Try every candidate, in order, and commit the part.
+
+    Args:
+        poison: Ids of samples that killed their workers: rejected without a try.
+        note: Told what is being worked on, for whoever looks after this process.
 
     Raises:
         JobError: nothing more can be done (an endpoint is down, the disk is full); the shard is done again on resume.
@@ -38,13 +49,17 @@ def build_shard(out: str, part: int, candidates: Sequence[Candidate], maker: Mak
     with ImageWriter(out) as images:
         for candidate in candidates:
             attempt = Attempt(times)
+            note(candidate)
             try:
+                if candidate.sample_id in poison:
+                    raise ItemError("worker.killed", "its worker died twice at this sample, once with it alone")
                 samples.append(_one(images, candidate, maker, attempt))
             except ItemError as e:
                 rejects.append(reject_row(images, candidate, attempt.stage, e, attempt.images))
             except cv2.error as e:  # OpenCV's own checks: this image, not the job
                 error = ItemError("opencv.failed", str(e))
                 rejects.append(reject_row(images, candidate, attempt.stage, error, attempt.images))
+        note(None)
         with Attempt(times).enter("write"):
             images.finish()
     seconds, calls = dict(times.seconds), dict(times.calls)

@@ -128,6 +128,34 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_set(tmp_path: Path,
         assert not _alive(session), "a worker outlived its parent"
 
 
+def test_a_sample_that_kills_its_workers_is_rejected_and_the_rest_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A photo whose decoding kills the process, as a bug in a C library would: planted in the workers only."""
+    rows = tuple({**ANNOTATIONS[4], "source_id": f"rocket-{i}"} for i in range(6))
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+    poisonous = "rocket-3-000"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "import refine_ops.data.photo as photo\n"
+        "read = photo.read_pair\n"
+        "def deadly(candidate, *rest):\n"
+        f"    if candidate.sample_id == {poisonous!r}:\n"
+        "        os.kill(os.getpid(), 11)\n"
+        "    return read(candidate, *rest)\n"
+        "photo.read_pair = deadly\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    config = photo_config(tmp_path, samples_per_row=1).model_copy(update={"workers": 2, "samples_per_part": 2})
+    out = run(config)
+    samples, rejects = rows_of(out), rows_of(out, "rejects")
+    assert len(samples) + len(rejects) == 6
+    assert [(r["sample_id"], r["reason"]) for r in rejects if r["reason"] == "worker.killed"] == [
+        (poisonous, "worker.killed")
+    ]
+    assert open_folder(config).todo == {}
+
+
 def _alive(session: int) -> bool:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
