@@ -71,24 +71,31 @@ def compare_all(work: Iterable[Work], settings: MeasureSettings) -> Iterator[Com
                     yield result
             except BrokenProcessPool:
                 logger.warning("a reading process died; %d items are read again one by one", len(under_way))
-        suspects = [entry for entry, _ in under_way]
+        suspects = deque(entry for entry, _ in under_way)
         under_way.clear()
-        yield from (_alone(entry, settings) for entry in suspects)
+        yield from _one_by_one(suspects, settings)
 
 
-def _alone(entry: Work, settings: MeasureSettings) -> Compared:
-    case, keep = entry
-    with _pool(1) as pool:
-        try:
-            return pool.submit(compare, case, settings, keep).result()
-        except BrokenProcessPool:
-            text = "reading this item's files killed the process (crash in a decoder, or memory); look at them by hand"
-            return failed(case, Finding("strict.unreadable", 1, 0, text))
+def _one_by_one(suspects: deque[Work], settings: MeasureSettings) -> Iterator[Compared]:
+    while suspects:
+        with _pool(1) as pool:
+            try:
+                while suspects:
+                    result = pool.submit(compare, suspects[0][0], settings, suspects[0][1]).result()
+                    suspects.popleft()
+                    yield result
+            except BrokenProcessPool:
+                text = (
+                    "reading this item's files killed the process (a decoder's crash, or memory): look at them by hand"
+                )
+                yield failed(suspects.popleft()[0], Finding("strict.unreadable", 1, 0, text))
 
 
 def _pool(processes: int) -> ProcessPoolExecutor:
     # Not fork: callers have threads (Prefect, gRPC), and a forked lock never opens.
-    return ProcessPoolExecutor(processes, mp_context=get_context("forkserver"), initializer=_one_thread)
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["refine_ops.report.compare"])
+    return ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread)
 
 
 def _one_thread() -> None:

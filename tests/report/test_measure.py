@@ -1,0 +1,197 @@
+"""Whole runs and pairs of folders through the pool, into the machine files."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made_runs import MadeRun, photo_edit, png
+
+from refine_ops import storage
+from refine_ops.errors import JobError
+from refine_ops.report.build import build_report
+from refine_ops.report.cases import Case, Rules, folder_cases, open_run
+from refine_ops.report.compare import compare
+from refine_ops.report.config import Cost, DriftReportConfig, FolderPair, MeasureSettings, TrendSettings
+from refine_ops.report.items import item_of, read_evidence, read_items
+from refine_ops.report.measure import compare_all
+
+ONE = MeasureSettings(processes=1)
+
+
+def test_a_run_is_measured_and_its_worst_comes_first(small_run: str, tmp_path: Path) -> None:
+    built = build_report(
+        DriftReportConfig(runs=(small_run,), out=str(tmp_path), measure=ONE, cost=Cost(gpu_hour=3.6, currency="EUR"))
+    )
+    assert [w["id"] for w in built.summary["worst"]] == ["stray", "broken", "untouched"]
+    assert built.summary["verdict"]["state"] == "violated"
+    assert built.summary["counts"] == {"strict.pixels": 1, "dead": 1, "effect.none": 1}
+    run = built.summary["runs"][0]
+    assert (run["items"], run["done"], run["dead"], run["retries"]) == (12, 11, 1, 1)
+    assert run["dead_by_reason"] == {"image.truncated": 1}
+    assert run["items_per_s"] == pytest.approx(1.0)
+    assert run["cost_per_1000"] == pytest.approx(1000 * 0.5 / 3600 * 3.6)
+    rows = read_items(str(tmp_path)).to_pylist()
+    assert [r["item_id"] for r in rows][:3] == ["stray", "broken", "untouched"]
+    assert rows[0]["changed_outside_px"] == 1
+    assert rows[1]["changed_outside_px"] is None
+    assert item_of(rows[0]).findings[0].code == "strict.pixels"
+    pictures = read_evidence(str(tmp_path), rows[0]["page"])[(small_run, "stray")]
+    assert pictures["windows"][0]["title"] == "changed outside, 1:1"
+    assert pictures["thumb"][:4] == b"RIFF"
+    metrics = {m["name"]: m for m in built.summary["metrics"]}
+    assert metrics["raw_lpips"]["measured"] == 0
+    assert metrics["raw_lpips"]["median"] is None
+
+
+def test_processes_give_what_one_process_gives(small_run: str) -> None:
+    work = [(case, True) for case in open_run(small_run).cases()]
+    assert list(compare_all(work, ONE)) == list(compare_all(work, MeasureSettings(processes=2)))
+
+
+def test_numbers_computed_elsewhere_are_joined_and_only_there(tmp_path: Path) -> None:
+    run = MadeRun(tmp_path / "run")
+    run.add("a", photo_edit(1))
+    run.add("b", photo_edit(2))
+    uri = run.write()
+    rows = [{"item_id": "a", "region_id": "r0", "region_lpips": 0.25, "text_gain": None}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "run" / "metrics.parquet")
+    found = {c.item_id: compare(c, ONE, False).measure.metrics for c in open_run(uri).cases()}
+    assert found["a"]["region_lpips"] == 0.25
+    assert "text_gain" not in found["a"]
+    assert "region_lpips" not in found["b"]
+
+
+def test_a_replaced_output_and_a_missing_one_are_found(tmp_path: Path) -> None:
+    run = MadeRun(tmp_path / "run")
+    for name in ("kept", "replaced", "deleted"):
+        run.add(name, photo_edit(1))
+    uri = run.write()
+    (tmp_path / "run/outputs/00001.png").write_bytes(png(photo_edit(1).before, icc=True))
+    (tmp_path / "run/outputs/00002.png").unlink()
+    found = {c.item_id: [f.code for f in compare(c, ONE, False).measure.findings] for c in open_run(uri).cases()}
+    assert found == {"kept": [], "replaced": ["strict.bytes", "effect.none"], "deleted": ["strict.unreadable"]}
+
+
+def test_a_decoder_that_dies_costs_its_own_item_only(tmp_path: Path) -> None:
+    """The poisoned item's file is a pipe; whoever opens it is killed, in the pool and then again alone."""
+    good = tmp_path / "good.png"
+    good.write_bytes(png(photo_edit(1).before))
+    pipe = tmp_path / "poison.png"
+    os.mkfifo(pipe)
+    names = [*(f"good-{i}" for i in range(5)), "poison", *(f"late-{i}" for i in range(12))]
+    cases = [Case("run", n, str(pipe if n == "poison" else good), str(good), Rules(8)) for n in names]
+    done, killed = threading.Event(), set[int]()
+    killer = threading.Thread(target=_kill_readers, args=(pipe, killed, done), daemon=True)
+    killer.start()
+    results = list(compare_all([(c, False) for c in cases], MeasureSettings(processes=2)))
+    done.set()
+    killer.join()
+    assert len(killed) == 2
+    assert [r.measure.item_id for r in results] == names
+    assert {r.measure.item_id: r.measure.findings[0].code for r in results if r.measure.findings} == {
+        "poison": "strict.unreadable"
+    }
+
+
+def _kill_readers(pipe: Path, killed: set[int], done: threading.Event) -> None:
+    while not done.wait(0.02):
+        try:
+            end = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            continue  # nobody reads
+        reader = None
+        while reader is None and not done.is_set():
+            reader = next((pid for pid in _others() if _holds(pid, pipe)), None)
+        if reader is not None:
+            os.kill(reader, signal.SIGKILL)
+            killed.add(reader)
+        os.close(end)
+
+
+def _others() -> list[int]:
+    return [int(p.name) for p in Path("/proc").glob("[0-9]*") if int(p.name) != os.getpid()]
+
+
+def _holds(pid: int, pipe: Path) -> bool:
+    try:
+        return any(os.readlink(fd) == str(pipe) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
+def test_two_folders_need_no_run(tmp_path: Path) -> None:
+    rows = []
+    for i in range(4):
+        edit = photo_edit(i)
+        storage.write(str(tmp_path / f"before/a/{i}.png"), png(edit.before))
+        moved = edit.with_raw(shift_px=2.0) if i == 3 else None
+        after = edit.after if moved is None else np.roll(edit.after, 2, axis=1)
+        storage.write(str(tmp_path / f"after/a/{i}.png"), png(after))
+        rows.append({"image": f"a/{i}.png", "box": list(edit.tight)})
+    storage.write(str(tmp_path / "before/a/lonely.png"), png(photo_edit(9).before))
+    storage.write(str(tmp_path / "regions.jsonl"), "\n".join(map(json.dumps, rows)).encode())
+    pair = FolderPair(
+        before=str(tmp_path / "before"), after=str(tmp_path / "after"), regions=str(tmp_path / "regions.jsonl")
+    )
+    built = build_report(DriftReportConfig(folders=pair, out=str(tmp_path / "report"), measure=ONE))
+    found = {r["item_id"]: [f["code"] for f in r["findings"]] for r in read_items(built.folder).to_pylist()}
+    assert found["a/lonely"] == ["dead"]
+    assert found["a/0"] == found["a/1"] == found["a/2"] == []
+    assert {"strict.pixels", "drift.shift"} <= set(found["a/3"])
+    shift = next(r for r in read_items(built.folder).to_pylist() if r["item_id"] == "a/3")["raw_shift_px"]
+    assert shift == pytest.approx(2.0, abs=0.1)
+
+
+def test_a_folder_of_masks_gives_the_regions(tmp_path: Path) -> None:
+    edit = photo_edit(5)
+    storage.write(str(tmp_path / "before/x.png"), png(edit.before))
+    storage.write(str(tmp_path / "after/x.png"), png(edit.after))
+    mask = np.repeat(edit.mask[..., None] * np.uint8(255), 3, axis=2)
+    storage.write(str(tmp_path / "masks/x.png"), png(mask))
+    pair = FolderPair(before=str(tmp_path / "before"), after=str(tmp_path / "after"), regions=str(tmp_path / "masks"))
+    (case,) = folder_cases(pair)
+    assert compare(case, ONE, False).measure.findings == ()
+    (unmarked,) = folder_cases(pair.model_copy(update={"regions": None}))
+    assert [f.code for f in compare(unmarked, ONE, False).measure.findings] == ["strict.pixels"]
+
+
+def test_what_cannot_be_reported_says_so(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="not a run folder"):
+        build_report(DriftReportConfig(runs=(str(tmp_path / "nowhere"),)))
+    (tmp_path / "before").mkdir()
+    with pytest.raises(JobError, match=r"no \.jpg"):
+        build_report(
+            DriftReportConfig(
+                folders=FolderPair(before=str(tmp_path / "before"), after=str(tmp_path)), out=str(tmp_path)
+            )
+        )
+    (tmp_path / "before" / "x.png").write_bytes(b"")
+    (tmp_path / "regions.jsonl").write_text('{"image": "x.png"}')
+    pair = FolderPair(before=str(tmp_path / "before"), after=str(tmp_path), regions=str(tmp_path / "regions.jsonl"))
+    with pytest.raises(JobError, match=r"regions.jsonl, line 1"):
+        list(folder_cases(pair))
+    for wrong in ({}, {"runs": ("a",), "source": "b"}, {"folders": pair}):
+        with pytest.raises(ValueError, match=r"exactly one|need out"):
+            DriftReportConfig.model_validate(wrong)
+
+
+def test_the_trend_grows_by_one_run_a_night_and_alarms_on_the_odd_one(tmp_path: Path) -> None:
+    trend = TrendSettings(folder=str(tmp_path / "trend"), min_runs=4)
+    for night in range(6):
+        run = MadeRun(tmp_path / f"run-{night}")
+        run._start += 86_400 * night
+        for i in range(5):
+            run.add(f"i{i}", photo_edit(i), de00_before=1.0 + 0.02 * ((i + night) % 3) + (1.5 if night == 5 else 0.0))
+        built = build_report(DriftReportConfig(runs=(run.write(),), measure=ONE, trend=trend))
+        cards = {c["name"]: c for c in built.summary["headline"]}
+        assert len(cards["raw_de00"]["trend"]) == night + 1
+        assert bool(built.alarms) == (night == 5)
+    assert {a.metric for a in built.alarms} == {"raw_de00"}
+    assert built.alarms[0].slice in {"all", "preset=tiny", "adapter=refine-1", "category=none"}
+    assert built.summary["verdict"]["state"] == "attention"
