@@ -121,9 +121,9 @@ class BatchRunner:
     ) -> stages.Velocity:
         model, (embeds, mask) = self._networks.transformer, text
         # Rounded to the model's dtype before the division, as the pipeline does.
-        timesteps = (sigmas[:-1] * 1000).to(self._device, condition.dtype) / 1000
+        timesteps = (sigmas[:-1] * 1000).to(condition.dtype) / 1000
         if self._reference:
-            return _diffusers_velocity(model, embeds, mask, condition, shapes, timesteps)
+            return _diffusers_velocity(model, embeds, mask, condition, shapes, timesteps.to(self._device))
         mods = self._schedule_modulations(timesteps)
         context = fast.context(model, embeds, mask, condition, shapes, targets)
         return lambda step, x: fast.velocity(model, self._block, mods, step, context, x)
@@ -131,7 +131,7 @@ class BatchRunner:
     def _schedule_modulations(self, timesteps: torch.Tensor) -> fast.Modulations:
         key = tuple(timesteps.tolist())
         if key not in self._modulations:
-            self._modulations[key] = fast.modulations(self._networks.transformer, timesteps)
+            self._modulations[key] = fast.modulations(self._networks.transformer, timesteps.to(self._device))
             if len(self._modulations) > _SCHEDULES_KEPT:
                 self._modulations.popitem(last=False)
         self._modulations.move_to_end(key)

@@ -6,7 +6,8 @@ same in any company.
 
 import hashlib
 import math
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 
 from refine_ops.errors import ItemError
 from refine_ops.model.presets import Preset
-from refine_ops.model.sizes import check_size, fit_size, token_grid
+from refine_ops.model.sizes import check_crop, check_ratio, fit_size, token_grid
 from refine_ops.model.sparse import choose_tokens
 from refine_ops.records import Conditioning
 
@@ -77,16 +78,19 @@ class InputSpec:
     latent_channels: int
     negative_prompt: str | None
     target_ring: int
+    _tokenizing: threading.Lock = field(default_factory=threading.Lock)
 
 
 def prepare(item: Conditioning, spec: InputSpec, text_multiple: int) -> Prepared:
     """Make one item's inputs, its text padded to a multiple of `text_multiple` tokens; safe in several threads.
 
     Raises:
-        ItemError: `model.size` (not on the model's grid), `prompt.special_token`.
+        ItemError: `model.size` (not on the model's grid), `model.ratio` (too thin), `prompt.special_token`.
     """
     height, width = item.image.shape[:2]
-    check_size((width, height), spec.preset.grid_px)
+    check_crop((width, height), spec.preset.grid_px)
+    if item.reference is not None:
+        check_ratio("reference", (item.reference.shape[1], item.reference.shape[0]))
     crop, mask = Image.fromarray(item.image), Image.fromarray(item.mask.astype(np.uint8) * 255).convert("RGB")
     reference = None if item.reference is None else Image.fromarray(item.reference)
     images = _vae_images(crop, reference, mask, spec)
@@ -120,7 +124,10 @@ def prepare(item: Conditioning, spec: InputSpec, text_multiple: int) -> Prepared
 
 
 def draw_noise(seed: int, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Standard normal `float32 (C, h, w)` from the item's own seed: drawn on the CPU, so equal on every device."""
+    """Standard normal `float32 (C, h, w)` from the item's own seed: drawn on the CPU, so equal on every device.
+
+    Always in fp32: drawn in bf16, as the pipeline would for a bf16 model, the same seed gives other numbers.
+    """
     # The leading axes are the pipeline's; they do not change the stream.
     return torch.randn((1, 1, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)[0, 0]
 
@@ -156,15 +163,16 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def _tokenize(prompt: str, grids: torch.Tensor, pixels_key: str, spec: InputSpec) -> TextInput:
     tokenizer = spec.processor.tokenizer
-    for token in tokenizer.all_special_tokens:
-        if token in prompt:
+    for added in tokenizer.added_tokens_decoder.values():
+        if added.special and (token := str(added)) in prompt:
             raise ItemError("prompt.special_token", f"the prompt contains the control token {token!r}; remove it")
     merge = spec.processor.image_processor.merge_size**2
     pad = spec.processor.image_token
     pictures = "".join(
         PICTURE.format(index + 1).replace(pad, pad * (int(grid.prod()) // merge)) for index, grid in enumerate(grids)
     )
-    ids = tokenizer(spec.template.format(pictures + prompt), return_tensors="pt")["input_ids"][0]
+    with spec._tokenizing:  # a fast tokenizer is not thread-safe: "Already borrowed"
+        ids = tokenizer(spec.template.format(pictures + prompt), return_tensors="pt")["input_ids"][0]
     return TextInput(ids, f"{pixels_key}:{prompt}")
 
 

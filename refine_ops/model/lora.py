@@ -38,8 +38,22 @@ class Delta:
 
 def training_settings(path: Path) -> dict[str, Any]:
     """What the adapter's header says it was trained with (`targets`, `mask_image` ...); empty if it says nothing."""
-    text = _header(path).get(METADATA_KEY)
-    return {} if text is None else dict(json.loads(text))
+    return parse_fields(_header(path).get(METADATA_KEY, "{}"), f"LoRA {path}, header entry {METADATA_KEY!r}")
+
+
+def parse_fields(text: str, origin: str) -> dict[str, Any]:
+    """A JSON object as a dict; `origin` names where it was found.
+
+    Raises:
+        JobError: It is no JSON object.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise JobError(f"{origin} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise JobError(f"{origin} is not a JSON object")
+    return values
 
 
 def read_lora(path: Path) -> dict[str, Delta]:
@@ -108,7 +122,7 @@ def _header(path: Path) -> dict[str, str]:
 
 def _adapter_config(header: dict[str, str]) -> dict[str, Any]:
     """PEFT's LoraConfig as diffusers stores it, without the component prefix of its keys."""
-    config = json.loads(header.get(_ADAPTER_METADATA, "{}"))
+    config = parse_fields(header.get(_ADAPTER_METADATA, "{}"), f"header entry {_ADAPTER_METADATA!r}")
     config = {key.removeprefix("transformer."): value for key, value in config.items()}
     if config.get("use_dora"):
         raise JobError("DoRA adapters are not supported: their magnitude vectors cannot be fused here; train a LoRA")

@@ -64,6 +64,11 @@ class Preset:
     mask_pixels: int | None = None
     targets: Targets = "dense"
 
+    def __post_init__(self) -> None:
+        sizes = (self.grid_px, self.focus_pixels, self.vlm_pixels, self.vlm_grid_px, self.mask_pixels or 1)
+        if self.steps < 1 or self.true_cfg_scale < 1.0 or min(sizes) < 1:
+            raise ValueError(f"steps, true_cfg_scale, sizes and pixel budgets are at least 1: {self}")
+
 
 _QWEN_2511: Final = "Qwen/Qwen-Image-Edit-2511"
 _REFINE: Final = LoraFile("limuloo1999/RefineAnything", "Qwen-Image-Edit-2511-RefineAny.safetensors")

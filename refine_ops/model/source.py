@@ -5,16 +5,17 @@ Nothing is downloaded unless `allow_hub` is set; without it a hub name must alre
 
 import dataclasses
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from pydantic import TypeAdapter, ValidationError
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
-from refine_ops.model.lora import LORA_NAMES, training_settings
+from refine_ops.model.lora import LORA_NAMES, parse_fields, training_settings
 from refine_ops.model.presets import LoraFile, Preset, apply_overrides, resolve_preset
 
 COMPONENTS: Final = ("transformer", "vae", "text_encoder", "tokenizer", "processor", "scheduler")
@@ -106,11 +107,7 @@ def _read_preset_file(folder: Path) -> dict[str, Any]:
     path = folder / PRESET_FILE
     if not path.is_file():
         return {}
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise JobError(f"{path} is not valid JSON: {error}") from error
-    return dict(values)
+    return parse_fields(path.read_text(), str(path))
 
 
 def _with_fields(preset: Preset, values: dict[str, Any], origin: str) -> Preset:
@@ -118,4 +115,8 @@ def _with_fields(preset: Preset, values: dict[str, Any], origin: str) -> Preset:
     unknown = sorted(values.keys() - allowed)
     if unknown:
         raise JobError(f"{origin} sets unknown fields {', '.join(unknown)}; known are {', '.join(sorted(allowed))}")
-    return replace(preset, **values)
+    try:
+        merged = json.dumps({**dataclasses.asdict(preset), **values})
+        return TypeAdapter(Preset).validate_json(merged, strict=True)
+    except ValidationError as error:
+        raise JobError(f"{origin}: {error}") from error

@@ -1,5 +1,6 @@
 """Batches never show: an item's noise and pixels do not depend on order or company, at a fixed batch size."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,9 @@ def test_items_the_model_cannot_take_are_named(make_refiner: Any, make_item: Any
     with pytest.raises(ItemError, match="multiples of 32 px, this crop is 96x60") as size:
         refiner.prepare(make_item(0, size=(96, 60)))
     assert size.value.reason == "model.size"
+    with pytest.raises(ItemError, match="the reference is 4x200") as ratio:
+        refiner.prepare(make_item(0, reference=(4, 200)))
+    assert ratio.value.reason == "model.ratio"
     with pytest.raises(ItemError, match="control token") as token:
         refiner.prepare(make_item(0, prompt="Refine <|image_pad|> the logo"))
     assert token.value.reason == "prompt.special_token"
@@ -83,6 +87,19 @@ def test_items_the_model_cannot_take_are_named(make_refiner: Any, make_item: Any
 def test_braces_and_scripts_in_prompts_are_plain_text(make_refiner: Any, make_item: Any) -> None:
     patch = make_refiner().refine([make_item(0, prompt="Refine {0} {thing} \\ '标志' \u0000 🎉")])[0]
     assert np.isfinite(patch.pixels).all()
+
+
+def test_threads_may_prepare_at_once(make_refiner: Any, make_item: Any) -> None:
+    refiner = make_refiner()
+    items = [make_item(seed, prompt=f"Refine part {seed}", reference=(60, 40)) for seed in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(refiner.prepare, items))
+    for item, prepared in zip(items, together, strict=True):
+        alone = refiner.prepare(item)
+        assert prepared.bucket == alone.bucket
+        assert torch.equal(prepared.prompt.ids, alone.prompt.ids)
+        assert torch.equal(prepared.noise, alone.noise)
+        assert torch.equal(prepared.pixel_values, alone.pixel_values)
 
 
 @pytest.mark.gpu

@@ -84,6 +84,9 @@ def test_unknown_names_list_what_there_is(name: str) -> None:
         (lambda folder: edit(folder / "model_index.json", vae=["my_code", "Evil"]), "vae is Evil"),
         (lambda folder: (folder / "refine_ops.json").write_text("{"), "not valid JSON"),
         (lambda folder: (folder / "refine_ops.json").write_text('{"stepz": 3}'), "unknown fields stepz"),
+        (lambda folder: (folder / "refine_ops.json").write_text('{"steps": "three"}'), "valid integer"),
+        (lambda folder: (folder / "refine_ops.json").write_text('{"steps": 0}'), "at least 1"),
+        (lambda folder: (folder / "refine_ops.json").write_text("[1]"), "not a JSON object"),
         (lambda folder: to_pickle(folder / "vae"), "cannot be loaded"),
     ],
 )
