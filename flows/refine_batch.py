@@ -17,6 +17,7 @@ from refine_ops.job.ledger import compact, outcomes_table, read_ledger, write_pa
 from refine_ops.job.plan import Plan, PlanReader, Remaining, make_plan, problem_outcomes, remaining
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
+from refine_ops.report.review import read_review
 
 
 class ErrorBudgetExceeded(Exception):
@@ -72,7 +73,12 @@ def open_folder(config: RefineBatchConfig) -> RunFolder:
 def plan_run(config: RefineBatchConfig, folder: RunFolder) -> Plan:
     """Validate the manifest, write the plan, and dead-letter the rows that cannot be refined."""
     plan = make_plan(
-        config.manifest, folder.uri, access=config.access, limit=config.limit, shard_items=config.shard_items
+        config.manifest,
+        folder.uri,
+        access=config.access,
+        limit=config.limit,
+        shard_items=config.shard_items,
+        review=read_review(folder.uri),
     )
     known = read_ledger(folder.outcomes, ["request"])
     outcomes = problem_outcomes(plan.problems, known)

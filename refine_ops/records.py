@@ -55,7 +55,8 @@ class Item:
     """One image and its regions, as the manifest states them.
 
     `image` is an absolute URI; `output` is relative to the run's `outputs/`; `row` is the first manifest row, from 0;
-    `category` is the user's own slice for reports, or empty.
+    `category` is the user's own slice for reports, or empty; `salt` is set when a person rejected an earlier result:
+    it changes the seeds, so that the next one differs.
     """
 
     item_id: str
@@ -64,6 +65,7 @@ class Item:
     regions: tuple[Region, ...]
     row: int
     category: str = ""
+    salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,11 +57,15 @@ class _Turn:
     conditioning: Conditioning
 
 
-def seed_of(item_id: str, region: Region) -> int:
-    """The region's own seed, else one derived from the ids: never from rank, order or time. In [0, 2^63)."""
-    if region.seed is not None:
+def seed_of(item: Item, region: Region) -> int:
+    """The region's own seed, else one derived from the ids: never from rank, order or time. In [0, 2^63).
+
+    After a rejection the item's salt goes into both.
+    """
+    if region.seed is not None and not item.salt:
         return region.seed
-    digest = hashlib.sha256(f"{item_id}\0{region.region_id}".encode()).digest()
+    parts = [item.item_id, region.region_id] + ([str(region.seed), item.salt] if item.salt else [])
+    digest = hashlib.sha256("\0".join(parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
@@ -128,7 +132,7 @@ class Refinement:
             mask=focus.view_mask(mask, crop),
             support=focus.view_mask(support, crop),
             prompt=region_.prompt,
-            seed=seed_of(self._item.item_id, region_),
+            seed=seed_of(self._item, region_),
             reference=None if region_.reference is None else self._references[region_.reference],
         )
         self._turn = _Turn(region_, crop, focus.crop_of(pasted, crop.crop), blend, conditioning)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from refine_ops.errors import ItemError
 from refine_ops.image.region import tight_box
-from refine_ops.image.source import F32
+from refine_ops.image.source import F32, Array
 from refine_ops.records import Box, F32Image, FocusCrop, Mask, U8Image
 
 _REFERENCE_SIDE_PX: Final = 1024
@@ -108,10 +107,11 @@ def unview(patch: F32Image, crop: FocusCrop, drift: Drift = NO_DRIFT, size: tupl
     return native
 
 
-def crop_of(image: npt.NDArray[np.generic], box: Box) -> npt.NDArray[np.generic]:
+def crop_of(image: Array, box: Box) -> Array:
     """The part of an array `(H, W, ...)` inside `box`, as a view."""
     x0, y0, x1, y1 = box
-    return image[y0:y1, x0:x1]
+    part: Array = image[y0:y1, x0:x1]
+    return part
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from refine_ops import storage
 from refine_ops.config import AccessSettings
 from refine_ops.errors import ItemError
 from refine_ops.job.plan import identity_from, identity_of, input_uris
-from refine_ops.records import Item, Outcome
+from refine_ops.records import Item, Outcome, Patch
 from refine_ops.refine import Finished, Refinement
 
 
@@ -31,6 +31,7 @@ class Flight:
     hashes: dict[str, str] = field(default_factory=dict)
     refinement: Refinement | None = None
     work: Any = None
+    patches: dict[str, Patch] = field(default_factory=dict)
     model_size: tuple[int, int] = (0, 0)
     held_bytes: int = 0
     waiting_since: float = 0.0

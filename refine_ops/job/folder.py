@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
+from urllib.parse import quote
 
 import refine_ops
 from refine_ops import storage
@@ -42,6 +43,18 @@ class RunFolder:
     @property
     def patches(self) -> str:
         return storage.join(self.uri, "patches")
+
+    def patch_of(self, output: str, region_id: str) -> str:
+        """Where a region's raw patch is kept, if it is."""
+        return storage.join(self.patches, f"{output}.{quote(region_id, safe='')}.png")
+
+    def change_mask_of(self, output: str) -> str:
+        """Where the mask of what changed is written, if asked for, in image coordinates."""
+        return storage.join(self.uri, "masks", f"{output}.png")
+
+    def evidence_of(self, output: str) -> str:
+        """Where the picture of a broken promise is kept."""
+        return storage.join(self.uri, "evidence", f"{output}.png")
 
     @property
     def dead_letter(self) -> str:

@@ -14,15 +14,19 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from refine_ops import storage
 from refine_ops.errors import ItemError, JobError
+from refine_ops.image import png_samples
+from refine_ops.image.verify import VerifyError
 from refine_ops.job.flight import Flight
 from refine_ops.job.folder import RunFolder
 from refine_ops.job.ledger import LedgerWriter
 from refine_ops.job.plan import PlanReader
 from refine_ops.job.scratch import Journal, Spec
 from refine_ops.records import Patch, Refiner
-from refine_ops.refine import Refinement, memory_needed, open_item
+from refine_ops.refine import Finished, Refinement, memory_needed, open_item
 
 logger = logging.getLogger(__name__)
 
@@ -254,6 +258,8 @@ class Lane:
 
     def _absorb(self, flight: Flight, patch: Patch) -> None:
         assert flight.refinement is not None
+        if self.spec.keep_patches != "none":
+            flight.patches[flight.item.regions[len(flight.patches)].region_id] = patch
         with flight.timed("paste"):
             flight.refinement.absorb(patch)
         if not flight.refinement.complete:
@@ -264,6 +270,7 @@ class Lane:
         with flight.timed("verify"):
             finished = flight.refinement.verify(encoded)
         with flight.timed("write"):
+            self._keep(flight, finished)
             uri = self._folder.output_of(flight.item.output)
             storage.write(uri, finished.data, only_if_absent=not flight.replace)
         self._ledger.add(flight.done(self.spec.fingerprint, self._rank, finished))
@@ -271,6 +278,16 @@ class Lane:
         self.counts.done += 1
         if not self.counts.first_image_s:
             self.counts.first_image_s = time.monotonic() - self._started
+
+    def _keep(self, flight: Flight, finished: Finished) -> None:
+        """Write what else was asked for: raw patches (all, or of regions whose drift was undone), the change mask."""
+        for region in finished.regions:
+            drifted = region.alignment.geometry_applied or region.alignment.tone_applied
+            if self.spec.keep_patches == "all" or (self.spec.keep_patches == "flagged" and drifted):
+                pixels = np.rint(flight.patches[region.region_id].pixels * 255).astype(np.uint8)
+                storage.write(self._folder.patch_of(flight.item.output, region.region_id), png_samples.encode(pixels))
+        if finished.change_mask is not None:
+            storage.write(self._folder.change_mask_of(flight.item.output), finished.change_mask)
 
     def _at_item_boundary(self, flight: Flight, step: Callable[[Flight], None]) -> None:
         """Run a step; whatever is wrong with the item is recorded, and the run goes on."""
@@ -287,7 +304,9 @@ class Lane:
             )
 
     def _end_dead(self, flight: Flight, error: ItemError) -> None:
-        logger.warning("item %s is dead: %s: %s", flight.item.item_id, error.reason, error)
+        logger.warning("item %r is dead: %s: %r", flight.item.item_id, error.reason, str(error))
+        if isinstance(error, VerifyError) and error.evidence:
+            storage.write(self._folder.evidence_of(flight.item.output), error.evidence)
         self._ledger.add(flight.dead(self.spec.fingerprint, self._rank, error))
         self._end(flight)
         self.counts.dead += 1
@@ -295,6 +314,7 @@ class Lane:
     def _end(self, flight: Flight) -> None:
         """Let go of an item whose outcome is in the ledger's hands: the last one ends `run`, which flushes it."""
         flight.refinement = flight.work = None
+        flight.patches.clear()
         self._budget.release(flight.held_bytes)
         flight.held_bytes = 0
         self._journal.let_go(flight.position)

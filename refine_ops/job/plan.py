@@ -8,9 +8,9 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -28,9 +28,27 @@ from refine_ops.job.rows import RowProblem
 from refine_ops.records import Item, Outcome, Region, Scribble
 
 PLAN_SCHEMA: Final = pa.schema(
-    [*SCHEMA, ("row", pa.int64()), ("request", pa.string()), ("shard", pa.int32()), ("region_count", pa.int32())]
+    [
+        *SCHEMA,
+        ("salt", pa.string()),
+        ("row", pa.int64()),
+        ("request", pa.string()),
+        ("shard", pa.int32()),
+        ("region_count", pa.int32()),
+    ]
 )
 _SHOWN_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What people decided about earlier results, by item id: not to be refined at all, or once more, otherwise."""
+
+    excluded: frozenset[str] = frozenset()
+    salts: Mapping[str, str] = field(default_factory=dict)
+
+
+NO_REVIEW: Final = Review()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +64,23 @@ class Plan:
 
 def request_of(item: Item) -> str:
     """Hash of everything the manifest row asks for; equal requests on equal inputs give equal outputs."""
-    asked = [item.image, item.output, item.category, [_region_row(region) for region in item.regions]]
+    asked = [item.image, item.output, item.category, item.salt, [_region_row(region) for region in item.regions]]
     return hashlib.blake2b(json.dumps(asked, separators=(",", ":")).encode(), digest_size=16).hexdigest()
 
 
 def make_plan(
-    manifest: str, out: str | None, *, access: AccessSettings, limit: int | None = None, shard_items: int = 1024
+    manifest: str,
+    out: str | None,
+    *,
+    access: AccessSettings,
+    limit: int | None = None,
+    shard_items: int = 1024,
+    review: Review = NO_REVIEW,
 ) -> Plan:
     """Validate the manifest and, with `out`, write `<out>/plan.parquet`.
 
     Rows that cannot be refined are returned as `problems` and left out of the plan. Shards hold at most `shard_items`
-    items and four times as many regions.
+    items and four times as many regions. Items that a review excludes are left out; rejected ones get a salt.
 
     Raises:
         JobError: the manifest cannot be read, or is refused as a whole (duplicate ids, two items writing one output,
@@ -64,7 +88,7 @@ def make_plan(
     """
     with tempfile.TemporaryDirectory() as scratch:
         local = os.path.join(scratch, "plan.parquet")
-        plan = scan_manifest(manifest, local, access=access, limit=limit, shard_items=shard_items)
+        plan = scan_manifest(manifest, local, access=access, limit=limit, shard_items=shard_items, review=review)
         refuse(manifest, plan.problems)
         if out is None:
             return replace(plan, uri="")
@@ -74,7 +98,13 @@ def make_plan(
 
 
 def scan_manifest(
-    manifest: str, local: str, *, access: AccessSettings, limit: int | None = None, shard_items: int = 1024
+    manifest: str,
+    local: str,
+    *,
+    access: AccessSettings,
+    limit: int | None = None,
+    shard_items: int = 1024,
+    review: Review = NO_REVIEW,
 ) -> Plan:
     """Read the whole manifest into a plan at the local path `local`, with every problem of every row, fatal or not."""
     problems: list[RowProblem] = []
@@ -83,8 +113,9 @@ def scan_manifest(
         for parsed in read_items(manifest, access, limit):
             if isinstance(parsed, RowProblem):
                 problems.append(parsed)
-            else:
-                sharder.add(parsed)
+            elif parsed.item_id not in review.excluded:
+                salt = review.salts.get(parsed.item_id, "")
+                sharder.add(replace(parsed, salt=salt) if salt else parsed)
         sharder.close()
     problems += _duplicates(local)
     return Plan(local, sharder.items, sharder.regions, sharder.shards, tuple(problems))
@@ -151,6 +182,7 @@ def _plan_row(item: Item, shard: int) -> dict[str, Any]:
         "image": item.image,
         "output": item.output,
         "category": item.category,
+        "salt": item.salt,
         "regions": [_region_row(region) for region in item.regions],
         "row": item.row,
         "request": request_of(item),
@@ -186,7 +218,7 @@ def _item_of(row: dict[str, Any]) -> Item:
         regions.append(
             Region(r["region_id"], r["prompt"], **shapes, **{k: r[k] for k in ("reference", "seed", "paste")})
         )
-    return Item(row["item_id"], row["image"], row["output"], tuple(regions), row["row"], row["category"])
+    return Item(row["item_id"], row["image"], row["output"], tuple(regions), row["row"], row["category"], row["salt"])
 
 
 def _duplicates(plan: str) -> list[RowProblem]:

@@ -1,6 +1,7 @@
 """Both images of a case, decoded, and where change was allowed between them."""
 
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -65,7 +66,7 @@ def raw_patch(case: Case, region: Region, limits: ImageLimits) -> U8Image | None
     """
     if not case.patches or region.region_id not in case.crops:
         return None
-    uri = f"{case.patches}.{region.region_id}.png"
+    uri = f"{case.patches}.{quote(region.region_id, safe='')}.png"
     if not storage.exists(uri):
         return None
     x0, y0, x1, y1 = case.crops[region.region_id]

@@ -13,6 +13,7 @@ from refine_ops.config import Settings
 from refine_ops.errors import ItemError, JobError
 from refine_ops.job.folder import reopen_run
 from refine_ops.job.ledger import read_ledger
+from refine_ops.job.plan import Review
 
 SCHEMA = "refine-ops/decisions/1"
 _MAX_BYTES = 256 << 20
@@ -98,6 +99,21 @@ def read_marks(run: str) -> dict[str, Mark]:
         for row in json.loads(storage.read(uri))["marks"]:
             marks[row["item_id"]] = Mark(**row)
     return marks
+
+
+def read_review(run: str) -> Review:
+    """What the marks of a run say to its next start: items to leave out, and a salt for each one to redo.
+
+    The salt is made of every fingerprint that was ever rejected, so that a later approval of the new result does not
+    bring the old one back.
+    """
+    rejected: dict[str, list[str]] = {}
+    for uri in storage.list_files(storage.join(storage.resolve(run), "review"), ".json"):
+        for row in json.loads(storage.read(uri))["marks"]:
+            if row["action"] == "redo":
+                rejected.setdefault(row["item_id"], []).append(row["fingerprint"])
+    excluded = frozenset(item for item, mark in read_marks(run).items() if mark.action == "exclude")
+    return Review(excluded, {item: "+".join(fingerprints) for item, fingerprints in rejected.items()})
 
 
 def _add(run: str, marks: Sequence[Mark]) -> None:
