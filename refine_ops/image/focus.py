@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from refine_ops.errors import ItemError
 from refine_ops.image.region import tight_box
-from refine_ops.image.source import F32, Array
+from refine_ops.image.source import F32
 from refine_ops.records import Box, F32Image, FocusCrop, Mask, U8Image
 
 _REFERENCE_SIDE_PX: Final = 1024
@@ -107,11 +108,10 @@ def unview(patch: F32Image, crop: FocusCrop, drift: Drift = NO_DRIFT, size: tupl
     return native
 
 
-def crop_of(image: Array, box: Box) -> Array:
+def crop_of(image: npt.NDArray[Any], box: Box) -> npt.NDArray[Any]:
     """The part of an array `(H, W, ...)` inside `box`, as a view."""
     x0, y0, x1, y1 = box
-    part: Array = image[y0:y1, x0:x1]
-    return part
+    return image[y0:y1, x0:x1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ def _judge(source: Source, encoded: Encoded) -> tuple[Native, str]:
         else:
             native = tiff.decode(data, name, _ANY_SIZE)
             judged = tiff.judge(data, name)
-    except (ItemError, OSError, cv2.error) as error:
+    except (ItemError, OSError, SyntaxError, ValueError, cv2.error) as error:
         raise VerifyError("verify.unreadable", f"{source.name}: the encoded file cannot be read: {error}") from error
     if judged is None:
         raise VerifyError("verify.unreadable", f"{source.name}: no second decoder reads the encoded {encoded.format}")
