@@ -41,7 +41,7 @@ def dilated(shape: Mask) -> Mask:
     """The object grown by `reach_px` in all directions."""
     side = 2 * reach_px(shape) + 1
     grown = cv2.dilate(shape.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-    return grown.astype(bool)
+    return np.asarray(grown, bool)
 
 
 def box_mask(shape: Mask) -> Mask:

@@ -1,5 +1,7 @@
 """What marks are printed on: crops of photos, and procedural textures. All `uint8 (h, w, 3)`."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 
@@ -7,7 +9,7 @@ from refine_ops.data.synthetic import assets
 from refine_ops.records import U8Image
 
 
-def photo_crop(library: assets.Library, size: tuple[int, int], rng: np.random.Generator) -> tuple[U8Image, assets.Path]:
+def photo_crop(library: assets.Library, size: tuple[int, int], rng: np.random.Generator) -> tuple[U8Image, Path]:
     """A random crop of a random photo, 1 to 3 times reduced, sometimes mirrored, its colours slightly shifted."""
     path = library.photos[int(rng.integers(len(library.photos)))]
     image = assets.photo(path)
@@ -35,4 +37,4 @@ def texture(size: tuple[int, int], rng: np.random.Generator) -> U8Image:
     stretch = (float(rng.uniform(0.4, 3)), float(rng.uniform(0.4, 3)))
     grain = cv2.GaussianBlur(grain, (0, 0), sigmaX=stretch[0], sigmaY=stretch[1])[:, :, None]
     grain *= np.float32(rng.uniform(2, 18) / (grain.std() + 1e-6))
-    return np.clip(base + grain, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(base + grain, 0, 255), np.uint8)

@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import cv2
@@ -14,7 +15,9 @@ from refine_ops.data.synthetic import assets
 Sprite = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 _LETTERS: Final = string.ascii_uppercase * 2 + string.ascii_lowercase * 3
-_SYLLABLES: Final = ["ba", "ca", "da", "fi", "go", "hu", "la", "lo", "mi", "na", "no", "pe", "ra", "ri", "sa", "so", "ta", "ti", "vo", "zu", "ar", "el", "in", "or", "us", "an", "er", "is", "st", "tion", "ing"]  # fmt: skip
+_SYLLABLES: Final = tuple(
+    "ba ca da fi go hu la lo mi na no pe ra ri sa so ta ti vo zu ar el in or us an er is st tion ing".split()  # noqa: SIM905
+)
 _SCRIPTS: Final = {
     "Devanagari": [chr(code) for code in range(0x0915, 0x0939)],
     "Amiri": [chr(code) for code in range(0x0627, 0x064A)],
@@ -25,7 +28,7 @@ _SCRIPTS: Final = {
 """Fonts (by a part of their name) that are drawn in their own script half of the time."""
 
 
-def _word(rng: np.random.Generator, path: assets.Path) -> str:
+def _word(rng: np.random.Generator, path: Path) -> str:
     for part, letters in _SCRIPTS.items():
         if part in path.name and rng.random() < 0.5:
             return "".join(letters[int(i)] for i in rng.integers(len(letters), size=int(rng.integers(2, 6))))
@@ -57,7 +60,7 @@ def _plate(width: int, height: int, rng: np.random.Generator, fill: Colour) -> I
     return canvas
 
 
-def _typeset(lines: list[str], path: assets.Path, size_px: int, rng: np.random.Generator) -> Sprite:
+def _typeset(lines: list[str], path: Path, size_px: int, rng: np.random.Generator) -> Sprite:
     face: ImageFont.FreeTypeFont = assets.font(path, size_px)
     ink, fill = colours(rng)
     boxes = [face.getbbox(line) for line in lines]
@@ -73,14 +76,14 @@ def _typeset(lines: list[str], path: assets.Path, size_px: int, rng: np.random.G
     return np.asarray(canvas)
 
 
-def text(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, assets.Path | None]:
+def text(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, Path | None]:
     """One or two lines of made-up words."""
     path = library.fonts[int(rng.integers(len(library.fonts)))]
     lines = [_word(rng, path) for _ in range(1 if rng.random() < 0.65 else 2)]
     return _typeset(lines, path, int(rng.integers(40, 72)), rng), path
 
 
-def numbers(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, assets.Path | None]:
+def numbers(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, Path | None]:
     """Prices, dates, serial numbers."""
     path = library.fonts[int(rng.integers(len(library.fonts)))]
     digits = "".join(str(int(d)) for d in rng.integers(0, 10, 8))
@@ -94,14 +97,14 @@ def numbers(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, 
     return _typeset([forms[int(rng.integers(len(forms)))]], path, int(rng.integers(40, 72)), rng), path
 
 
-def icon(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, assets.Path | None]:
+def icon(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, Path | None]:
     """A pictogram of an icon font."""
     path = library.icon_fonts[int(rng.integers(len(library.icon_fonts)))]
     choice = assets.glyphs(path)
     return _typeset([choice[int(rng.integers(len(choice)))]], path, int(rng.integers(72, 120)), rng), path
 
 
-def logo(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, assets.Path | None]:
+def logo(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, Path | None]:
     """Two to four overlapping regular shapes, as vector logos are made, sometimes with an initial."""
     side = 128
     ink, fill = colours(rng)
@@ -129,7 +132,7 @@ def logo(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, ass
     return np.asarray(canvas), path
 
 
-def barcode(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, assets.Path | None]:
+def barcode(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, Path | None]:
     """Bars of one to four modules, or a square of random modules; dark on light, with a quiet zone."""
     if rng.random() < 0.5:
         modules = np.repeat(rng.permuted(np.arange(24) % 2), rng.integers(1, 4, 24))
@@ -144,7 +147,7 @@ def barcode(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, 
     return np.dstack([tones, tones, tones, np.full_like(tones, 255)]), None
 
 
-def thin(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, assets.Path | None]:
+def thin(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, Path | None]:
     """Thin structures: a grid, rings, a fan, or a random web of lines."""
     side = 128
     ink, fill = colours(rng)
@@ -169,7 +172,7 @@ def thin(library: assets.Library, rng: np.random.Generator) -> tuple[Sprite, ass
     return np.asarray(canvas), None
 
 
-DrawMark = Callable[[assets.Library, np.random.Generator], tuple[Sprite, assets.Path | None]]
+DrawMark = Callable[[assets.Library, np.random.Generator], tuple[Sprite, Path | None]]
 MARKS: Final[dict[str, DrawMark]] = {
     "text": text, "numbers": numbers, "logo": logo, "icon": icon, "barcode": barcode, "thin": thin,
 }  # fmt: skip

@@ -8,6 +8,7 @@ _THINGS = {
     "logo": ("logo", "emblem", "brand mark", "badge"),
     "icon": ("icon", "symbol", "pictogram", "sign"),
     "barcode": ("barcode", "code", "label"),
+    "photo": ("details", "object", "texture", "face", "surface", "part"),
     "thin": ("lines", "pattern", "drawing", "structure", "grid"),
 }
 _PLAIN = (

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Literal
 
 import cv2
@@ -20,8 +21,12 @@ from refine_ops.records import Mask, U8Image
 MaskKind = Literal["box", "object", "scribble"]
 Quad = npt.NDArray[np.float64]
 """Where a sprite's corners go: `(4, 2)` points (x, y), clockwise from top left."""
+PHOTO: Final = "photo"
+"""The family of samples without a mark: a part of a photo."""
+LEAST_DAMAGE: Final = 25.0
+"""Mean squared difference in the mask, in squared levels of 255 (34 dB): less is no damage and is drawn anew."""
 _SUPERSAMPLING: Final = 2
-_TRIES: Final = 20
+_TRIES: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class Recipe:
     """How samples are drawn. The same recipe and index give the same bytes.
 
     `pose` is the range of the reference's pose: 0 the very place and shape of the target's mark, 1 any other.
+    `photo_regions` is the share of samples that damage a part of a photo instead of a mark (family `photo`).
     `exclude` names families of marks or of damage never to draw. `support_px` are Eq. 8's r and k.
     """
 
@@ -40,6 +46,7 @@ class Recipe:
     damages: Mapping[str, float] = field(default_factory=lambda: ALL_EQUAL)
     strength: tuple[float, float] = (0.0, 1.0)
     photo_share: float = 0.8
+    photo_regions: float = 0.3
     support_px: tuple[int, int] = (7, 11)
 
 
@@ -76,11 +83,13 @@ def render(index: int, recipe: Recipe, library: assets.Library) -> SyntheticSamp
     """
     rng = np.random.default_rng((recipe.seed, index))
     names = [name for name in MARKS if name not in recipe.exclude]
-    if not names:
-        raise JobError(f"marks: expected at least one of {', '.join(MARKS)} not excluded, got none")
+    photos = 0.0 if PHOTO in recipe.exclude else recipe.photo_regions
+    if not names and not photos:
+        raise JobError(f"marks: expected at least one of {', '.join((PHOTO, *MARKS))} not excluded, got none")
     for _ in range(_TRIES):
+        family = PHOTO if not names or rng.random() < photos else names[int(rng.integers(len(names)))]
         try:
-            return _render(index, names[int(rng.integers(len(names)))], recipe, library, rng)
+            return _render(index, family, recipe, library, rng)
         except ItemError:
             continue  # the mark came out blank (a glyph the font lacks) or its scribble broke the limits: draw anew
     raise JobError(f"sample {index}: no mark could be drawn in {_TRIES} tries; fonts may lack letters")
@@ -89,24 +98,17 @@ def render(index: int, recipe: Recipe, library: assets.Library) -> SyntheticSamp
 def _render(
     index: int, family: str, recipe: Recipe, library: assets.Library, rng: np.random.Generator
 ) -> SyntheticSample:
-    sprite, font = MARKS[family](library, rng)
-    if not sprite[:, :, 3].any():
-        raise ItemError("mark.blank", f"{font}: the font draws nothing for the chosen text")
-    used = [font] if font is not None else []
-    quad = _place(sprite, recipe.size, rng)
-    ground = _ground(library, recipe, rng, used)
-    target, shape = _print(sprite, quad, ground, rng)
+    used: list[Path] = []
+    draw = _photo_scene if family == PHOTO else _mark_scene
+    target, shape, pose, reference = draw(family, recipe, library, rng, used)
     kind, mask = _mask(shape, rng)
     allowed = {name: weight for name, weight in recipe.damages.items() if name not in recipe.exclude}
     damaged, damages = degrade(target, mask, rng, allowed, recipe.strength)
     blend = blend_mask(mask, dilate_px=recipe.support_px[0], blur_px=recipe.support_px[1])
     alpha = blend[:, :, None]
     mixed = np.where(alpha > 0, np.rint(alpha * damaged + (1 - alpha) * target), target).astype(np.uint8)
-    reference, pose = None, None
-    if rng.random() < recipe.reference_share:
-        pose = float(rng.uniform(*recipe.pose))
-        other = (1 - pose) * quad + pose * _place(sprite, recipe.size, rng)
-        reference, _ = _print(sprite, other, _ground(library, recipe, rng, used), rng)
+    if np.square(mixed[mask].astype(np.float32) - target[mask]).mean() < LEAST_DAMAGE:
+        raise ItemError("damage.invisible", f"{damages}: less than {LEAST_DAMAGE} squared levels changed in the mask")
     return SyntheticSample(
         index=index, input=mixed, target=target, mask=mask, support=blend > 0, object_mask=shape, reference=reference,
         prompt=prompt_for(family, reference is not None, rng), family=family, mask_kind=kind, pose=pose,
@@ -114,7 +116,54 @@ def _render(
     )  # fmt: skip
 
 
-def _ground(library: assets.Library, recipe: Recipe, rng: np.random.Generator, used: list[assets.Path]) -> U8Image:
+Scene = tuple[U8Image, Mask, float | None, U8Image | None]
+"""Target, the object's shape, the reference's pose, the reference."""
+
+
+def _mark_scene(
+    family: str, recipe: Recipe, library: assets.Library, rng: np.random.Generator, used: list[Path]
+) -> Scene:
+    """A mark printed on a ground; the reference shows it printed on another."""
+    sprite, font = MARKS[family](library, rng)
+    if not sprite[:, :, 3].any():
+        raise ItemError("mark.blank", f"{font}: the font draws nothing for the chosen text")
+    if font is not None:
+        used.append(font)
+    quad = _place(sprite, recipe.size, rng)
+    target, shape = _print(sprite, quad, _ground(library, recipe, rng, used), rng)
+    if rng.random() >= recipe.reference_share:
+        return target, shape, None, None
+    pose = float(rng.uniform(*recipe.pose))
+    other = (1 - pose) * quad + pose * _place(sprite, recipe.size, rng)
+    reference, _ = _print(sprite, other, _ground(library, recipe, rng, used), rng)
+    return target, shape, pose, reference
+
+
+def _photo_scene(
+    family: str, recipe: Recipe, library: assets.Library, rng: np.random.Generator, used: list[Path]
+) -> Scene:
+    """An ellipse or box of a photo; the reference is the same photo, moved by `pose` and in another light."""
+    target, path = grounds.photo_crop(library, recipe.size, rng)
+    used.append(path)
+    width, height = recipe.size
+    centre = rng.uniform(0.3, 0.7, 2) * (width, height)
+    half = rng.uniform(0.12, 0.36, 2) * (width, height)
+    y, x = np.mgrid[:height, :width]
+    across = np.stack([np.abs(x - centre[0]) / half[0], np.abs(y - centre[1]) / half[1]])
+    shape = np.hypot(*across) <= 1 if rng.random() < 0.6 else across.max(0) <= 1
+    if rng.random() >= recipe.reference_share:
+        return target, shape, None, None
+    pose = float(rng.uniform(*recipe.pose))
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
+    shift = rng.uniform(-0.18, 0.18, (1, 2)) + rng.uniform(-0.1, 0.1, (4, 2))
+    moved = corners + pose * shift * (width, height)
+    matrix = cv2.getPerspectiveTransform(corners.astype(np.float32), moved.astype(np.float32))
+    seen = cv2.warpPerspective(target, matrix, recipe.size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    light = 255 * (seen.astype(np.float32) / 255) ** np.float32(rng.uniform(0.85, 1.18)) * rng.uniform(0.9, 1.1, 3)
+    return target, shape, pose, np.clip(np.rint(light), 0, 255).astype(np.uint8)
+
+
+def _ground(library: assets.Library, recipe: Recipe, rng: np.random.Generator, used: list[Path]) -> U8Image:
     if rng.random() >= recipe.photo_share:
         return grounds.texture(recipe.size, rng)
     image, path = grounds.photo_crop(library, recipe.size, rng)
@@ -133,7 +182,7 @@ def _place(sprite: Sprite, size: tuple[int, int], rng: np.random.Generator) -> Q
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     tilt = rng.uniform(-0.12, 0.12, (4, 2)) * half.mean()
     slack = np.maximum(frame / 2 - half, 0)
-    return frame / 2 + rng.uniform(-0.7, 0.7, 2) * slack + corners @ rotation.T + tilt
+    return np.asarray(frame / 2 + rng.uniform(-0.7, 0.7, 2) * slack + corners @ rotation.T + tilt, np.float64)
 
 
 def _print(sprite: Sprite, quad: Quad, ground: U8Image, rng: np.random.Generator) -> tuple[U8Image, Mask]:

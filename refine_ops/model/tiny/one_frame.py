@@ -10,7 +10,7 @@ from diffusers import AutoencoderKLQwenImage
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
 
 
-class OneFrameConv(QwenImageCausalConv3d):
+class OneFrameConv(QwenImageCausalConv3d):  # type: ignore[misc]  # diffusers is untyped
     """`QwenImageCausalConv3d` for one frame; same parameters, so weights load and save as ever."""
 
     def forward(self, x: torch.Tensor, cache_x: torch.Tensor | None = None) -> torch.Tensor:

@@ -9,6 +9,7 @@ what to change. Attention by place costs no learning either: with constant queri
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import QwenImageTransformer2DModel
@@ -32,7 +33,8 @@ class Look:
     """Where a head looks at the start.
 
     `frame` is the offset in images (target 0, crop 1, reference or mask 2, mask 3; None: any). `sharpness` 1 means
-    one token, 0.1 a few tokens around it, 0 anywhere. `content` is the share of the query's energy that depends on the token.
+    one token, 0.1 a few tokens around it, 0 anywhere. `content` is the share of the query's energy that depends on
+    the token.
     """
 
     frame: int | None
@@ -68,7 +70,7 @@ def _amplitudes(look: Look) -> tuple[torch.Tensor, torch.Tensor]:
     return joined, torch.cat(phase)
 
 
-def _aim(attention: torch.nn.Module, head: int, look: Look, generator: torch.Generator) -> None:
+def _aim(attention: Any, head: int, look: Look, generator: torch.Generator) -> None:
     """Write the queries and keys of one head."""
     amplitude, phase = _amplitudes(look)
     magnitude = (amplitude / amplitude.sum()).sqrt() * math.sqrt(HEAD_CHANNELS)
@@ -91,7 +93,7 @@ def _divisor(latents: int) -> float:
 def _divide_by_sigma(model: QwenImageTransformer2DModel) -> None:
     """Fit the output norm's time modulation: `1 + scale(sigma) = 1 / sigma` for sigma from 0.15 to 1."""
     sigma = torch.linspace(0.15, 1.0, 400)
-    features = torch.nn.functional.silu(model.time_text_embed(sigma, features_like(sigma))).double()
+    features = torch.nn.functional.silu(model.time_text_embed(sigma, sigma)).double()
     features = torch.cat([features, torch.ones(len(sigma), 1, dtype=torch.float64)], 1)
     ridge = 1e-6 * len(sigma) * torch.eye(features.shape[1], dtype=torch.float64)
     solution = torch.linalg.solve(features.T @ features + ridge, features.T @ (1 / sigma.double() - 1))
@@ -100,11 +102,6 @@ def _divide_by_sigma(model: QwenImageTransformer2DModel) -> None:
     linear.bias.zero_()
     linear.weight[:WIDTH] = solution[:-1].float()
     linear.bias[:WIDTH] = solution[-1].float()
-
-
-def features_like(sigma: torch.Tensor) -> torch.Tensor:
-    """A tensor of the dtype that the time embedding shall compute in."""
-    return torch.empty(0, dtype=sigma.dtype)
 
 
 @torch.no_grad()
