@@ -22,8 +22,8 @@ def transformers_class(name: str) -> Any:
     return getattr(transformers, name)
 
 
-def load(cls: Any, model: str, allow_hub: bool, *, weights: bool = False) -> Any:
-    """`cls.from_pretrained(model)`; weights in bfloat16 on a GPU machine, else float32.
+def load(cls: Any, model: str, allow_hub: bool, *, weights: bool = False, half: bool = True) -> Any:
+    """`cls.from_pretrained(model)`; weights in bfloat16 on a GPU machine with `half`, else in float32.
 
     Raises:
         JobError: the folder is absent or incomplete, or a hub name is given without `allow_hub`.
@@ -32,7 +32,7 @@ def load(cls: Any, model: str, allow_hub: bool, *, weights: bool = False) -> Any
         raise JobError(f"model {model!r}: no such folder; give a local checkpoint, or set allow_hub for a hub name")
     options: dict[str, Any] = {}
     if weights:
-        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        dtype = torch.bfloat16 if half and torch.cuda.is_available() else torch.float32
         options = {"use_safetensors": True, "dtype": dtype}
     try:
         return cls.from_pretrained(

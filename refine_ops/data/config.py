@@ -164,19 +164,24 @@ class DiffusersInpainting(Settings):
 Degrader = Annotated[ModelFree | DiffusersInpainting, Field(discriminator="kind")]
 
 
-class ValidateSettings(Settings):
-    """The band filter and, where a VLM is given, its two questions (section 4.2 iii)."""
+class BandSettings(Settings):
+    """How much a degradation must change M to be a task, and how little to stay one (section 4.2 iii, without a VLM)."""
 
     min_change: float = Field(1.5, ge=0, description="Least mean |I - I*| over M, in 1/255: below, no defect.")
     max_change: float = Field(96.0, gt=0, le=255, description="Largest mean |I - I*| over M: above, unrecognisable.")
-    vlm: Vlm | None = None
-    control_share: float = Field(0.05, ge=0, le=1, description="Samples whose clean crop is also asked about.")
 
     @model_validator(mode="after")
     def _band(self) -> Self:
         if self.min_change >= self.max_change:
-            raise ValueError(f"validate: min_change {self.min_change} must be below max_change {self.max_change}")
+            raise ValueError(f"validation: min_change {self.min_change} must be below max_change {self.max_change}")
         return self
+
+
+class ValidateSettings(BandSettings):
+    """The band and, where a VLM is given, its two questions (section 4.2 iii)."""
+
+    vlm: Vlm | None = None
+    control_share: float = Field(0.05, ge=0, le=1, description="Samples whose clean crop is also asked about.")
 
 
 class InstructSettings(Settings):
@@ -196,7 +201,7 @@ class SyntheticSource(Settings):
     pose: tuple[float, float] = Field((0.0, 1.0), description="Range of the reference's pose: 0 the target's own.")
     least_strength: float = Field(0.2, ge=0, le=1, description="Mildest degradation.")
     assets: tuple[str, ...] = Field((), description="Local folders with more fonts and photos.")
-    validation: ValidateSettings = ValidateSettings()
+    validation: BandSettings = BandSettings()
 
 
 class ManifestSource(Settings):

@@ -24,7 +24,7 @@ class DinoGrounder:
         self._settings, self._device = settings, pick_device(rank)
         self._processor = load(transformers_class("AutoProcessor"), settings.model, settings.allow_hub)
         cls = transformers_class("AutoModelForZeroShotObjectDetection")
-        self._model = load(cls, settings.model, settings.allow_hub, weights=True).to(self._device).eval()
+        self._model = load(cls, settings.model, settings.allow_hub, weights=True, half=False).to(self._device).eval()
 
     @property
     def name(self) -> str:
@@ -59,7 +59,6 @@ class DinoGrounder:
     def _run(self, image: U8Image, phrases: tuple[str, ...]) -> Any:
         text = ". ".join(p.lower().rstrip(".") for p in phrases) + "."
         inputs = self._processor(images=Image.fromarray(image), text=text, return_tensors="pt").to(self._device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
         with torch.inference_mode():
             outputs = self._model(**inputs)
         return self._processor.post_process_grounded_object_detection(

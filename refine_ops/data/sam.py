@@ -16,7 +16,10 @@ _CLASSES = {"sam3": ("Sam3Model", "Sam3Processor"), "sam2": ("Sam2Model", "Sam2P
 
 
 class Sam:
-    """Implements `Segmenter` with the checkpoint's own generation of SAM."""
+    """Implements `Segmenter` with the checkpoint's own generation of SAM.
+
+    In float32 everywhere: its processor gives float32 boxes, which SAM 3's geometry encoder refuses beside bfloat16.
+    """
 
     def __init__(self, settings: SamSegmentation, rank: int = 0) -> None:
         self._settings, self._device = settings, pick_device(rank)
@@ -26,7 +29,7 @@ class Sam:
             raise JobError(f"model {settings.model!r} is a {kind!r}; expected a sam2 or sam3 checkpoint")
         model, processor = (transformers_class(name) for name in _CLASSES[self._kind])
         self._processor = load(processor, settings.model, settings.allow_hub)
-        self._model = load(model, settings.model, settings.allow_hub, weights=True).to(self._device).eval()
+        self._model = load(model, settings.model, settings.allow_hub, weights=True, half=False).to(self._device).eval()
 
     @property
     def name(self) -> str:
@@ -70,9 +73,7 @@ class Sam:
         return Segmented(masks[best], float(scores[best]), max(rivals))
 
     def _inputs(self, image: U8Image, **prompts: Any) -> Any:
-        inputs = self._processor(images=Image.fromarray(image), return_tensors="pt", **prompts).to(self._device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
-        return inputs
+        return self._processor(images=Image.fromarray(image), return_tensors="pt", **prompts).to(self._device)
 
     def _run(self, inputs: Any, **options: Any) -> Any:
         inputs = {k: v for k, v in inputs.items() if k != "original_sizes"}

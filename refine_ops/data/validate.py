@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from refine_ops.data.chat import Chat, Question, Reply
-from refine_ops.data.config import ValidateSettings
+from refine_ops.data.config import BandSettings, ValidateSettings
 from refine_ops.data.sample import change_over
 from refine_ops.errors import ItemError
 from refine_ops.records import Mask, U8Image
@@ -72,7 +72,7 @@ def validate(
     return scores | ask(judge, damaged, clean, mask, description, control=control)
 
 
-def band_filter(damaged: U8Image, clean: U8Image, mask: Mask, settings: ValidateSettings) -> dict[str, Any]:
+def band_filter(damaged: U8Image, clean: U8Image, mask: Mask, settings: BandSettings) -> dict[str, Any]:
     """The mean change over M, in 1/255.
 
     Raises:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import cv2
 import pytest
 from moto.server import ThreadedMotoServer
-from openai_server import Answer, says, serve
-from photos import ANNOTATIONS, content, photo_config, rows_of, write_manifest
+from openai_server import Answer, decode_data_url, says, serve
+from photos import ANNOTATIONS, PHOTOS, assert_sound, content, photo_config, rows_of, write_manifest
 
 from flows.build_dataset import build_dataset
 from refine_ops import storage
@@ -90,6 +91,39 @@ def test_a_build_with_a_vlm_keeps_rejects_raw_answers_tokens_and_the_false_posit
     card = (out / "README.md").read_text()
     assert "<b>" not in card
     assert "| `x`" not in card
+
+
+def test_pairs_grounded_by_a_vlm_become_reference_samples_and_mismatches_are_rejected(tmp_path: Path) -> None:
+    mirrored = cv2.flip(cv2.imread(str(PHOTOS / "rocket.jpg")), 1)
+    cv2.imwrite(str(tmp_path / "mirrored.png"), mirrored)
+    pairs = ({"image": "rocket.jpg", "reference": str(tmp_path / "mirrored.png"), "source_id": "same"},
+             {"image": "rocket.jpg", "reference": str(PHOTOS / "coffee.jpg"), "source_id": "other"})  # fmt: skip
+    write_manifest(tmp_path / "manifest.jsonl", pairs)
+
+    def looks(body: dict[str, Any], _: int) -> Answer:
+        name, shown = body["response_format"]["json_schema"]["name"], body["messages"][1]["content"]
+        if name == "_SameReply":
+            return says(same=True, evidence="one livery")
+        reference = decode_data_url(shown[1]["image_url"]["url"])
+        same = reference.shape == mirrored.shape
+        box, mirror = ({"x0": x0, "y0": 270, "x1": x1, "y1": 983} for x0, x1 in ((469, 539), (461, 531)))
+        answer = {"description": "the rocket", "same_subject_in_target": same, "confidence": 0.9, "evidence": "e"}
+        return says(**answer, reference_box=mirror, target_box=box)
+
+    with serve(looks) as server:
+        chat = OpenAiVlm(base_url=server.base_url, model="m", cache=str(tmp_path / "cache"))
+        config = photo_config(tmp_path, ground=VlmGrounding(vlm=chat))
+        list(build(config, open_folder(config).todo))
+    out = Path(config.out)
+    samples, rejects = rows_of(out), rows_of(out, "rejects")
+    assert samples
+    for row in samples:
+        assert_sound(out, row)
+        assert (row["source_id"], row["setting"]) == ("same", "reference")
+        assert json.loads(row["models"])["ground"] == "m@127.0.0.1"
+        assert len(row["source_sha256"]) == 2
+    assert {r["reason"] for r in rejects if r["source_id"] == "other"} == {"ground.no_match"}
+    assert len({r["split"] for r in samples + rejects}) == 1, "both pairs share a photo, so they share a split"
 
 
 def test_an_endpoint_that_goes_down_stops_the_build_and_a_resume_finishes_it(tmp_path: Path) -> None:
