@@ -52,6 +52,7 @@ def describe(result: DemoResult) -> str:
     lines += [
         "",
         f"look here first   {summary.contact_sheet}",
+        f"drift report      {summary.run}/report/report.html",
         f"summary           {summary.summary}",
         f"outputs           {summary.run}/outputs",
         f"manifest          {result.manifest}",

@@ -21,16 +21,19 @@ class ProgressDisplay:
         self._started = self._printed = self._sent = time.monotonic()
         self._model_ready: tuple[float, int] | None = None
         self._artifact: UUID | None = None
+        self._shown, self._complete = "", False
 
     def update(self, progress: Progress) -> None:
         now, finished = time.monotonic(), progress.done + progress.dead
         if finished and self._model_ready is None:
             self._model_ready = (now, finished)
-        last = finished >= self._total
-        if now - self._printed >= _TERMINAL_EVERY_S or last:
-            self._printed = now
-            print(f"{self._label}: {self.line(progress)}", file=self._stream, flush=True)
-        if now - self._sent >= _ARTIFACT_EVERY_S or last:
+        last = finished >= self._total and not self._complete
+        self._complete = self._complete or last
+        line = self.line(progress)
+        if (now - self._printed >= _TERMINAL_EVERY_S and line != self._shown and not self._complete) or last:
+            self._printed, self._shown = now, line
+            print(f"{self._label}: {line}", file=self._stream, flush=True)
+        if (now - self._sent >= _ARTIFACT_EVERY_S and not self._complete) or last:
             self._sent = now
             self._send(progress)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger, task
 
+from flows.drift_report import drift_report
 from flows.lanes import cancel_lanes, run_on_pool
 from flows.progress import ProgressDisplay
 from flows.summary import RunSummary, summarise
@@ -17,6 +18,7 @@ from refine_ops.job.ledger import compact, outcomes_table, read_ledger, write_pa
 from refine_ops.job.plan import Plan, PlanReader, Remaining, make_plan, problem_outcomes, remaining
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
+from refine_ops.report.config import DriftReportConfig
 from refine_ops.report.review import read_review
 
 
@@ -43,6 +45,8 @@ def refine_batch(config: RefineBatchConfig) -> RunSummary:
         todo = find_remaining(config, folder)
     verdict = refine_items(config, folder, todo)
     summary = write_summary(config, folder, verdict, todo.done + todo.dead)
+    if 0 < summary.done <= config.report_items:
+        drift_report(DriftReportConfig(runs=(folder.uri,)))
     if summary.dead_share > config.error_budget:
         raise ErrorBudgetExceeded(
             f"{summary.dead} of {summary.done + summary.dead} items are dead ({summary.dead_share:.1%}), the budget is "

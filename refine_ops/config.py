@@ -182,7 +182,12 @@ class RefineBatchConfig(Settings):
     lane_count: int = Field(8, ge=1, description="Child runs with lanes='work-pool': more than nodes.")
     lane_attempts: int = Field(3, ge=1, description="Times a failed lane's shards are dispatched; preemption is free.")
     keep_patches: Literal["none", "flagged", "all"] = "none"
-    report: bool = Field(True, description="Build the drift report at the end.")
+    report_items: int = Field(
+        20_000,
+        ge=0,
+        description="Build the drift report at the end of runs of at most this many items, as it decodes every image "
+        "twice more. For larger runs start the flow drift-report where there are cores; 0: never.",
+    )
 
     @model_validator(mode="after")
     def _reach_fits(self) -> Self:
