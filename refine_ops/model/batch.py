@@ -31,6 +31,7 @@ class BatchRunner:
         self._reference = settings.speed == "reference"
         self._encode = PromptEncoder(networks, device)
         self._block = compiled_block(settings)
+        self._encoders_away = False
         self._modulations: OrderedDict[tuple[float, ...], fast.Modulations] = OrderedDict()
 
     @torch.no_grad()
@@ -41,7 +42,7 @@ class BatchRunner:
         """
         with best_attention(self._device):
             self._networks.vae.use_tiling = footprint.vae_tiling
-            if footprint.offload:
+            if self._encoders_away:
                 self._place_encoders(self._device)
             conditional = self._embed([item.prompt for item in batch], batch, batch[0].bucket.text, masked_text)
             unconditional = None
@@ -52,7 +53,7 @@ class BatchRunner:
             if footprint.offload:
                 self._place_encoders(torch.device("cpu"))
             clean = self._denoise(batch, latents, conditional, unconditional)
-            if footprint.offload:
+            if self._encoders_away:
                 self._networks.vae.to(self._device)
             return stages.decode(self._networks.vae, clean)
 
@@ -140,6 +141,7 @@ class BatchRunner:
     def _place_encoders(self, device: torch.device) -> None:
         self._networks.text_encoder.to(device)
         self._networks.vae.to(device)
+        self._encoders_away = device != self._device
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
