@@ -33,3 +33,10 @@ class ItemError(RefineError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class Missing(ItemError):
+    """The URI names nothing."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__("file.missing", f"{uri}: no such file; check the path in the manifest")

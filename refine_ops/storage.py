@@ -10,22 +10,15 @@ import os
 import posixpath
 import uuid
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from refine_ops.config import AccessSettings, s3_endpoint
+from refine_ops import s3
+from refine_ops.config import AccessSettings
 from refine_ops.errors import ItemError, JobError
+from refine_ops.errors import Missing as Missing
 
 _TEMPORARY = ".tmp-"
-
-
-class Missing(ItemError):
-    """The URI names nothing."""
-
-    def __init__(self, uri: str) -> None:
-        super().__init__("file.missing", f"{uri}: no such file; check the path in the manifest")
 
 
 def is_s3(uri: str) -> bool:
@@ -98,7 +91,7 @@ def read(uri: str, max_bytes: int | None = None) -> bytes:
 def read_identified(uri: str, max_bytes: int | None = None) -> tuple[bytes, str]:
     """The whole object and its `identity`, both of the same moment; raises as `read` does."""
     if is_s3(uri):
-        return _read_s3(uri, max_bytes)
+        return s3.get(*_split_s3(uri), lambda size: _check_size(uri, size, max_bytes))
     try:
         with open(uri, "rb") as f:
             stat = os.fstat(f.fileno())
@@ -125,7 +118,8 @@ def write(uri: str, data: bytes, *, only_if_absent: bool = False) -> None:
         JobError: no space, no permission, or the store refuses writes.
     """
     if is_s3(uri):
-        _write_s3(uri, data, only_if_absent)
+        if not s3.put(*_split_s3(uri), data, only_if_absent=only_if_absent):
+            _accept_equal(uri, data)
         return
     if only_if_absent and os.path.exists(uri):
         _accept_equal(uri, data)
@@ -147,15 +141,10 @@ def write(uri: str, data: bytes, *, only_if_absent: bool = False) -> None:
 def exists(uri: str) -> bool:
     if not is_s3(uri):
         return os.path.exists(uri)
-    from botocore.exceptions import ClientError
-
-    bucket, key = _split_s3(uri)
     try:
-        _s3().head_object(Bucket=bucket, Key=key)
-    except ClientError as e:
-        if e.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
-            return False
-        raise _s3_error(uri, e) from e
+        s3.head(*_split_s3(uri))
+    except Missing:
+        return False
     return True
 
 
@@ -163,11 +152,8 @@ def list_files(folder: str, suffix: str = "") -> Iterator[str]:
     """URIs of all files below `folder`, sorted, temporary ones left out; an absent folder is empty."""
     if is_s3(folder):
         bucket, prefix = _split_s3(folder)
-        pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix.rstrip("/") + "/")
-        for page in pages:
-            for entry in page.get("Contents", ()):
-                if entry["Key"].endswith(suffix):
-                    yield f"s3://{bucket}/{entry['Key']}"
+        keys = s3.list_keys(bucket, prefix.rstrip("/") + "/" if prefix else "")
+        yield from (f"s3://{bucket}/{key}" for key in keys if key.endswith(suffix))
         return
     found = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
     yield from sorted(str(p) for p in found if p.name.endswith(suffix) and not p.name.startswith(_TEMPORARY))
@@ -176,8 +162,7 @@ def list_files(folder: str, suffix: str = "") -> Iterator[str]:
 def delete(uri: str) -> None:
     """Remove one object; absent is fine."""
     if is_s3(uri):
-        bucket, key = _split_s3(uri)
-        _s3().delete_object(Bucket=bucket, Key=key)
+        s3.delete(*_split_s3(uri))
     else:
         Path(uri).unlink(missing_ok=True)
 
@@ -189,14 +174,7 @@ def identity(uri: str) -> str:
         Missing: it does not exist.
     """
     if is_s3(uri):
-        from botocore.exceptions import ClientError
-
-        bucket, key = _split_s3(uri)
-        try:
-            head = _s3().head_object(Bucket=bucket, Key=key)
-        except ClientError as e:
-            raise _s3_error(uri, e) from e
-        return f"{head['ETag']}:{head['ContentLength']}"
+        return s3.head(*_split_s3(uri))
     try:
         stat = os.stat(uri)
     except OSError as e:
@@ -253,69 +231,3 @@ def _split_s3(uri: str) -> tuple[str, str]:
     if not parts.netloc:
         raise ItemError("uri.invalid", f"{uri!r} names no bucket; expected s3://bucket/key")
     return parts.netloc, uri.split(parts.netloc, 1)[1].lstrip("/")
-
-
-def _s3() -> Any:
-    """One client per process; boto3 clients are thread-safe."""
-    return _s3_client(os.getpid(), s3_endpoint())
-
-
-@lru_cache(maxsize=4)
-def _s3_client(pid: int, endpoint: str | None) -> Any:
-    try:
-        import boto3
-        from botocore.config import Config
-    except ImportError as e:
-        raise JobError("s3:// URIs need boto3, which is not installed here: pip install boto3") from e
-    config = Config(
-        retries={"mode": "standard", "max_attempts": 8},
-        max_pool_connections=64,
-        connect_timeout=10,
-        read_timeout=60,
-        request_checksum_calculation="when_supported",
-    )
-    return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
-
-
-def _read_s3(uri: str, max_bytes: int | None) -> tuple[bytes, str]:
-    from botocore.exceptions import BotoCoreError, ClientError
-    from urllib3.exceptions import HTTPError
-
-    bucket, key = _split_s3(uri)
-    last: Exception | None = None
-    for _ in range(4):
-        try:
-            response = _s3().get_object(Bucket=bucket, Key=key)
-            _check_size(uri, response["ContentLength"], max_bytes)
-            data: bytes = response["Body"].read()
-            if len(data) == response["ContentLength"]:
-                return data, f"{response['ETag']}:{response['ContentLength']}"
-            last = OSError(f"{len(data)} of {response['ContentLength']} bytes came")
-        except ClientError as e:
-            raise _s3_error(uri, e) from e
-        except (BotoCoreError, HTTPError, OSError) as e:
-            last = e
-    raise ItemError("file.unreadable", f"{uri}: {last}; the store broke off four times") from last
-
-
-def _write_s3(uri: str, data: bytes, only_if_absent: bool) -> None:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    bucket, key = _split_s3(uri)
-    condition = {"IfNoneMatch": "*"} if only_if_absent else {}
-    try:
-        _s3().put_object(Bucket=bucket, Key=key, Body=data, ChecksumAlgorithm="SHA256", **condition)
-    except ClientError as e:
-        if e.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
-            _accept_equal(uri, data)
-            return
-        raise JobError(f"cannot write {uri}: {e}; check the bucket's policy and the credentials") from e
-    except BotoCoreError as e:
-        raise JobError(f"cannot write {uri}: {e}; check the endpoint and the network") from e
-
-
-def _s3_error(uri: str, e: Any) -> ItemError:
-    code = e.response["Error"]["Code"]
-    if code in ("NoSuchKey", "404", "NoSuchBucket"):
-        return Missing(uri)
-    return ItemError("file.unreadable", f"{uri}: S3 answered {code}; check the bucket's policy and the credentials")
