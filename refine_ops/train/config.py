@@ -100,7 +100,7 @@ class GateSettings(Settings):
     min_cases: int = Field(12, ge=2, description="Fewer cases than this never promote.")
     power: float = Field(0.8, gt=0, lt=1, description="Of the statement how many cases a decision takes.")
     refine: RefineSettings = Field(RefineSettings(), description="How held-out cases are refined; model is the run's.")
-    metrics: MetricSettings = MetricSettings()
+    metrics: MetricSettings = MetricSettings(text=False)
 
 
 class TrainLoraConfig(Settings):

@@ -44,10 +44,17 @@ class Denoiser(torch.nn.Module):
         super().__init__()
         self.transformer = transformer
         add_lora(transformer, lora, seed)
+        self._wrapped = [_Block(block) for block in transformer.transformer_blocks]
+        self.blocks = torch.nn.ModuleList(self._wrapped)
+        self.run_blocks_with(checkpointing, compiled)
+
+    def run_blocks_with(self, checkpointing: Checkpointing, compiled: bool) -> None:
+        """What the backward pass recomputes, and whether blocks are compiled: once for all, for all shapes."""
         run = _block_runner(checkpointing)
         if compiled:
             run = torch.compile(run, dynamic=True)
-        self.blocks = torch.nn.ModuleList(_Block(block, run) for block in transformer.transformer_blocks)
+        for block in self._wrapped:
+            block.run = run
 
     def forward(
         self,
@@ -96,13 +103,14 @@ class Denoiser(torch.nn.Module):
 class _Block(torch.nn.Module):
     """One transformer block as a module of its own, so that sharding and compilation can wrap it."""
 
-    def __init__(self, block: Any, run: Callable[..., Any]) -> None:
+    run: Callable[..., Any]
+
+    def __init__(self, block: Any) -> None:
         super().__init__()
         self.block = block
-        self._run = run
 
     def forward(self, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        image, text = self._run(self.block, *arguments)
+        image, text = self.run(self.block, *arguments)
         return image, text
 
 

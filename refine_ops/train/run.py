@@ -72,11 +72,6 @@ def training_fingerprint(config: TrainLoraConfig) -> dict[str, str]:
     return kept | libraries | {"version.refine_ops": refine_ops.__version__}
 
 
-def code_fingerprint(fingerprint: dict[str, str]) -> dict[str, str]:
-    """The versions in a fingerprint, for an adapter's card."""
-    return {name: value for name, value in fingerprint.items() if name.startswith("version.")}
-
-
 def _processes(config: TrainLoraConfig) -> int:
     if config.run.processes is not None:
         return config.run.processes

@@ -62,8 +62,10 @@ class Trainer:
         config = task.config
         self._task, self._accelerator, self._device = task, accelerator, accelerator.device
         optimizer = make_optimizer(trainable(model), config.optimizer)
-        self._model, self._optimizer = accelerator.prepare(model, optimizer)
-        self._inner: Denoiser = accelerator.unwrap_model(self._model, keep_torch_compile=False)
+        sharded = config.run.sharding == "fsdp2"  # such a model exchanges its gradients itself
+        self._model = model if sharded else accelerator.prepare_model(model)
+        self._optimizer = accelerator.prepare_optimizer(optimizer)
+        self._inner = model
         self._parameters = trainable(self._inner)
         decay = config.optimizer.ema_decay
         self._average = None if decay is None else MovingAverage(self._parameters, decay)

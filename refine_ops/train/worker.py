@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate import Accelerator
 
 from refine_ops import storage
 from refine_ops.errors import EXIT_DRAINED, EXIT_JOB_ERROR, JobError
@@ -29,6 +29,7 @@ from refine_ops.train.encode import Planned, SampleEncoder, tasks
 from refine_ops.train.grid import draw_grid
 from refine_ops.train.networks import Trainee, encoding_identity, load_encoders, load_trainee
 from refine_ops.train.samples import read_samples
+from refine_ops.train.shard import shard
 from refine_ops.train.trainer import Stopped, Task, Trainer
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,10 @@ def run_rank(config: TrainLoraConfig, fingerprint: dict[str, str], run: Path) ->
     )
     cache = EncodedCache(rank.cache_folder)
     planned = plan.read_plan(run) or _encode(rank, cache)
-    trainee = load_trainee(rank.model, rank.device, rank.dtype)
+    # Sharding moves the transformer to the device block by block; whole, it might not fit.
+    sharded = config.run.sharding == "fsdp2"
+    trainee = load_trainee(rank.model, torch.device("cpu") if sharded else rank.device, rank.dtype)
+    trainee.vae.to(rank.device)
     trained = _train(rank, cache, planned, trainee)
     if accelerator.is_main_process:
         _write_adapter(rank, planned, trained)
@@ -143,6 +147,8 @@ def _train(rank: _Rank, cache: EncodedCache, planned: list[Planned], trainee: Tr
         checkpointing=config.run.checkpointing,
         compiled=config.model.compile,
     )
+    if config.run.sharding == "fsdp2":
+        shard(denoiser, rank.device, accelerator.num_processes)
     task = Task(
         config=config,
         run=rank.run,
@@ -232,21 +238,9 @@ def _accelerator(config: TrainLoraConfig, run: Path) -> Any:
     Raises:
         JobError: the batch cannot be shared equally, or the tracker is not installed.
     """
-    sharded = None
-    if config.run.sharding == "fsdp2":
-        sharded = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=["_Block"],
-            reshard_after_forward=True,
-            cpu_ram_efficient_loading=False,
-            use_orig_params=True,
-        )
     tracker = None if config.run.tracker == "none" else config.run.tracker
     try:
-        accelerator = Accelerator(
-            cpu=config.model.device == "cpu", log_with=tracker, project_dir=run / "logs", fsdp_plugin=sharded
-        )
+        accelerator = Accelerator(cpu=config.model.device == "cpu", log_with=tracker, project_dir=run / "logs")
         accelerator.init_trackers("train")
     except (ImportError, ValueError) as error:
         raise JobError(f"run.tracker {tracker!r}: {error}; install it, or set run.tracker to 'none'") from error

@@ -99,6 +99,20 @@ def test_recomputing_gives_the_very_same_gradients(checkpointing: str) -> None:
     assert all(torch.equal(kept[name], recomputed[name]) for name in kept)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", ["block", "selective", "none"])
+def test_compiled_blocks_give_the_same_gradients(checkpointing: str) -> None:
+    def gradients(compiled: bool) -> dict[str, torch.Tensor]:
+        model = _denoiser()
+        model.run_blocks_with(checkpointing, compiled)
+        _velocity(model, _inputs(model.transformer)).square().mean().backward()
+        return {name: p.grad for name, p in trainable(model).items() if p.grad is not None}
+
+    eager, compiled = gradients(False), gradients(True)
+    for name in eager:
+        torch.testing.assert_close(compiled[name], eager[name], atol=1e-5, rtol=1e-4)
+
+
 def test_all_tokens_as_sparse_targets_are_the_dense_velocity() -> None:
     model = _denoiser()
     inputs = _inputs(model.transformer)

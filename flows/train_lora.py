@@ -1,0 +1,119 @@
+"""Flow `train-lora`: check, train, publish, judge on held-out cases; artifacts for curve, grid and decision."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
+
+from refine_ops.registry import AdapterCard
+from refine_ops.train.config import TrainLoraConfig
+from refine_ops.train.progress import read_metrics
+from refine_ops.train.promote import Judged, judge, publish
+from refine_ops.train.run import TrainResult, train
+from refine_ops.train.samples import read_samples
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run of the flow gave; `judged` is None where no registry is set."""
+
+    result: TrainResult
+    judged: Judged | None
+
+
+@flow(name="train-lora", flow_run_name="train {config.out}")
+def train_lora(config: TrainLoraConfig) -> Trained:
+    """Train an adapter and, where a registry is set, make it current if it is better than what is.
+
+    The same `out` resumes: finished phases are only read.
+
+    Raises:
+        JobError: settings or data do not allow it, the loss diverged, or the gate cannot measure its metric.
+    """
+    check_data(config)
+    result = run_training(config)
+    show_training(config, result)
+    if config.registry is None:
+        return Trained(result, None)
+    card = publish_adapter(config, result)
+    judged = judge_adapter(config, card.version)
+    show_decision(judged)
+    return Trained(result, judged)
+
+
+@task
+def check_data(config: TrainLoraConfig) -> None:
+    """Fail in seconds on data that cannot be trained on."""
+    samples = read_samples(config.dataset, config.exclude)
+    count = {split: sum(s.split == split for s in samples) for split in ("train", "validation")}
+    references = sum(s.reference is not None for s in samples)
+    get_run_logger().info("%d samples to train, %d to validate, %d with reference", *count.values(), references)
+
+
+@task
+def run_training(config: TrainLoraConfig) -> TrainResult:
+    """All phases that need the accelerators, as one process group under this process."""
+    return train(config)
+
+
+@task
+def show_training(config: TrainLoraConfig, result: TrainResult) -> None:
+    run = Path(config.out)
+    create_markdown_artifact(key="train-lora-curve", markdown=curve(run), description=f"Adapter {result.sha256[:10]}")
+    pictures = sorted((run / "validation").glob("step-*.png"))
+    if pictures:
+        create_image_artifact(
+            image_url=inline_image(pictures[-1]), key="train-lora-grid", description="input, refined, target"
+        )
+
+
+@task
+def publish_adapter(config: TrainLoraConfig, result: TrainResult) -> AdapterCard:
+    return publish(config, result)
+
+
+@task
+def judge_adapter(config: TrainLoraConfig, version: str) -> Judged:
+    return judge(config, version)
+
+
+@task
+def show_decision(judged: Judged) -> None:
+    against = judged.incumbent or "the base model"
+    lines = [f"# {judged.version} against {against}", judged.decision.markdown, *(f"- {note}" for note in judged.notes)]
+    create_markdown_artifact(key="train-lora-gate", markdown="\n".join(lines), description=judged.decision.verdict)
+    get_run_logger().info("%s", judged.decision.sentence)
+
+
+def curve(run: Path) -> str:
+    """The loss curves as a Markdown table of at most 30 rows: training means between validations beside those."""
+    rows = read_metrics(run / "metrics.jsonl")
+    steps = [row for row in rows if "validation_loss" in row]
+    stride = max(1, len(steps) // 30)
+    shown = steps[::stride] if not steps or steps[-1] in steps[::stride] else [*steps[::stride], steps[-1]]
+    lines = ["| step | training loss | held-out loss | in the band | off the band |", "|---|---|---|---|---|"]
+    last = 0
+    for row in shown:
+        losses = [r["loss"] for r in rows if "loss" in r and last < r["step"] <= row["step"]]
+        mean = f"{sum(losses) / len(losses):.4g}" if losses else ""
+        held_out = (row["validation_loss"], row["validation_band"], row["validation_interior"])
+        lines.append(f"| {row['step']} | {mean} | " + " | ".join(number(value) for value in held_out) + " |")
+        last = row["step"]
+    return "\n".join(lines) + "\n"
+
+
+def number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"
+
+
+def inline_image(path: Path, side_px: int = 768) -> str:
+    """A data URL, for the server cannot reach a local file; shrunk to keep the database small."""
+    image = Image.open(path)
+    image.thumbnail((side_px, side_px))
+    sink = io.BytesIO()
+    image.save(sink, "webp", quality=80)
+    return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode()
