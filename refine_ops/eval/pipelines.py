@@ -61,13 +61,16 @@ class EditPipeline:
             "num_inference_steps": self.config.steps,
             "generator": torch.Generator("cpu").manual_seed(self.config.seed),
         }
+        takes = inspect.signature(self._pipeline.__call__).parameters.keys()
         if self.config.true_cfg_scale is not None:
-            options |= {"true_cfg_scale": self.config.true_cfg_scale, "negative_prompt": " "}
+            options["true_cfg_scale"] = self.config.true_cfg_scale
+        if "true_cfg_scale" in takes and self.config.true_cfg_scale != 1:
+            options["negative_prompt"] = " "  # without one these pipelines silently skip guidance
         if self.config.guidance_scale is not None:
             options["guidance_scale"] = self.config.guidance_scale
         if self.config.pixels is not None:
             options["height"], options["width"] = _sides(loaded.image, self.config.pixels)
-        unknown = options.keys() - inspect.signature(self._pipeline.__call__).parameters.keys()
+        unknown = options.keys() - takes
         if unknown:
             name = type(self._pipeline).__name__
             raise JobError(f"method {self.config.name!r}: {name} takes no {', '.join(sorted(unknown))}; leave it out")
