@@ -18,7 +18,7 @@ _SOI, _EOI, _SOS, _DQT, _COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xFE
 _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _HUFFMAN_DCT: Final = frozenset({0xC0, 0xC1, 0xC2})
-_AFTER_ENTROPY: Final = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+_AFTER_ENTROPY: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _EXIF: Final = b"Exif\0\0"
 _ICC: Final = b"ICC_PROFILE\0"
 _MODELS: Final[dict[str, Model]] = {"L": "grey", "RGB": "rgb", "CMYK": "cmyk"}
@@ -209,7 +209,7 @@ def _walk(data: bytes, name: str) -> tuple[list[Segment], int]:
             found = _AFTER_ENTROPY.search(data, at)
             if found is None:
                 raise ItemError("image.truncated", f"{name}: the coded data has no end; export it again")
-            at = found.end() - 2
+            at = found.start()
 
 
 def _plain_sampling(components: tuple[Component, ...]) -> bool:

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import cv2
@@ -29,15 +28,6 @@ _YCC: Final = np.array(
     [[0.299, 0.587, 0.114], [-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411]], np.float32
 )
 _JCS_YCBCR, _JCS_CMYK, _JCS_YCCK = 3, 4, 5
-
-
-@dataclass(frozen=True, slots=True)
-class Spliced:
-    """`coded` is a complete JPEG with the edited scans but none of the original's metadata."""
-
-    coded: bytes
-    touched: Mask
-    """`bool (MCU rows, MCU columns)`, stored orientation: where coefficients may differ."""
 
 
 def touched_mcus(support: Mask, plan: Layout) -> Mask:
@@ -69,12 +59,13 @@ def whole_mcus(region: Mask, plan: Layout) -> Mask:
     return np.logical_and(region, ~reachable_px(touched_mcus(~region, plan), plan, "none"))
 
 
-def splice(data: bytes, plan: Layout, before: Samples, after: Samples, support: Mask, bleed: Bleed) -> Spliced:
-    """Write `after` into the coefficients of the MCUs that `support` touches.
+def splice(data: bytes, plan: Layout, before: Samples, after: Samples, touched: Mask, bleed: Bleed) -> bytes:
+    """Write `after` into the coefficients of the `touched` MCUs: a complete JPEG, but without metadata.
 
     Args:
         before: The decoded source, `uint8 (H, W, C)`, stored orientation; CMYK counts ink.
-        after: The edited samples, equal to `before` outside `support`.
+        after: The edited samples, equal to `before` outside the touched MCUs.
+        touched: `touched_mcus` of the support; nowhere else does a coefficient change.
 
     Raises:
         ItemError: `jpeg.no_backend` where pyjpegio is not installed, `jpeg.refused` where it cannot read the file.
@@ -87,7 +78,6 @@ def splice(data: bytes, plan: Layout, before: Samples, after: Samples, support: 
             "editing JPEG coefficients needs pyjpegio, which has no build for this platform; set write.jpeg_fallback "
             "or write.output_format to 'png'",
         ) from error
-    touched = touched_mcus(support, plan)
     try:
         with _memory_file(data) as path:
             coded = jpegio.read(path)
@@ -98,7 +88,7 @@ def splice(data: bytes, plan: Layout, before: Samples, after: Samples, support: 
         with _memory_file(b"") as path:
             coded.write(path)
             with open(path, "rb") as written:
-                return Spliced(written.read(), touched)
+                return written.read()
     except (RuntimeError, ValueError) as error:
         raise ItemError(
             "jpeg.refused", f"pyjpegio cannot edit this JPEG ({error}); set write.jpeg_fallback to 'png'"

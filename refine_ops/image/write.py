@@ -76,12 +76,12 @@ def _converted(source: Source, canvas: Canvas, target: Format) -> Encoded:
 def _jpeg(source: Source, canvas: Canvas, settings: WriteSettings, bleed: splice.Bleed) -> Encoded:
     native = source.native
     plan = jpeg.layout(source.data, source.name)
-    support = np.ascontiguousarray(as_stored(canvas.support, native.orientation))
-    done = splice.splice(source.data, plan, native.samples, canvas.samples, support, bleed)
+    touched = splice.touched_mcus(as_stored(canvas.support, native.orientation), plan)
+    coded = splice.splice(source.data, plan, native.samples, canvas.samples, touched, bleed)
     fresh = _fresh_exif(jpeg.exif_block(plan), canvas, settings)
-    allowed = upright(splice.reachable_px(done.touched, plan, bleed), native.orientation)
-    data = jpeg.reassemble(source.data, plan, done.coded, fresh)
-    return Encoded(data, "jpeg", allowed, touched_mcus=int(done.touched.sum()))
+    allowed = upright(splice.reachable_px(touched, plan, bleed), native.orientation)
+    data = jpeg.reassemble(source.data, plan, coded, fresh)
+    return Encoded(data, "jpeg", allowed, touched_mcus=int(touched.sum()))
 
 
 def _png(source: Source, canvas: Canvas, settings: WriteSettings) -> bytes:
