@@ -87,7 +87,7 @@ def glyphs(path: Path) -> tuple[str, ...]:
     face = font(path, 32)
     blank = face.getmask("\U0010fffd").getbbox()
     found = []
-    for code in range(0xF000, 0xF300):
+    for code in range(0xE000, 0xF300):
         box = face.getmask(chr(code)).getbbox()
         if box is not None and box != blank and box[2] - box[0] > 8 and box[3] - box[1] > 8:
             found.append(chr(code))

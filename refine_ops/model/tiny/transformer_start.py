@@ -24,6 +24,10 @@ ANCHORS = 8
 ANCHOR = 6.0
 """The last lanes are constants +-6: they keep the layer norms' divisor nearly constant, hence the layers linear."""
 LATENT_GAIN = 0.5
+FEATURES = slice(2 * TOKEN_CHANNELS, WIDTH - ANCHORS)
+"""Lanes that start with random mixtures of the token's latents."""
+SPREAD = 2.5
+"""The anchors leave the normed lanes small (0.4); first layers and values make up for it, or learning is slow."""
 PEAK = 80.0
 """Sum of the amplitudes `A_i`: the logit of a perfect match."""
 
@@ -87,7 +91,8 @@ def _aim(attention: Any, head: int, look: Look, generator: torch.Generator) -> N
 
 def _divisor(latents: int) -> float:
     """Expected divisor of a layer norm while `latents` groups of lanes hold latents of unit variance."""
-    return math.sqrt((ANCHORS * ANCHOR**2 + latents * LATENT_GAIN**2 * TOKEN_CHANNELS) / WIDTH)
+    lanes = latents * TOKEN_CHANNELS + FEATURES.stop - FEATURES.start
+    return math.sqrt((ANCHORS * ANCHOR**2 + lanes * LATENT_GAIN**2) / WIDTH)
 
 
 def _divide_by_sigma(model: QwenImageTransformer2DModel) -> None:
@@ -108,7 +113,7 @@ def _divide_by_sigma(model: QwenImageTransformer2DModel) -> None:
 def start(model: QwenImageTransformer2DModel, seed: int = 0) -> None:
     """Write the starting weights into `model` (of `shapes.new_transformer`)."""
     generator = torch.Generator().manual_seed(seed)
-    model.img_in.weight.normal_(0.0, 0.02, generator=generator)
+    model.img_in.weight.normal_(0.0, LATENT_GAIN / math.sqrt(TOKEN_CHANNELS), generator=generator)
     model.img_in.weight[: 2 * TOKEN_CHANNELS] = 0.0
     model.img_in.weight[OWN] = LATENT_GAIN * torch.eye(TOKEN_CHANNELS)
     model.img_in.bias.zero_()
@@ -120,6 +125,9 @@ def start(model: QwenImageTransformer2DModel, seed: int = 0) -> None:
         attention.norm_k.weight.fill_(math.sqrt(PEAK / math.sqrt(HEAD_CHANNELS)))
         for head, look in enumerate(looks):
             _aim(attention, head, look, generator)
+        for reader in (attention.to_v, block.img_mlp.net[0].proj):
+            reader.weight *= SPREAD
+            reader.weight[:, -ANCHORS:] = 0.0
         for closed in (attention.to_out[0], attention.to_add_out, block.img_mlp.net[2], block.txt_mlp.net[2]):
             closed.weight.zero_()
             closed.bias.zero_()
