@@ -15,6 +15,7 @@ from diffusers import (
     QwenImageEditPlusPipeline,
     QwenImageTransformer2DModel,
 )
+from safetensors import SafetensorError, safe_open
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwen2VLProcessor
 
 from refine_ops.config import ModelSettings
@@ -81,26 +82,57 @@ def load_networks(model: ResolvedModel, device: torch.device, dtype: torch.dtype
     # Two bars per rank say less than the one log line below.
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    placed = {"torch_dtype": dtype, "use_safetensors": True, "local_files_only": True, "device_map": {"": str(device)}}
+    placed = {"torch_dtype": dtype, "device_map": {"": str(device)}}
     changed = {} if model.preset.zero_cond_t is None else {"zero_cond_t": model.preset.zero_cond_t}
     try:
-        tokenizer = Qwen2Tokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         pipeline = QwenImageEditPlusPipeline(
-            transformer=QwenImageTransformer2DModel.from_pretrained(folder / "transformer", **placed, **changed),
-            vae=AutoencoderKLQwenImage.from_pretrained(folder / "vae", **placed),
-            text_encoder=Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "text_encoder", **placed),
-            tokenizer=tokenizer,
+            transformer=_load_diffusers(QwenImageTransformer2DModel, folder / "transformer", **placed, **changed),
+            vae=_load_diffusers(AutoencoderKLQwenImage, folder / "vae", **placed),
+            text_encoder=_load_text_encoder(folder / "text_encoder", **placed),
+            tokenizer=Qwen2Tokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
             processor=Qwen2VLProcessor.from_pretrained(folder / "processor", local_files_only=True),
             scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
         )
     except torch.OutOfMemoryError as error:
         raise JobError(f"the model in {folder} does not fit into the memory of {device}: {error}") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise JobError(f"the model in {folder} cannot be loaded: {error}") from error
     networks = Networks.of(pipeline)
     fuse_loras(networks.transformer, model.loras)
     logger.info("loaded %s in %s on %s with %d LoRA(s)", folder, dtype, device, len(model.loras))
     return networks
+
+
+def _load_diffusers(network: Any, folder: Path, **options: Any) -> Any:
+    """Load a diffusers model; a weight that is missing, superfluous or misshapen is an error, not random numbers."""
+    with torch.device("meta"):
+        model = network.from_config(network.load_config(folder, local_files_only=True))
+    wanted = {key: list(value.shape) for key, value in model.state_dict().items()}
+    found: dict[str, list[int]] = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            found |= {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 -- no mapping
+    if not found:
+        raise JobError(f"{folder} holds no .safetensors weights; pickled ones are never loaded, convert them")
+    wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+    if wrong:
+        key = wrong[0]
+        raise JobError(
+            f"{folder} does not fit {network.__name__}: {len(wrong)} weights differ, first {key}: the model "
+            f"wants shape {wanted.get(key)}, the files have {found.get(key)}"
+        )
+    return network.from_pretrained(folder, use_safetensors=True, local_files_only=True, **options)
+
+
+def _load_text_encoder(folder: Path, **options: Any) -> Any:
+    """Load Qwen2.5-VL; transformers renames old checkpoints' keys, so its own account of what is missing is asked."""
+    loaded, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+    )
+    missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])} - {"lm_head.weight"})
+    if missing:
+        raise JobError(f"{folder} does not fit Qwen2.5-VL: {len(missing)} weights missing, first {missing[0]}")
+    return loaded
 
 
 def _check_classes(folder: Path) -> None:

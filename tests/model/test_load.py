@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
@@ -21,6 +22,8 @@ from refine_ops.model.source import resolve_model
 from refine_ops.records import Refiner
 
 CPU = torch.device("cpu")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+VISION = "model.visual.merger.ln_q.weight"
 
 
 @pytest.fixture
@@ -87,7 +90,19 @@ def test_unknown_names_list_what_there_is(name: str) -> None:
         (lambda folder: (folder / "refine_ops.json").write_text('{"steps": "three"}'), "valid integer"),
         (lambda folder: (folder / "refine_ops.json").write_text('{"steps": 0}'), "at least 1"),
         (lambda folder: (folder / "refine_ops.json").write_text("[1]"), "not a JSON object"),
-        (lambda folder: to_pickle(folder / "vae"), "cannot be loaded"),
+        (
+            lambda folder: without(folder / "transformer" / WEIGHTS, "proj_out.weight"),
+            r"first proj_out.weight: .* have None",
+        ),
+        (
+            lambda folder: without(folder / "vae" / WEIGHTS, "encoder.conv_in.bias"),
+            r"first encoder.conv_in.bias: .* \[8\], .* None",
+        ),
+        (
+            lambda folder: without(folder / "text_encoder" / "model.safetensors", VISION),
+            f"1 weights missing, first {VISION}",
+        ),
+        (lambda folder: to_pickle(folder / "vae"), "pickled ones are never loaded"),
     ],
 )
 def test_damaged_folders_are_refused(copied: Path, damage: Any, message: str) -> None:
@@ -98,6 +113,12 @@ def test_damaged_folders_are_refused(copied: Path, damage: Any, message: str) ->
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
+
+
+def without(path: Path, key: str) -> None:
+    tensors = load_file(path)
+    del tensors[next(name for name in tensors if name.endswith(key.removeprefix("model.")))]
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def edit(path: Path, **values: Any) -> None:
