@@ -63,7 +63,7 @@ class Decision:
         for f in self.findings:
             r = f.result
             numbers = f"{r.difference:+.4g} | {r.low:+.4g} to {r.high:+.4g}" if r else "not measured | "
-            lines.append(f"| {f.name} | {numbers} | {-f.delta:.4g} | {r.n_cases if r else 0} | {f.verdict} |")
+            lines.append(f"| {f.name} | {numbers} | {0 - f.delta:.4g} | {r.n_cases if r else 0} | {f.verdict} |")
         return f"**{self.sentence}**\n\n" + "\n".join(lines) + "\n"
 
 

@@ -83,4 +83,4 @@ def placed_like(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """`value` on `like`'s device, sharded as `like` is."""
     if isinstance(value, DTensor) or not isinstance(like, DTensor):
         return value.to(like.device)
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return distribute_tensor(value.detach().to(like.device), like.device_mesh, like.placements)

@@ -18,4 +18,6 @@ def shard(model: Denoiser, device: torch.device, ranks: int) -> None:
     for wrapper, block in zip(model.blocks, model.transformer.transformer_blocks, strict=True):
         for unit in (block.img_mod, block.txt_mod, wrapper):
             fully_shard(unit, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    # The root reaches every block a second time, through the transformer.
+    done = {parameter for wrapper in model.blocks for parameter in wrapper.parameters()}
+    fully_shard(model, mesh=mesh, ignored_params=done)
