@@ -26,7 +26,7 @@ def test_bundled_model_beats_diffusers_loop_and_agrees_with_it(tmp_path: Path) -
 
 
 def test_all_parts_run_on_random_weights(tmp_path: Path) -> None:
-    figures = run_bench(tmp_path, "--random", "--repeats", "1", "--steps", "2", "--items", "2")
+    figures = run_bench(tmp_path, "--random", "--repeats", "1", "--steps", "2", "--items", "2", "--batch-size", "2")
     assert {row["mode"] for row in figures["steps"]} >= {"stock", "fast", "sparse"}
     assert all(row["s_per_step"] > 0 and row["floor_s"] > 0 for row in figures["steps"])
     assert figures["worker"]["s_per_item"] > 0
