@@ -105,7 +105,13 @@ def odd_jpeg(rgb: np.ndarray, kind: str, quality: int = 85, progressive: bool = 
     if kind == "rgb":
         image.save(out, "JPEG", quality=quality, progressive=progressive, keep_rgb=True)
         return out.getvalue()
-    image.convert("L" if kind == "grey" else "CMYK").save(out, "JPEG", quality=quality, progressive=progressive)
+    image = image.convert("L" if kind == "grey" else "CMYK")
+    if kind == "ycck":
+        ink = np.asarray(image)
+        ycc = np.asarray(Image.fromarray(np.ascontiguousarray(ink[..., :3])).convert("YCbCr"))
+        # Pillow inverts CMYK as it writes; YCCK codes the luma and chroma of the inks themselves.
+        image = Image.frombytes("CMYK", image.size, np.concatenate([255 - ycc, ink[..., 3:]], axis=2).tobytes())
+    image.save(out, "JPEG", quality=quality, progressive=progressive)
     coded = out.getvalue()
     if kind == "ycck":
         # The Adobe marker alone says how four components are to be read: 2 is YCCK.
