@@ -5,12 +5,14 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from refine_ops.config import RefineBatchConfig, RefineSettings, prepare_prefect
+from flows import cli_quality, cli_training
+from flows.options import ConfigFile, Setting, Verbose, fail, load_config
+from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings, prepare_prefect
 from refine_ops.errors import EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_JOB_ERROR, ItemError, JobError
 
 app = typer.Typer(
@@ -20,13 +22,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Config = TypeVar("Config", bound=BaseModel)
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="JSON or YAML file with the flow's settings.")]
-Setting = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="One setting by its path, e.g. refine.paste.confine=region. Repeatable."),
-]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's own log lines.")]
+cli_quality.register(app)
+cli_training.register(app)
 
 
 def main() -> None:
@@ -35,67 +32,22 @@ def main() -> None:
     try:
         app(standalone_mode=False)
     except (JobError, ItemError) as e:
-        _fail(str(e), EXIT_JOB_ERROR)
+        fail(str(e), EXIT_JOB_ERROR)
     except ValidationError as e:
         problems = "\n".join(f"  {'.'.join(map(str, p['loc']))}: {p['msg']} (got {p['input']!r})" for p in e.errors())
-        _fail(f"the settings are not valid:\n{problems}", EXIT_JOB_ERROR)
+        fail(f"the settings are not valid:\n{problems}", EXIT_JOB_ERROR)
     except typer.Abort:
-        _fail("aborted", 130)
+        fail("aborted", 130)
     except KeyboardInterrupt:
-        _fail("interrupted; what is done is recorded, run the same command again to go on", 130)
+        fail("interrupted; what is done is recorded, run the same command again to go on", 130)
     except Exception as e:
         if hasattr(e, "format_message"):  # click's own usage errors
-            _fail(e.format_message(), EXIT_JOB_ERROR)
+            fail(e.format_message(), EXIT_JOB_ERROR)
         raise
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise SystemExit(EXIT_DRAINED)
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"refine-ops: {message}", file=sys.stderr)
-    sys.exit(code)
-
-
-def load_config(model: type[Config], file: Path | None, settings: list[str] | None, given: dict[str, Any]) -> Config:
-    """A flow's config from a file, then `--set`, then the named options that were given (dotted names)."""
-    values: dict[str, Any] = _read_config(file) if file else {}
-    for setting in settings or ():
-        name, separator, text = setting.partition("=")
-        if not separator:
-            raise JobError(f"--set {setting!r}: expected name=value")
-        _put(values, name, _value(text))
-    for name, value in given.items():
-        if value is not None:
-            _put(values, name, value)
-    return model.model_validate(values)
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as e:
-        raise JobError(f"--config {file}: {e}") from e
-    if not isinstance(values, dict):
-        raise JobError(f"--config {file}: expected a mapping of settings, got {type(values).__name__}")
-    return values
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _put(values: dict[str, Any], name: str, value: Any) -> None:
-    *path, last = name.split(".")
-    for part in path:
-        values = values.setdefault(part, {})
-    values[last] = value
 
 
 @app.command()
@@ -148,7 +100,7 @@ def run(
     try:
         summary = refine_batch(settings)
     except ErrorBudgetExceeded as e:
-        _fail(str(e), EXIT_BAD_INPUT)
+        fail(str(e), EXIT_BAD_INPUT)
     print(
         f"{summary.done} done, {summary.dead} dead, {summary.changed_outside_px} px changed outside the allowed change"
     )
@@ -195,6 +147,31 @@ def demo(
     from flows.demo import describe, run_demo
 
     print(describe(run_demo(out)))
+
+
+@app.command()
+def doctor(
+    preset: Annotated[str, typer.Option(help="Preset, folder or hub name to examine.")] = "tiny",
+    adapter: Annotated[list[str] | None, typer.Option(help="LoRA file or folder. Repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the findings as JSON.")] = None,
+    allow_hub: Annotated[bool, typer.Option("--allow-hub", help="Download the named hub model.")] = False,
+) -> None:
+    """Examine libraries, device, files, numerics: the cure for "colours shift on my machine". Exit 1 if one is off."""
+    import torch
+
+    from refine_ops.model.doctor import diagnose
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings = ModelSettings(model=preset, adapters=tuple(adapter or ()), allow_hub=allow_hub)
+    diagnosis = diagnose(settings, device)
+    for finding in diagnosis.findings:
+        print(f"{'ok ' if finding.ok else 'OFF'}  {finding.name}: {finding.found}")
+        if not finding.ok:
+            print(f"     {finding.remedy}")
+    if out is not None:
+        out.write_text(json.dumps(diagnosis.as_dict(), indent=1))
+    if not diagnosis.ok:
+        sys.exit(EXIT_BAD_INPUT)
 
 
 if __name__ == "__main__":
