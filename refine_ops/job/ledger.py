@@ -10,7 +10,6 @@ import threading
 import time
 import types
 import typing
-import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -26,6 +25,9 @@ from refine_ops.records import Outcome
 
 logger = logging.getLogger(__name__)
 
+_HASH_CHARS: Final = 16
+"""Of SHA-256, in a part's name: one damaged bit anywhere makes the whole part unreadable, whichever columns are asked
+for; else a reader of two columns would count items as done whose other columns are gone."""
 _SCALARS: Final = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -103,11 +105,13 @@ class LedgerWriter:
 
 
 def write_part(folder: str, table: pa.Table, writer_id: str) -> str:
-    """Publish a part under a name that sorts by time; returns its URI."""
+    """Publish a part under a name that sorts by time and ends in its own hash; returns its URI."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    uri = storage.join(folder, f"part-{time.time_ns():020d}-{writer_id}-{uuid.uuid4().hex[:8]}.parquet")
-    storage.write(uri, sink.getvalue().to_pybytes())
+    data = sink.getvalue().to_pybytes()
+    name = f"part-{time.time_ns():020d}-{writer_id}-{storage.sha256(data)[:_HASH_CHARS]}.parquet"
+    uri = storage.join(folder, name)
+    storage.write(uri, data)
     return uri
 
 
@@ -133,7 +137,10 @@ def read_parts(uris: list[str], columns: list[str] | None) -> dict[str, pa.Table
 
 def _read_part(uri: str, columns: list[str] | None) -> pa.Table | None:
     try:
-        return pq.read_table(pa.BufferReader(storage.read(uri)), columns=columns).replace_schema_metadata(None)
+        data = storage.read(uri)
+        if storage.sha256(data)[:_HASH_CHARS] != uri[-len(".parquet") - _HASH_CHARS : -len(".parquet")]:
+            raise OSError("its bytes are not those that were written")
+        return pq.read_table(pa.BufferReader(data), columns=columns).replace_schema_metadata(None)
     except (pa.ArrowException, OSError, ItemError) as e:
         logger.warning("ledger part %s is unreadable (%s); its items will be redone", uri, e)
         return None

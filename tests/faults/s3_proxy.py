@@ -29,19 +29,25 @@ _HOP: Final = ("connection", "transfer-encoding", "keep-alive", "content-length"
 
 @dataclass(slots=True)
 class Fault:
-    """Strikes requests of `method` whose path contains `path` and, if set, whose Authorization contains `key_id`."""
+    """Strikes every `every`-th request of `method` whose path contains `path` and whose Authorization contains
+    `key_id`."""
 
     kind: Kind
     method: str = ""
     path: str = ""
     times: int = 1
     key_id: str = ""
+    every: int = 1
     struck: int = 0
+    seen: int = 0
 
     def strikes(self, method: str, path: str, authorization: str) -> bool:
         if self.struck >= self.times or (self.method and method != self.method):
             return False
-        return self.path in path and self.key_id in authorization
+        if self.path not in path or self.key_id not in authorization:
+            return False
+        self.seen += 1
+        return self.seen % self.every == 0
 
 
 @dataclass(slots=True)

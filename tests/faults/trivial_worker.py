@@ -1,8 +1,10 @@
 """A rank with a trivial refiner, for tests of everything around the model; run by torch's elastic agent.
 
-The prompt says what the refiner does: `segfault`, `hang`, `raise`, anything else brightens the crop. The environment
-variable `REFINE_TEST_FAULT` kills the whole process tree at an exact moment: `after-output:N` right after the N-th
-output of this process is in place and before its outcome, `mid-part:N` while the N-th ledger part is half written.
+The prompt says what the refiner does: `segfault`, `hang`, `raise`, `memory` (Python's MemoryError), `oom` (what the
+kernel does to a process that took too much), anything else brightens the crop. The environment variable
+`REFINE_TEST_FAULT` kills the whole process tree at an exact moment: `after-output:N` right after the N-th output of this
+process is in place and before its outcome, `mid-part:N` while the N-th ledger part is half written.
+`REFINE_TEST_RETRY_S` is the budget of S3's retries.
 """
 
 import contextlib
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from refine_ops import storage
+from refine_ops import s3, storage
 from refine_ops.config import ModelSettings
 from refine_ops.job import worker
 from refine_ops.records import Conditioning, Patch
@@ -54,6 +56,10 @@ class TrivialRefiner:
             time.sleep(3600)
         if item.prompt == "raise":
             raise RuntimeError("the model does not like this one")
+        if item.prompt == "memory":
+            raise MemoryError("cannot allocate 1 TiB")
+        if item.prompt == "oom":
+            os.kill(os.getpid(), signal.SIGKILL)
         amount = np.random.default_rng(item.seed).uniform(0.05, 0.2)
         pixels = np.clip(item.image.astype(np.float32) / 255 + np.float32(amount), 0, 1)
         return Patch(pixels, np.ones(item.mask.shape, bool), 4)
@@ -100,5 +106,6 @@ def inject() -> None:
 
 
 if __name__ == "__main__":
+    s3.RETRY_BUDGET_S = float(os.environ.get("REFINE_TEST_RETRY_S", s3.RETRY_BUDGET_S))
     inject()
     worker.main(load=load)

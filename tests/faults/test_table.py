@@ -1,0 +1,280 @@
+"""Disks, stores and memory fail under the real launcher and worker; each fault has a stated outcome.
+
+The oracle for every output is the chain itself, `refine_image`, run here without a worker. `lost` counts planned items
+without an outcome, `duplicated` outputs published twice with different bytes.
+"""
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from refine_ops import s3, storage
+from refine_ops.config import RefineBatchConfig, WorkerSettings
+from refine_ops.errors import ItemError, JobError
+from refine_ops.job.ledger import read_ledger
+from refine_ops.job.manifest import read_items
+from refine_ops.records import Item
+from refine_ops.refine import refine_image
+
+from .conftest import Row
+from .node import make_items, run_node
+from .s3_proxy import Fault, Kind, Proxy, s3_proxy
+from .trivial_worker import TrivialRefiner
+
+COUNT = 32
+WORKER = WorkerSettings(flush_items=4, flush_s=0.5, read_threads=2, write_threads=2, grace_s=5.0)
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    log = tmp_path / "published.log"
+    log.touch()
+    monkeypatch.setenv("REFINE_TEST_PUBLISHED", os.fspath(log))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return log
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return make_items(tmp_path / "images", COUNT)
+
+
+def settle(
+    table: list[Row], config: RefineBatchConfig, published: Path, fault: str, promise: str, dead: dict[str, str]
+) -> None:
+    """Add the row, and hold what is there against the oracle. `dead` is reason by item."""
+    items = [item for item in read_items(config.manifest) if isinstance(item, Item)]
+    ledger = read_ledger(storage.join(config.out, "outcomes"))
+    outcomes = dict(zip(ledger["item_id"].to_pylist(), ledger["reason"].to_pylist(), strict=True))
+    versions = defaultdict(set)
+    for line in published.read_text().splitlines():
+        uri, digest = line.split()
+        versions[uri].add(digest)
+    lost = [item.item_id for item in items if item.item_id not in outcomes]
+    twice = [uri for uri, digests in versions.items() if len(digests) > 1]
+    died = {item_id: reason for item_id, reason in outcomes.items() if reason}
+    table.append(Row(fault, promise, len(items), len(outcomes) - len(died), len(died), len(lost), len(twice)))
+    assert not lost
+    assert not twice
+    assert died == dead
+    for item in items:
+        output = storage.join(config.out, "outputs", item.output)
+        if item.item_id in died:
+            assert not storage.exists(output), "a dead item published something"
+        else:
+            inputs = {item.image: storage.read(item.image)}
+            expected = refine_image(item, inputs, TrivialRefiner(), config.refine)
+            assert storage.read(output) == expected.data, f"{item.item_id}: other bytes than a quiet run's"
+
+
+def wait_until(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# -- the disk
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", os.fspath(folder)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", os.fspath(folder)], check=True)
+
+
+def test_disk_full(table: list[Row], tmp_path: Path, images: Path, published: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, 2):
+        config = RefineBatchConfig(manifest=str(images), out=str(disk / "run"), worker=WORKER)
+        filler = disk / "filler"
+        free = shutil.disk_usage(disk).free
+        filler.write_bytes(b"x" * (free - 150_000))
+        with pytest.raises(JobError, match=r"No space left on device; free some space.*run the same command again"):
+            run_node(config)
+        filler.unlink()
+        run_node(config)
+        settle(table, config, published, "disk full", "stops, names the remedy; the next start goes on", {})
+
+
+def test_read_only_disk(table: list[Row], tmp_path: Path, images: Path, published: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, 4):
+        config = RefineBatchConfig(manifest=str(images), out=str(disk / "run"), worker=WORKER)
+        subprocess.run(["mount", "-o", "remount,ro", os.fspath(disk)], check=True)
+        with pytest.raises(JobError, match="read-only; choose another folder"):
+            run_node(config)
+        subprocess.run(["mount", "-o", "remount,rw", os.fspath(disk)], check=True)
+        run_node(config)
+        settle(table, config, published, "read-only disk", "stops before anything is run; then as usual", {})
+
+
+def test_permission_denied(tmp_path: Path, images: Path, published: Path) -> None:
+    """The message alone: root may write anywhere but where the file system itself says no."""
+    parent = tmp_path / "locked"
+    parent.mkdir()
+    lock = ["chattr", "+i"] if os.geteuid() == 0 else ["chmod", "555"]
+    if subprocess.run([*lock, os.fspath(parent)], capture_output=True).returncode:
+        pytest.skip("this file system cannot lock a folder")
+    try:
+        with pytest.raises(JobError, match=r"cannot write .*(not permitted|denied)"):
+            run_node(RefineBatchConfig(manifest=str(images), out=str(parent / "run"), worker=WORKER))
+    finally:
+        subprocess.run([lock[0], "-i" if lock[0] == "chattr" else "755", os.fspath(parent)], check=True)
+
+
+# -- the run folder
+
+
+def damage(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "truncated":
+        del data[len(data) // 2 :]
+    else:
+        data[len(data) // 3] ^= 0x10  # inside a page, where Parquet's structure does not notice
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["truncated", "one bit flipped"])
+def test_damaged_ledger_part(how: str, table: list[Row], tmp_path: Path, images: Path, published: Path) -> None:
+    config = RefineBatchConfig(manifest=str(images), out=str(tmp_path / "run"), worker=WORKER)
+    run_node(config)
+    part = sorted((tmp_path / "run" / "outcomes").iterdir())[1]
+    damage(part, how)
+    assert read_ledger(str(tmp_path / "run" / "outcomes")).num_rows < COUNT
+    run_node(config)
+    settle(table, config, published, f"outcome part {how}", "its items are redone, with the same bytes", {})
+
+
+def test_half_written_plan(table: list[Row], tmp_path: Path, images: Path, published: Path) -> None:
+    config = RefineBatchConfig(manifest=str(images), out=str(tmp_path / "run"), worker=WORKER)
+    (tmp_path / "run").mkdir()
+    run_node(config.model_copy(update={"limit": 4}))
+    damage(tmp_path / "run" / "plan.parquet", "truncated")
+    (tmp_path / "run" / ".tmp-0123").write_bytes(b"half a plan")
+    run_node(config)
+    settle(table, config, published, "half-written plan", "made anew from the manifest", {})
+
+
+# -- memory and processes (a segfault and a hung call are in test_poison)
+
+
+@pytest.mark.slow  # five launches
+def test_memory(table: list[Row], tmp_path: Path, published: Path) -> None:
+    manifest = make_items(tmp_path / "images", COUNT, {7: "memory", 19: "oom"})
+    config = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"), worker=WORKER)
+    run_node(config)
+    dead = {"item-0007": "model.failed", "item-0019": "worker.killed"}
+    settle(table, config, published, "out of memory, twice", "the item is dead, its company is not", dead)
+
+
+# -- the store
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def proxy(moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    boto3.client("s3", endpoint_url=moto).create_bucket(Bucket="lake")
+    with s3_proxy(moto) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield proxy
+        proxy.faults.clear()
+
+
+def in_s3(images: Path, prefix: str) -> RefineBatchConfig:
+    for path in images.parent.iterdir():
+        storage.write(f"s3://lake/{prefix}/in/{path.name}", path.read_bytes())
+    manifest = f"s3://lake/{prefix}/in/{images.name}"
+    return RefineBatchConfig(manifest=manifest, out=f"s3://lake/{prefix}/run", worker=WORKER)
+
+
+def test_a_store_with_a_bad_day(table: list[Row], images: Path, published: Path, proxy: Proxy) -> None:
+    config = in_s3(images, "bad-day")
+    kinds: list[Kind] = ["500", "slow-down", "reset", "lost-answer", "reset-mid-body", "short-read", "damaged-read"]
+    proxy.faults += [Fault(kind, every=5 + i, times=10_000) for i, kind in enumerate(kinds)]
+    proxy.faults.append(Fault("damaged-write", method="PUT", every=7, times=10_000))
+    run_node(config)
+    struck = sum(f.struck for f in proxy.faults)
+    proxy.faults.clear()
+    assert struck > COUNT
+    settle(table, config, published, f"S3: {struck} errors, resets, damaged bodies", "repeated until they pass", {})
+
+
+def test_an_object_that_cannot_be_read(
+    table: list[Row], images: Path, published: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = in_s3(images, "unreadable")
+    monkeypatch.setenv("REFINE_TEST_RETRY_S", "1.0")
+    proxy.faults.append(Fault("503", method="GET", path="/in/0005.png", times=10_000))
+    run_node(config)
+    ledger = read_ledger(f"{config.out}/outcomes")
+    died = {r["item_id"]: r["reason"] for r in ledger.to_pylist() if r["status"] == "dead"}
+    assert died == {"item-0005": "file.unreadable"}
+    proxy.faults.clear()
+    again = run_node(config.model_copy(update={"retry_dead": True}))
+    assert again.progress.done == 1, "only the dead letter is run again"
+    settle(table, config, published, "one object unreadable", "a dead letter; retry_dead mends it", {})
+
+
+def test_credentials_expire_in_mid_run(
+    table: list[Row], images: Path, published: Path, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = in_s3(images, "expiry")
+    credentials = tmp_path / "credentials"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.fspath(credentials))
+    monkeypatch.setenv("REFINE_TEST_SLEEP_S", "0.05")
+    s3._client_of.clear()
+
+    def log_in(key_id: str) -> None:
+        credentials.write_text(f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = secret\n")
+
+    def expire_and_renew() -> None:
+        wait_until(lambda: len(published.read_text().splitlines()) >= 6)
+        proxy.faults.append(Fault("expired", key_id="FIRSTKEY", times=10_000))
+        time.sleep(2.0)
+        log_in("SECONDKEY")
+
+    log_in("FIRSTKEY")
+    thread = threading.Thread(target=expire_and_renew)
+    thread.start()
+    verdict = run_node(config)
+    thread.join()
+    struck = sum(f.struck for f in proxy.faults)
+    proxy.faults.clear()
+    s3._client_of.clear()
+    assert struck > 0
+    assert verdict.launches == 1, "the rank waited instead of dying"
+    settle(table, config, published, "credentials expire in mid-run", "pauses, and goes on once renewed", {})
+
+
+def test_a_bucket_that_is_not_there(images: Path, published: Path, proxy: Proxy) -> None:
+    with pytest.raises(JobError, match=r"cannot write s3://puddle/.*NoSuchBucket"):
+        run_node(RefineBatchConfig(manifest=str(images), out="s3://puddle/run", worker=WORKER))
+    with pytest.raises(ItemError, match="no such bucket"):
+        storage.read("s3://puddle/0001.png")
