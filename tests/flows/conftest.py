@@ -1,0 +1,39 @@
+"""One Prefect site and one S3 endpoint for all tests of deployments and lanes."""
+
+import os
+from collections.abc import Iterator
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from .site import Site, free_port
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Endpoint of an S3 server with the bucket `lake`; this process uses it too."""
+    server = ThreadedMotoServer(port=free_port(), verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host.replace('0.0.0.0', '127.0.0.1')}:{port}"
+    before = os.environ.get("AWS_ENDPOINT_URL")
+    os.environ["AWS_ENDPOINT_URL"] = endpoint
+    boto3.client("s3").create_bucket(Bucket="lake")
+    yield endpoint
+    server.stop()
+    if before is None:
+        del os.environ["AWS_ENDPOINT_URL"]
+    else:
+        os.environ["AWS_ENDPOINT_URL"] = before
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, s3: str) -> Iterator[Site]:
+    """A Prefect server with everything in `infra/` deployed."""
+    site = Site(tmp_path_factory.mktemp("prefect"), AWS_ENDPOINT_URL=s3)
+    try:
+        site.deploy()
+        yield site
+    finally:
+        site.close()

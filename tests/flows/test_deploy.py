@@ -1,0 +1,72 @@
+"""The shipped deployments on a real Prefect server, and the nightly run on a real process worker."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from refine_ops.job.ledger import read_ledger
+from tests.faults.node import make_items
+
+from .site import ROOT, Site
+
+SHIPPED = {"refine-batch", "refine-shards", "train-lora", "refine-eval", "drift-report", "build-dataset"}
+QUICK = {"model": {"steps": 1, "device": "cpu"}, "focus": {"focus_pixels": 4096}}
+
+
+def test_everything_is_deployed_and_nothing_runs_by_itself(site: Site) -> None:
+    found = {d["name"]: d for d in site.call("/deployments/filter", {})}
+    assert set(found) == SHIPPED
+    for name, deployment in found.items():
+        assert deployment["entrypoint"].startswith("flows."), "a module: a worker needs no copy of the repository"
+        assert str(ROOT) not in json.dumps(deployment["pull_steps"]), "this machine's directory is not baked in"
+        assert all(not schedule["active"] for schedule in deployment["schedules"]), f"{name} would run by itself"
+        assert "config" in deployment["parameter_openapi_schema"]["properties"], f"{name} has no typed form"
+        assert deployment["enforce_parameter_schema"]
+    assert found["refine-batch"]["schedules"][0]["schedule"]["cron"] == "0 1 * * *"
+    assert found["refine-batch"]["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+    assert found["refine-shards"]["work_pool_name"] == "refine-lanes"
+
+
+def test_lost_runs_are_noticed(site: Site) -> None:
+    automations = {a["name"]: a for a in site.call("/automations/filter", {})}
+    assert automations["refine-ops: lost runs"]["enabled"]
+    wanted = yaml.safe_load((ROOT / "infra/automations.yaml").read_text())["automations"]
+    assert set(automations) == {a["name"] for a in wanted}
+
+
+def test_a_misspelt_setting_is_refused_before_anything_runs(site: Site) -> None:
+    with pytest.raises(AssertionError, match="manifst"):
+        site.run("refine-batch/refine-batch", {"manifst": "m.jsonl", "out": "/nowhere"})
+
+
+@pytest.mark.timeout(1500)
+def test_the_nightly_run_refines_and_then_finds_nothing_to_do(site: Site, tmp_path: Path) -> None:
+    manifest = make_items(tmp_path / "images", 6)
+    config = {"manifest": str(manifest), "out": str(tmp_path / "run"), "refine": QUICK, "report_items": 0}
+    worker = site.worker("refine-ops", "nightly")
+    try:
+        run_id = site.run("refine-batch/refine-batch", config)
+        assert site.finish(run_id, 600) == "COMPLETED", site.logs()
+        ledger = read_ledger(str(tmp_path / "run" / "outcomes"))
+        assert ledger["status"].to_pylist() == ["done"] * 6
+        written = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run" / "outputs").iterdir()}
+        assert len(written) == 6
+        again = site.run("refine-batch/refine-batch", config)
+        assert site.finish(again, 600) == "COMPLETED", site.logs()
+        assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run" / "outputs").iterdir()} == written
+    finally:
+        worker.terminate()
+        worker.wait(60)
+
+
+def test_flows_are_imported_from_the_installed_package(tmp_path: Path) -> None:
+    """What a worker does: import the entrypoint from another directory than the repository."""
+    import sys
+
+    document = yaml.safe_load((ROOT / "infra/prefect.yaml").read_text())
+    modules = sorted({d["entrypoint"].split(":")[0] for d in document["deployments"]})
+    code = f"import importlib\nfor m in {modules}: importlib.import_module(m)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

@@ -1,0 +1,135 @@
+"""A cluster in small: one Prefect server, process workers as nodes, S3. Anything may be killed; nothing is lost.
+
+The oracle is the same manifest refined quietly by one process on a local disk: equal bytes for every item.
+"""
+
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pyarrow.compute as pc
+import pytest
+
+from refine_ops import storage
+from refine_ops.config import RefineBatchConfig
+from refine_ops.job.folder import fingerprint_parts, open_run
+from refine_ops.job.launch import Node
+from refine_ops.job.ledger import read_ledger
+from refine_ops.job.plan import PlanReader, make_plan, remaining
+from refine_ops.model.fingerprint import fingerprint_model
+from refine_ops.model.source import resolve_model
+from tests.faults.node import make_items
+
+from .site import Site, kill, tree, wait_for
+
+QUICK = {"model": {"steps": 8, "device": "cpu", "batch_size": 1}, "focus": {"focus_pixels": 4096}}
+WAIT_S = 400.0
+"""Generous: shared machines start a Python with torch in anything from 5 to 60 seconds."""
+WORKER = {"flush_items": 2, "flush_s": 0.5, "grace_s": 10.0, "read_threads": 1, "write_threads": 1}
+
+
+@pytest.fixture
+def nodes(site: Site) -> Iterator[Site]:
+    """The site with a worker for parents; every process started during the test ends with it."""
+    before = len(site._processes)
+    site.worker("refine-ops", "control", limit=4)
+    yield site
+    print(site.logs(), file=sys.stderr)
+    for process in site._processes[before:]:
+        if process is not site._server:
+            kill(tree(process.pid))
+            process.wait()
+
+
+def upload(folder: Path, count: int, prefix: str) -> str:
+    make_items(folder, count)
+    client = boto3.client("s3")
+    for path in folder.iterdir():
+        client.upload_file(str(path), "lake", f"{prefix}/{path.name}")
+    return f"s3://lake/{prefix}/manifest.jsonl"
+
+
+def settings(manifest: str, out: str, **more: Any) -> dict[str, Any]:
+    return {
+        "manifest": manifest,
+        "out": out,
+        "report_items": 0,
+        "refine": QUICK,
+        "worker": WORKER,
+        "lanes": "work-pool",
+        "lane_count": 2,
+        "shard_items": 6,
+        **more,
+    }
+
+
+def refine_quietly(config: dict[str, Any], out: Path) -> dict[str, str]:
+    """SHA-256 by output name, from one process on a local disk."""
+    local = RefineBatchConfig.model_validate({**config, "out": str(out), "lanes": "local"})
+    weights = fingerprint_model(resolve_model(local.refine.model), local.refine.model)
+    folder = open_run(local.out, fingerprint_parts(local.refine, weights), {})
+    make_plan(local.manifest, folder.uri, access=local.access, shard_items=local.shard_items)
+    ledger = read_ledger(folder.outcomes, ["status", "request", "identity"])
+    Node(folder, local, 1).run(remaining(PlanReader(folder.plan), ledger, recheck=False, retry_dead=False))
+    return {p.name: storage.sha256(p.read_bytes()) for p in (out / "outputs").iterdir()}
+
+
+def published(out: str) -> dict[str, str]:
+    return {uri.rsplit("/", 1)[1]: storage.sha256(storage.read(uri)) for uri in storage.list_files(f"{out}/outputs")}
+
+
+def count_done(out: str) -> int:
+    return read_ledger(f"{out}/outcomes", []).num_rows
+
+
+def check(out: str, oracle: dict[str, str], count: int) -> None:
+    ledger = read_ledger(f"{out}/outcomes")
+    assert sorted(ledger["item_id"].to_pylist()) == [f"item-{i:04}" for i in range(count)], "each item exactly once"
+    assert pc.all(pc.equal(ledger["status"], "done")).as_py()
+    found = published(out)
+    assert found == oracle, "bytes differ from the quiet run"
+    recorded = dict(zip(ledger["output"].to_pylist(), ledger["output_sha256"].to_pylist(), strict=True))
+    assert recorded == found, "the ledger describes other bytes than those published"
+
+
+@pytest.mark.timeout(1800)
+def test_lanes_are_killed_the_parent_is_killed_the_server_restarts(nodes: Site, tmp_path: Path) -> None:
+    count, out = 72, "s3://lake/run-small"
+    config = settings(upload(tmp_path / "images", count, "small"), out)
+    control, first, second = nodes._processes[-1], nodes.worker("refine-lanes", "a"), nodes.worker("refine-lanes", "b")
+    before = len(nodes.lanes())
+    parent = nodes.run("refine-batch/refine-batch", config)
+
+    wait_for("first outcomes", lambda: count_done(out) >= 2, WAIT_S)
+    kill([nodes.process_of(first)], signal.SIGKILL)  # the lane's process dies; its agent and ranks follow
+    wait_for("a new lane for the killed one's shards", lambda: len(nodes.lanes()) == before + 3, WAIT_S)
+    kill([nodes.process_of(second)], signal.SIGTERM)  # what a node gets before it goes
+    wait_for("a new lane for the preempted one's shards", lambda: len(nodes.lanes()) == before + 4, WAIT_S)
+    nodes.kill_server()
+    nodes.start_server()
+    wait_for("lanes at work", lambda: nodes.lanes("RUNNING"), WAIT_S)
+    kill(tree(nodes.process_of(control)))  # the parent dies without a word; its lanes do not notice
+    orphans = {lane["id"] for lane in nodes.lanes("SCHEDULED", "PENDING", "RUNNING")}
+    second_parent = nodes.run("refine-batch/refine-batch", config)
+    assert nodes.finish(second_parent, WAIT_S) == "COMPLETED", nodes.logs()
+
+    assert nodes.state(parent) in ("CRASHED", "RUNNING"), "it was killed, so it never completed"
+    assert {lane["id"] for lane in nodes.lanes("COMPLETED")} & orphans, "the second parent kept lanes at work"
+    check(out, refine_quietly(config, tmp_path / "quiet"), count)
+
+
+@pytest.mark.timeout(900)
+def test_cancelling_the_parent_cancels_its_lanes(nodes: Site, tmp_path: Path) -> None:
+    out = "s3://lake/run-cancelled"
+    config = settings(upload(tmp_path / "images", 4, "cancelled"), out, lane_count=2, shard_items=2)
+    parent = nodes.run("refine-batch/refine-batch", config)
+    before = {lane["id"] for lane in nodes.lanes()}  # nobody works on refine-lanes: they stay scheduled
+    mine = wait_for("lanes", lambda: [i for i in nodes.lanes("SCHEDULED") if i["id"] not in before], WAIT_S)
+    assert len(mine) == 2 or wait_for("both lanes", lambda: len(nodes.lanes("SCHEDULED")) == 2, 30)
+    nodes.prefect("flow-run", "cancel", parent)
+    assert nodes.finish(parent, WAIT_S) == "CANCELLED"
+    wait_for("lanes cancelled", lambda: not nodes.lanes("SCHEDULED", "PENDING", "RUNNING", "CANCELLING"), WAIT_S)
+    assert storage.exists(f"{out}/plan.parquet")
