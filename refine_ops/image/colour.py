@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
-from refine_ops.errors import ItemError
 from refine_ops.image.source import F32, Model, Native, Samples
 from refine_ops.records import F32Image, U8Image
 
@@ -18,6 +17,10 @@ _SPACES: Final[dict[Model, str]] = {"grey": "GRAY", "rgb": "RGB", "cmyk": "CMYK"
 _LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
 _PHASES: Final = 16
 """Dither phases averaged for 16-bit files: LittleCMS through Pillow is 8-bit, the average resolves 1/16 of a step."""
+
+
+class BadProfile(ValueError):
+    """An embedded ICC profile that is damaged or made for another colour model."""
 
 
 class Profile:
@@ -78,7 +81,7 @@ def profile(model: Model, icc: bytes | None) -> Profile:
     """The conversion for a colour model and embedded profile; built once per profile.
 
     Raises:
-        ItemError: `image.bad_profile` where the profile is damaged or describes another colour model.
+        BadProfile: The profile is damaged or describes another colour model.
     """
     return Profile(model, icc)
 
@@ -107,9 +110,7 @@ def _transforms(model: Model, icc: bytes) -> tuple[ImageCms.ImageCmsTransform, I
         own = ImageCms.ImageCmsProfile(BytesIO(icc))
         space = str(own.profile.xcolor_space).strip()
         if space != _SPACES[model]:
-            raise ItemError(
-                "image.bad_profile", f"the embedded ICC profile is for {space}, the samples are {_SPACES[model]}"
-            )
+            raise BadProfile(f"the embedded ICC profile is for {space}, the samples are {_SPACES[model]}")
         srgb = ImageCms.createProfile("sRGB")
         mode = _MODES[model]
         intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
@@ -119,10 +120,8 @@ def _transforms(model: Model, icc: bytes) -> tuple[ImageCms.ImageCmsTransform, I
             ImageCms.buildTransform(own, srgb, mode, "RGB", intent, flags),
             ImageCms.buildTransform(srgb, own, "RGB", mode, intent, flags),
         )
-    except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        raise ItemError(
-            "image.bad_profile", f"the embedded ICC profile cannot be used ({error}); embed a valid one"
-        ) from error
+    except (ImageCms.PyCMSError, OSError) as error:
+        raise BadProfile(f"the embedded ICC profile cannot be used ({error})") from error
 
 
 def _apply(transform: ImageCms.ImageCmsTransform, samples: U8Image, mode: str) -> U8Image:

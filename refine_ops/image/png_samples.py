@@ -37,7 +37,8 @@ def decode(data: bytes, name: str, limits: ImageLimits) -> Native:
         raise ItemError("image.truncated", f"{name}: damaged PNG ({error}); export it again") from error
     block = parts.first(b"eXIf")
     model: Model = "grey" if samples.shape[2] <= 2 else "rgb"
-    return Native(samples, model, alpha, exif.orientation(block) if block else 1, icc)
+    expanded = parts.depth < 8 and not parts.has_palette
+    return Native(samples, model, alpha, exif.orientation(block) if block else 1, icc, expanded)
 
 
 def indices(parts: Chunks) -> npt.NDArray[np.uint8]:
@@ -76,7 +77,7 @@ def encode_palette(entries: npt.NDArray[np.uint8], parts: Chunks) -> bytes:
 
 def _samples_8(data: bytes) -> npt.NDArray[np.uint8]:
     with Image.open(BytesIO(data), formats=["PNG"]) as image:
-        samples = np.asarray(image)
+        samples = np.asarray(image.convert("L") if image.mode == "1" else image)
     return samples if samples.ndim == 3 else samples[:, :, None]
 
 

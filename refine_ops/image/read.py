@@ -8,7 +8,7 @@ from PIL import Image
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
 from refine_ops.image import colour, jpeg, png, png_samples, tiff, webp
-from refine_ops.image.source import Format, Samples, Source, upright
+from refine_ops.image.source import Format, Native, Samples, Source, upright
 from refine_ops.records import Mask, U8Image
 
 # Every decoder below reads the size from the header and checks it against the caller's limit before any library
@@ -40,19 +40,16 @@ def decode(data: bytes, *, name: str, limits: ImageLimits, matte: tuple[int, int
         ItemError: `image.empty`, `image.too_large`, `image.not_an_image`, `image.truncated`, `image.multi_frame`,
             `image.unsupported`, `image.bad_profile`.
     """
-    if not data:
-        raise ItemError("image.empty", f"{name}: the file has 0 bytes; upload it again")
-    if len(data) > limits.max_bytes:
-        raise ItemError("image.too_large", f"{name}: {len(data):,} bytes is over max_bytes {limits.max_bytes:,}")
-    kind = sniff(data)
-    if kind is None:
-        raise ItemError("image.not_an_image", f"{name}: not an image this project reads; supported: {SUPPORTED}")
+    kind, native = _native(data, name, limits)
+    if native.expanded:
+        raise ItemError("image.unsupported", f"{name}: a PNG of 1, 2 or 4 grey bits; convert it to 8 bits")
     try:
-        native = _DECODERS[kind](data, name, limits)
         native.samples.flags.writeable = False
         rgb = upright(colour.render(native.samples, native, matte), native.orientation)
     except MemoryError as error:
         raise ItemError("image.too_large", f"{name}: not enough memory to decode it; lower max_pixels") from error
+    except colour.BadProfile as error:
+        raise ItemError("image.bad_profile", f"{name}: {error}; embed a valid profile or none") from error
     rgb.flags.writeable = False
     return Source(name, kind, data, native, matte, rgb)
 
@@ -76,7 +73,7 @@ def decode_mask(data: bytes, *, name: str, size: tuple[int, int], limits: ImageL
         ItemError: `mask.size`, `mask.empty`, and as `decode` with `mask.` for `image.`.
     """
     try:
-        native = decode(data, name=name, limits=limits).native
+        _, native = _native(data, name, limits)
     except ItemError as error:
         raise ItemError(error.reason.replace("image.", "mask."), str(error)) from error
     turned = upright(native.samples, native.orientation)
@@ -98,3 +95,17 @@ def _mask_level(samples: Samples, alpha: bool) -> Samples:
     if alpha and bool((channels == channels[0, 0]).all()):
         return samples[..., -1]
     return np.asarray(channels.max(axis=2))
+
+
+def _native(data: bytes, name: str, limits: ImageLimits) -> tuple[Format, Native]:
+    if not data:
+        raise ItemError("image.empty", f"{name}: the file has 0 bytes; upload it again")
+    if len(data) > limits.max_bytes:
+        raise ItemError("image.too_large", f"{name}: {len(data):,} bytes is over max_bytes {limits.max_bytes:,}")
+    kind = sniff(data)
+    if kind is None:
+        raise ItemError("image.not_an_image", f"{name}: not an image this project reads; supported: {SUPPORTED}")
+    try:
+        return kind, _DECODERS[kind](data, name, limits)
+    except MemoryError as error:
+        raise ItemError("image.too_large", f"{name}: not enough memory to decode it; lower max_pixels") from error

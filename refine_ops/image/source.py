@@ -24,6 +24,7 @@ class Native:
     """What the file holds: samples as stored (EXIF orientation not applied), in the file's own profile and depth.
 
     CMYK counts ink: 0 is none. Palette images are expanded to RGB(A). `icc` is the embedded profile's bytes.
+    `expanded` marks grey of 1, 2 or 4 bits shown as 8: good for masks, not for editing.
     """
 
     samples: Samples
@@ -31,6 +32,7 @@ class Native:
     alpha: bool = False
     orientation: int = 1
     icc: bytes | None = None
+    expanded: bool = False
 
     @property
     def bits(self) -> int:
