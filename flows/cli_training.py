@@ -72,7 +72,7 @@ def train(
     trained = train_lora(settings)
     print(trained.result.adapter)
     if trained.judged is not None:
-        print(trained.judged.decision.reason)
+        print(trained.judged.decision.sentence)
 
 
 @adapters_app.command("list")
