@@ -1,6 +1,7 @@
 """What is compared: items of run folders, or files of two folders, as one kind of case."""
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -19,6 +20,8 @@ from refine_ops.job.ledger import read_ledger
 from refine_ops.job.plan import PlanReader
 from refine_ops.records import Alignment, Box, Region
 from refine_ops.report.config import FolderPair
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 1000
 _COMPUTED_ELSEWHERE = ("raw_lpips", "region_lpips", "text_gain")
@@ -72,7 +75,10 @@ class RunCases:
     record: dict[str, Any]
 
     def cases(self) -> Iterator[Case]:
-        """Items with an outcome, in manifest order; memory is bounded by the ledger's size."""
+        """Items with an outcome, in manifest order; memory is bounded by the ledger's size.
+
+        A done item that the manifest no longer holds has no regions to judge it by and is left out with a warning.
+        """
         ledger = read_ledger(self.folder.outcomes)
         ledger = ledger.take(pc.sort_indices(ledger, sort_keys=[("row", "ascending")]))
         plan = PlanReader(self.folder.plan)
@@ -82,6 +88,9 @@ class RunCases:
             batch = ledger.slice(start, _BATCH)
             positions = np.asarray(pc.fill_null(pc.index_in(batch["item_id"], value_set=ids), -1))
             for row, position in zip(batch.to_pylist(), positions, strict=True):
+                if position < 0 and row["status"] == "done":
+                    logger.warning("%s: item %r is not in the plan any more and is left out", self.uri, row["item_id"])
+                    continue
                 regions = plan.item(int(position))[0].regions if position >= 0 else ()
                 yield replace(self._case(row, regions, rules, shared), extra=extra.get(row["item_id"], {}))
 

@@ -17,7 +17,7 @@ class Thresholds(Settings):
     raw_scale_pct: float = Field(0.5, gt=0, description="Magnitude: raw scale error of the crop's context, in %.")
     raw_de00: float = Field(3.0, gt=0, description="Magnitude: median CIEDE2000 of the crop's context.")
     seam_de: float = Field(
-        2.0, gt=0, description="Magnitude: CIE76 jump across the worst boundary segment beyond the source's own."
+        1.5, gt=0, description="Magnitude: CIE76 jump across the worst boundary segment beyond the source's own."
     )
     untouched_levels: float = Field(
         0.75,

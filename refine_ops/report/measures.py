@@ -43,7 +43,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("seam_de", "seam", "ΔE76", "magnitude", "seam", "up", 0.3, 2,
            "Abrupt, coherent colour step across the worst 48 px of the boundary, beyond the source's own."),
     Metric("seam_share", "visible seam", "of boundary", "ratio", "seam", "up", 0.02, 3,
-           "Share of the boundary with a step of 2 ΔE76 or more."),
+           "Share of the boundary with a step of 1.5 ΔE76 or more."),
     Metric("change_levels", "region change", "levels", "magnitude", "effect", "both", 0.5, 2,
            "Mean absolute difference in the region, in 1/255."),
     Metric("change_de00", "region change, colour", "ΔE00", "magnitude", "effect", "both", 0.3, 2,

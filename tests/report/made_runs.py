@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 from skimage import data
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 from refine_ops import storage
 from refine_ops.config import AccessSettings
@@ -72,19 +73,29 @@ class Edit:
         after = np.where(self.mask[..., None], np.rint(patch), self.before).astype(np.uint8)
         return replace(self, after=after)
 
-    def with_raw(self, shift_px: float = 0.0, angle: float = 0.0, gain: float = 1.0, offset: float = 0.0) -> "Edit":
-        """The patch the model made of the crop, kept: shifted, and changed in tone, before it was aligned."""
+    def with_raw(self, shift_px: float = 0.0, angle: float = 0.0, offset: float = 0.0, soft_px: float = 0.0) -> "Edit":
+        """The patch the model made of the crop, kept: shifted, softened and off in tone, before it was aligned."""
         x0, y0, x1, y1 = self.crop
-        dx, dy = shift_px * np.cos(angle), shift_px * np.sin(angle)
-        moved = cv2.warpAffine(
-            self.sharp,
-            np.float32([[1, 0, dx], [0, 1, dy]]),
-            (SIDE, SIDE),
-            flags=cv2.INTER_CUBIC,
-            borderMode=cv2.BORDER_REFLECT,
-        )
-        toned = np.clip(moved[y0:y1, x0:x1].astype(np.float32) * gain + offset, 0, 255)
+        move = np.float32([[1, 0, shift_px * np.cos(angle)], [0, 1, shift_px * np.sin(angle)]])
+        made = cv2.warpAffine(self.sharp, move, (SIDE, SIDE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+        if soft_px:
+            made = cv2.GaussianBlur(made, (0, 0), soft_px)
+        toned = np.clip(made[y0:y1, x0:x1].astype(np.float32) + offset, 0, 255)
         return replace(self, raw=np.rint(toned).astype(np.uint8))
+
+    def with_raw_tone(self, de00: float) -> "Edit":
+        """A kept patch whose context is off by a median of `de00` CIEDE2000, as scikit-image measures it."""
+        x0, y0, x1, y1 = self.crop
+        context = ~self._allowed()[y0:y1, x0:x1]
+        truth = rgb2lab(self.before[y0:y1, x0:x1])[context]
+        low, high = 0.0, 60.0
+        for _ in range(9):
+            middle = (low + high) / 2
+            made = self.with_raw(offset=middle).raw
+            assert made is not None
+            found = float(np.median(deltaE_ciede2000(truth, rgb2lab(made)[context])))
+            low, high = (middle, high) if found < de00 else (low, middle)
+        return self.with_raw(offset=high)
 
 
 def photo_edit(seed: int, tone: float = 0.0) -> Edit:

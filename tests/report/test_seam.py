@@ -28,14 +28,15 @@ def test_a_hard_step_on_flat_ground_is_measured_at_its_true_size() -> None:
     assert seam.share > 0.9
 
 
-def test_the_same_tone_step_under_the_real_blend_is_not_visible() -> None:
+def test_a_step_that_shows_when_pasted_hard_does_not_under_the_real_blend() -> None:
     before, mask = _grey(), _disc(40)
-    blend = blend_mask(mask)[..., None]
-    after = np.rint(before + 12 * blend).astype(np.uint8)
-    seam = measure_seam(before, after, mask, 8)
-    assert seam is not None
-    assert seam.de < 2.0
-    assert seam.share == 0.0
+    hard = measure_seam(before, (before + 6 * mask[..., None]).astype(np.uint8), mask, 8)
+    blended = np.rint(before + 6 * blend_mask(mask)[..., None]).astype(np.uint8)
+    soft = measure_seam(before, blended, mask, 8)
+    assert hard is not None
+    assert soft is not None
+    assert (hard.de > 1.5, hard.share) == (True, 1.0)
+    assert (soft.de < 1.5, soft.share) == (True, 0.0)
 
 
 def test_nothing_changed_is_no_seam() -> None:

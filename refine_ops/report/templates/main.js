@@ -1,6 +1,12 @@
 // Wiring: buttons, keys, the address, and the chunks of the index as they arrive.
-function openFromAddress() {
+function followAddress() {
+  const before = stateParameters().toString();
   const state = readState();
+  if (stateParameters().toString() !== before) refresh();
+  openFrom(state);
+}
+
+function openFrom(state) {
   const id = state.get("item");
   if (id === null) return;
   const row = rowOf(id, Number(state.get("run") ?? 0));
@@ -42,17 +48,18 @@ $("gain").oninput = () => {
   if (caption) caption.textContent = `largest channel difference, ×${gain()}`;
 };
 $("export").onclick = exportDecisions;
-addEventListener("hashchange", openFromAddress);
+addEventListener("hashchange", followAddress);
 
 async function start() {
   buildTools();
   tally();
+  const asked = readState();
   for (let chunk = 0; chunk < facts.chunks; chunk++) {
     addChunk(await load("index", chunk));
-    if (chunk === 0 || chunk === facts.chunks - 1) { readState(); refresh(); }
+    if (chunk === 0 || chunk === facts.chunks - 1) refresh();
   }
   pages.clear();
-  openFromAddress();
+  openFrom(asked);
   document.documentElement.dataset.ready = "1";
 }
 

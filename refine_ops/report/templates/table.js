@@ -21,7 +21,7 @@ function buildTools() {
   $("scroller").addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
   addEventListener("resize", () => { sizeTable(); draw(); });
   const heading = (name, label) => element("span", { role: "columnheader", "data-sort": name }, element("button", { type: "button" }, label));
-  $("head").append(element("span", { role: "columnheader" }, ""), heading("id", "item"), heading("rank", "findings, worst first"), ...columns.map((m) => heading(m.name, `${m.label}, ${m.unit}`)), element("span", { role: "columnheader" }, "review"));
+  $("head").append(element("span", { role: "columnheader" }, "picture"), heading("id", "item"), heading("rank", "findings, worst first"), ...columns.map((m) => heading(m.name, `${m.label}, ${m.unit}`)), element("span", { role: "columnheader" }, "review"));
   $("head").addEventListener("click", (event) => {
     const name = event.target.closest("[data-sort]")?.dataset.sort;
     if (!name) return;

@@ -1,0 +1,75 @@
+"""The flow against a real (ephemeral) Prefect API: state, artifact and events."""
+
+from pathlib import Path
+
+import pytest
+from made_runs import MadeRun, photo_edit
+from prefect.artifacts import Artifact
+from prefect.events.clients import AssertingEventsClient
+from prefect.events.worker import EventsWorker
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.drift_report import EVENT_ALARM, EVENT_VIOLATION, DriftFound, drift_report, review_apply
+from refine_ops.report.build import build_report
+from refine_ops.report.config import DriftReportConfig, MeasureSettings, TrendSettings
+from refine_ops.report.markdown import markdown_summary
+from refine_ops.report.review import read_marks
+
+ONE = MeasureSettings(processes=1)
+
+
+def test_the_flow_writes_reports_events_and_fails_as_told(
+    small_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trend = TrendSettings(folder=str(tmp_path / "trend"), min_runs=4, min_items=2)
+    for night in range(5):
+        run = MadeRun(tmp_path / f"run-{night}")
+        run.add("a", photo_edit(1), de00_before=1.0 + 0.01 * night)
+        run.add("b", photo_edit(2), de00_before=1.0 + 0.01 * night)
+        build_report(DriftReportConfig(runs=(run.write(),), measure=ONE, trend=trend))
+    odd = MadeRun(tmp_path / "run-odd")
+    odd.add("a", photo_edit(1), de00_before=2.8)
+    odd.add("b", photo_edit(2), de00_before=2.8)
+    odd_uri = odd.write()
+    with prefect_test_harness(server_startup_timeout=120):
+        AssertingEventsClient.reset()
+        worker = EventsWorker.instance(AssertingEventsClient)
+        monkeypatch.setattr(EventsWorker, "instance", lambda *_: worker)
+        quiet = drift_report(DriftReportConfig(runs=(odd_uri,), measure=ONE, trend=trend, out=str(tmp_path / "odd")))
+        assert Path(quiet).exists()
+        with pytest.raises(DriftFound, match="alarm"):
+            drift_report(
+                DriftReportConfig(runs=(odd_uri,), measure=ONE, trend=trend, out=str(tmp_path / "r"), fail_on="alarm")
+            )
+        with pytest.raises(DriftFound, match="break the promise"):
+            drift_report(DriftReportConfig(runs=(small_run,), measure=ONE, out=str(tmp_path / "bad")))
+        assert (tmp_path / "bad" / "report.html").exists()
+        artifact = Artifact.get("drift-report")
+        assert artifact is not None
+        assert "1 of 12 items break the promise" in str(artifact.data)
+        worker.drain()
+        sent = [e for client in AssertingEventsClient.all for e in client.events]
+        assert {e.event for e in sent} >= {EVENT_ALARM, EVENT_VIOLATION}
+        alarm = next(e for e in sent if e.event == EVENT_ALARM)
+        assert alarm.payload["metric"] == "raw_de00"
+
+
+def test_the_summary_shows_pictures_and_takes_no_markup_from_names(tmp_path: Path) -> None:
+    run = MadeRun(tmp_path / "run")
+    run.add("[x](javascript:alert(1)) <img src=x onerror=1> |", photo_edit(1).untouched())
+    built = build_report(DriftReportConfig(runs=(run.write(),), measure=ONE))
+    text = markdown_summary(built)
+    assert text.count("data:image/webp;base64,") == 2
+    assert "<img" not in text
+    assert r"\[x\]\(javascript\:alert\(1\)\)" in text
+    assert f"(<{Path(built.page).as_uri()}>)" in text
+
+
+def test_review_apply_takes_the_exported_file(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "run")
+    made.add("a", photo_edit(1))
+    uri = made.write()
+    entry = f'{{"run": "{uri}", "item_id": "a", "fingerprint": "f-a", "decision": "reject", "note": "no", "at": ""}}'
+    (tmp_path / "d.json").write_text(f'{{"schema": "refine-ops/decisions/1", "report": "k", "decisions": [{entry}]}}')
+    review_apply(str(tmp_path / "d.json"), uri, "exclude")
+    assert read_marks(uri)["a"].action == "exclude"
