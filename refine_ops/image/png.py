@@ -21,12 +21,6 @@ _DEPTHS: Final = {
     _GREY_ALPHA: (8,),
     _RGB_ALPHA: (8, 16),
 }
-    _GREY: (1, 2, 4, 8, 16),
-    _RGB: (8, 16),
-    _PALETTE: (1, 2, 4, 8),
-    _GREY_ALPHA: (8,),
-    _RGB_ALPHA: (8, 16),
-}
 
 
 @dataclass(frozen=True, slots=True)
