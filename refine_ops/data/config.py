@@ -165,7 +165,7 @@ Degrader = Annotated[ModelFree | DiffusersInpainting, Field(discriminator="kind"
 
 
 class BandSettings(Settings):
-    """How much a degradation must change M to be a task, and how little to stay one (section 4.2 iii, without a VLM)."""
+    """How much a degradation must change M to be a task, and how little to stay one: what needs no VLM."""
 
     min_change: float = Field(1.5, ge=0, description="Least mean |I - I*| over M, in 1/255: below, no defect.")
     max_change: float = Field(96.0, gt=0, le=255, description="Largest mean |I - I*| over M: above, unrecognisable.")

@@ -15,12 +15,14 @@ from refine_ops.data.sample import Sample
 from refine_ops.data.scribble import dilated
 from refine_ops.data.synthetic.assets import Library, library, sha256
 from refine_ops.data.synthetic.marks import MARKS
-from refine_ops.data.synthetic.render import Recipe, SyntheticSample, render
+from refine_ops.data.synthetic.render import PHOTO, Recipe, SyntheticSample, render
 from refine_ops.data.validate import band_filter
 from refine_ops.errors import ItemError, JobError
 from refine_ops.image.region import tight_box
 from refine_ops.records import Mask
 
+FAMILIES: Final = (PHOTO, *MARKS)
+"""What can be drawn, by the names that `exclude` takes."""
 ASSET_VALIDATION_SHARE: Final = 0.2
 """Of the fonts and of the photos, each: set apart for the validation split, whatever the share of samples."""
 _BUNDLED: Final = "bundled asset, see LICENSES.md"
@@ -51,7 +53,7 @@ class DrawnMaker:
     usage = Usage()
 
     def __init__(self, source: SyntheticSource, seed: int, exclude: Iterable[str]) -> None:
-        """Raises JobError where a split has no font left, or every mark is excluded."""
+        """Raises JobError where a split has no font left, or everything is excluded."""
         self._source = source
         self._libraries = split_library(_library(source), seed)
         self._bundled = {sha256(p) for files in _files(library("train")) for p in files}
@@ -104,8 +106,9 @@ def _recipe(source: SyntheticSource, seed: int, exclude: frozenset[str], lib: Li
     if not lib.fonts:
         raise JobError("synthetic source: one of the splits has no font; add fonts with 'assets'")
     exclude |= {"icon"} if not lib.icon_fonts else set()
-    if exclude >= set(MARKS):
-        raise JobError(f"exclude: no mark is left of {', '.join(MARKS)}")
+    exclude |= {PHOTO} if not lib.photos else set()
+    if exclude >= set(FAMILIES):
+        raise JobError(f"exclude: nothing to draw is left of {', '.join(FAMILIES)}")
     return Recipe(
         seed=seed,
         size=(source.size_px, source.size_px),

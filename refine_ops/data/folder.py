@@ -12,12 +12,11 @@ import pyarrow.parquet as pq
 
 from refine_ops import __version__, storage
 from refine_ops.data.config import BuildDatasetConfig, ManifestSource
-from refine_ops.data.drawn import asset_hashes
+from refine_ops.data.drawn import FAMILIES, asset_hashes
 from refine_ops.data.families import check_exclude
 from refine_ops.data.plan import Candidate, from_table, plan_rows, plan_synthetic, to_table
 from refine_ops.data.schema import VERSION
 from refine_ops.data.sources import read_manifest
-from refine_ops.data.synthetic.marks import MARKS
 from refine_ops.data.write import done_parts
 from refine_ops.errors import ItemError, JobError
 
@@ -103,7 +102,7 @@ def _take_up(out: str, config: BuildDatasetConfig, mine: str) -> None:
 def _candidates(config: BuildDatasetConfig, manifest: bytes) -> list[Candidate]:
     source = config.source
     if not isinstance(source, ManifestSource):
-        check_exclude(config.exclude, MARKS)
+        check_exclude(config.exclude, FAMILIES)
         return plan_synthetic(source.count, config.seed, config.validation_share)
     rows = read_manifest(manifest, storage.resolve(source.manifest), config.access)
     check_exclude(config.exclude, {name for row in rows for name in row.families})

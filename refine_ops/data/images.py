@@ -55,7 +55,7 @@ class ImageWriter:
         fan = storage.sha256(sample_id.encode())[:2]
         return self._submit(f"images/{kind}/{fan}/{sample_id}.png", image, shared=False)
 
-    def shared(self, kind: str, image: U8Image) -> str:
+    def shared(self, kind: str, image: U8Image | Mask) -> str:
         """An image named by its pixels, so that the samples of one source share one file."""
         content = repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()
         digest = hashlib.sha256(content).hexdigest()

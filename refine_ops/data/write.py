@@ -66,7 +66,9 @@ def reject_row(
     images: ImageWriter, candidate: Candidate, stage: str, error: ItemError, made: Mapping[str, U8Image | Mask]
 ) -> dict[str, Any]:
     """Write the images there are (`input`, `target`, `mask`) and return the row (`schema.REJECTS`)."""
-    kept = {name: images.own(f"rejected-{name}", candidate.sample_id, image) for name, image in made.items()}
+    kept = {n: images.own(f"rejected-{n}", candidate.sample_id, image) for n, image in made.items() if n != "target"}
+    if "target" in made:
+        kept["target"] = images.shared("target", made["target"])
     return {
         "sample_id": candidate.sample_id,
         "source_id": candidate.source_id,

@@ -176,7 +176,7 @@ def test_a_finished_set_has_nothing_to_do_and_another_configuration_is_refused(t
 
 
 def test_excluded_families_are_nowhere_and_unknown_names_are_refused(tmp_path: Path) -> None:
-    held_out = ("text", "barcode", "local_warp", "inpainting")
+    held_out = ("text", "barcode", "photo", "local_warp", "inpainting")
     out = run(drawn(tmp_path / "set", 60, exclude=held_out))
     assert not {f for row in rows_of(out) for f in row["families"]} & set(held_out)
     with pytest.raises(JobError, match="no family is called txet"):
