@@ -75,7 +75,7 @@ def draw_grid(
         before, after = (cache.tensor(place)[None].to(device) for place in (entry.images[0], entry.target))
         images = [stages.decode(trainee.vae, latents)[0].cpu().numpy() for latents in (before, clean, after)]
         mask, _ = unpack_regions(cache, entry)
-        cells = [np.ascontiguousarray((image * 255).round().astype(np.uint8)) for image in images]
+        cells = [np.ascontiguousarray((np.nan_to_num(image) * 255).round().astype(np.uint8)) for image in images]
         contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(cells[0], contours, -1, _OUTLINE, 1)
         rows.append(np.concatenate([_cell(cell) for cell in cells], axis=1))

@@ -6,13 +6,20 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus as plus
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from refine_ops.config import FocusSettings, ModelSettings
 from refine_ops.errors import JobError
+from refine_ops.model.refiner import load_refiner
+from refine_ops.model.tiny import WEIGHTS
+from refine_ops.records import Conditioning
 from refine_ops.train.config import (
     CropSettings,
     LoraSettings,
@@ -21,6 +28,7 @@ from refine_ops.train.config import (
     RunSettings,
     TrainLoraConfig,
 )
+from refine_ops.train.plan import open_run
 from refine_ops.train.progress import LossWatch, read_metrics
 from refine_ops.train.run import train, training_fingerprint
 from refine_ops.train.worker import run_rank
@@ -143,12 +151,51 @@ def _adapter_at_start(adapter: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     return {name: torch.zeros_like(t) if ".lora_B." in name else t for name, t in adapter.items()}
 
 
+def test_the_adapter_in_plain_diffusers_gives_the_refiners_pixels(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # At the pipeline's own sizes: thumbnails of about 384^2, sides in multiples of 32.
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for part in WEIGHTS.iterdir():
+        if part.name != "refine_ops.json":
+            (folder / part.name).symlink_to(part)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (64, 96, 3), np.uint8)
+    mask = np.zeros((64, 96), bool)
+    mask[16:40, 30:60] = True
+    item = Conditioning(image, mask, mask, "Refine the sign in the masked region.", seed=11)
+
+    def refined(*adapters: str) -> np.ndarray:
+        settings = ModelSettings(
+            model=str(folder), adapters=adapters, steps=3, true_cfg_scale=1.0, speed="reference", device="cpu"
+        )
+        return load_refiner(settings, torch.device("cpu")).refine([item])[0].pixels
+
+    pipeline = plus.QwenImageEditPlusPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.load_lora_weights(str(straight / "adapter"))
+    pipeline.set_progress_bar_config(disable=True)
+    monkeypatch.setattr(plus, "VAE_IMAGE_SIZE", 64 * 96)
+    encoder, forward = pipeline.text_encoder, type(pipeline.text_encoder).forward
+
+    def with_token_types(input_ids: torch.Tensor, **arguments: Any) -> Any:
+        types = (input_ids == encoder.config.image_token_id).int()
+        return forward(encoder, input_ids=input_ids, mm_token_type_ids=types, **arguments)
+
+    monkeypatch.setattr(encoder, "forward", with_token_types)
+    expected = pipeline(
+        image=[Image.fromarray(image), Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB")],
+        prompt=item.prompt, true_cfg_scale=1.0, height=64, width=96, num_inference_steps=3, output_type="np",
+        generator=torch.Generator().manual_seed(11),
+    ).images[0]  # fmt: skip
+    ours, base = refined(str(straight / "adapter")), refined()
+    # The refiner fuses, the pipeline adds: rounding differs.
+    assert np.abs(ours - expected).max() < 1e-4
+    assert np.abs(ours - base).max() > 20 * np.abs(ours - expected).max()
+
+
 def test_a_resume_with_other_settings_is_refused_by_name(straight: Path, dataset: Path, cache: Path) -> None:
     config = _config(dataset, cache, straight)
-    train_json = straight / "train.json"
-    assert not train_json.exists()
-    from refine_ops.train.plan import open_run
-
     open_run(config, training_fingerprint(config))
     other = config.model_copy(update={"loss": LossSettings(boundary_alpha=3.0)})
     with pytest.raises(JobError, match=r"loss\.boundary_alpha: 9\.0 there, 3\.0 now"):
