@@ -1,0 +1,171 @@
+"""`refine-ops` as its user types it: real flow, real Prefect API, real model, bad input of every kind."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from refine_ops.job.ledger import read_ledger
+
+QUICK = ["--set", "refine.model.steps=1", "--set", "refine.focus.focus_pixels=4096"]
+
+
+def cli(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    script = str(Path(sys.executable).parent / "refine-ops")
+    env = {**os.environ, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([script, *arguments], capture_output=True, text=True, timeout=280, env=env, check=False)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> Path:
+    """Images good and bad, and a manifest that names them all."""
+    folder = tmp_path_factory.mktemp("site")
+    small = np.ascontiguousarray(photo[40:200, 150:330])
+    good = png(small)
+    files = {
+        "good.png": good,
+        "empty.png": b"",
+        "truncated.png": good[: len(good) // 2],
+        "text.png": b"<html>not an image</html>",
+        "mask-small.png": png(np.full((8, 8), 255, np.uint8)),
+        "mask-empty.png": png(np.zeros(small.shape[:2], np.uint8)),
+        "mask.png": png(np.pad(np.full((20, 20), 255, np.uint8), ((40, 100), (40, 120)))),
+    }
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    frames = [Image.fromarray(small), Image.fromarray(small[::-1])]
+    frames[0].save(folder / "frames.png", save_all=True, append_images=frames[1:])
+    box = {"box": [40, 40, 90, 100], "prompt": "Refine the face"}
+    dot = {"strokes": [[[50, 60]]], "width": 1}
+    rows = [
+        {"item_id": "good", "image": "good.png", "regions": [box]},
+        {"item_id": "masked", "image": "good.png", "regions": [{"mask": "mask.png", "prompt": "Refine it"}]},
+        {"item_id": "scribbled", "image": "good.png", "regions": [{"scribble": dot, "prompt": "Refine it"}]},
+        {"item_id": "whole", "image": "good.png", "regions": [{"box": [0, 0, 180, 160], "prompt": "Refine it"}]},
+        {"item_id": "gone", "image": "gone.png", "regions": [box]},
+        {"item_id": "empty", "image": "empty.png", "regions": [box]},
+        {"item_id": "truncated", "image": "truncated.png", "regions": [box]},
+        {"item_id": "text", "image": "text.png", "regions": [box]},
+        {"item_id": "frames", "image": "frames.png", "regions": [box]},
+        {"item_id": "mask-small", "image": "good.png", "regions": [{"mask": "mask-small.png", "prompt": "x"}]},
+        {"item_id": "mask-empty", "image": "good.png", "regions": [{"mask": "mask-empty.png", "prompt": "x"}]},
+        {"item_id": "no-reference", "image": "good.png", "regions": [{**box, "reference": "gone.png"}]},
+        {"item_id": "outside", "image": "good.png", "regions": [{"box": [0, 0, 999, 10], "prompt": "x"}]},
+        {"item_id": "inverted", "image": "good.png", "regions": [{"box": [9, 9, 3, 3], "prompt": "x"}]},
+        {"item_id": "no-prompt", "image": "good.png", "regions": [{**box, "prompt": ""}]},
+        {"item_id": "no-region", "image": "good.png", "regions": []},
+    ]  # fmt: skip
+    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+EXPECTED = {
+    "good": "",
+    "masked": "",
+    "scribbled": "",
+    "whole": "",
+    "gone": "file.missing",
+    "empty": "image.empty",
+    "truncated": "image.truncated",
+    "text": "image.not_an_image",
+    "frames": "image.multi_frame",
+    "mask-small": "mask.size",
+    "mask-empty": "mask.empty",
+    "no-reference": "file.missing",
+    "outside": "box.outside",
+    "inverted": "box.inverted",
+    "no-prompt": "prompt.empty",
+    "no-region": "regions.none",
+}
+
+
+def test_check_prints_every_bad_row_and_exits_1(site: Path, home: Path) -> None:
+    rows_only = cli("check", str(site / "manifest.jsonl"), home=home)
+    assert rows_only.returncode == 1
+    assert {line.split("\t")[2] for line in rows_only.stdout.splitlines()} == {
+        *("box.inverted", "prompt.empty", "regions.none")
+    }
+    opened = cli("check", str(site / "manifest.jsonl"), "--open", home=home)
+    assert opened.returncode == 1
+    found = {line.split("\t")[1].strip("'"): line.split("\t")[2] for line in opened.stdout.splitlines()}
+    assert found == {k: v for k, v in EXPECTED.items() if v}
+
+
+def test_a_run_refines_what_it_can_records_what_it_cannot_and_resumes(site: Path, home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["run", str(site / "manifest.jsonl"), "--out", str(out), "--error-budget", "0.9", *QUICK]
+    first = cli(*arguments, home=home)
+    assert first.returncode == 0, first.stderr
+    assert "'tiny', the small bundled model" in first.stderr
+    ledger = read_ledger(str(out / "outcomes"))
+    assert dict(zip(ledger["item_id"].to_pylist(), ledger["reason"].to_pylist(), strict=True)) == EXPECTED
+    dead = pq.read_table(out / "dead_letter.parquet").to_pylist()
+    assert {d["item_id"] for d in dead} == {k for k, v in EXPECTED.items() if v}
+    source = np.asarray(Image.open(site / "good.png"))
+    for name, outside in (("good", np.s_[:, 110:]), ("masked", np.s_[90:]), ("scribbled", np.s_[90:])):
+        result = np.asarray(Image.open(out / "outputs" / f"{name}.png"))
+        assert np.array_equal(result[outside], source[outside])
+        assert not np.array_equal(result, source)
+    assert (out / "report" / "report.html").exists()
+    assert (out / "report" / "contact_sheet.png").exists()
+
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out / "outputs").iterdir()}
+    again = cli(*arguments, home=home)
+    assert again.returncode == 0, again.stderr
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out / "outputs").iterdir()} == before
+
+    other = cli(*arguments, "--set", "refine.paste.blur_px=13", home=home)
+    assert other.returncode == 2
+    assert "settings.paste.blur_px: the run has '11', now '13'" in other.stderr
+    strict = cli(*arguments, "--error-budget", "0.1", home=home)
+    assert strict.returncode == 1
+    assert "12 of 16 items are dead" in strict.stderr
+
+
+def test_what_cannot_be_run_is_one_message_and_exit_2(site: Path, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file where a folder should be")
+    cases = {
+        "no such file": ["run", str(tmp_path / "none.parquet")],
+        "expected a name ending": ["run", str(tmp_path / "file")],
+        "is not a preset": [
+            "run",
+            str(site / "manifest.jsonl"),
+            "--model",
+            "no-such-model",
+            "--out",
+            str(tmp_path / "a"),
+        ],
+        "cannot write": ["run", str(site / "manifest.jsonl"), "--out", str(tmp_path / "file" / "run")],
+        "extra": ["run", str(site / "manifest.jsonl"), "--set", "refine.pastel=1"],
+    }
+    for message, arguments in cases.items():
+        result = cli(*arguments, home=home)
+        assert result.returncode == 2, (message, result.stdout, result.stderr)
+        assert message in result.stderr.lower(), result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_plan_only_counts_and_estimates_and_writes_nothing(site: Path, home: Path, tmp_path: Path) -> None:
+    result = cli("run", str(site / "manifest.jsonl"), "--plan-only", "--out", str(tmp_path / "run"), home=home)
+    assert result.returncode == 0
+    assert "13 images, 13 regions" in result.stdout
+    assert "refineanything-2511-lightning-8" in result.stdout
+    assert not (tmp_path / "run").exists()
