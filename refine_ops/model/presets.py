@@ -138,8 +138,8 @@ def apply_overrides(preset: Preset, settings: ModelSettings) -> Preset:
     """
     fields = ("steps", "true_cfg_scale", "zero_cond_t", "mask_image", "mask_pixels", "targets")
     preset = replace(preset, **{name: value for name in fields if (value := getattr(settings, name)) is not None})
-    if preset.targets == "sparse" and settings.speed == "reference":
-        raise JobError(
-            "targets 'sparse' has no counterpart in diffusers, so speed 'reference' cannot run it; set speed 'fast'"
-        )
+    if settings.speed == "reference":
+        wishes = {"targets 'sparse'": preset.targets == "sparse", "compile": settings.compile, "fp8": settings.fp8}
+        if asked := [name for name, wished in wishes.items() if wished]:
+            raise JobError(f"speed 'reference' is diffusers as it is, without {', '.join(asked)}; set speed 'fast'")
     return preset

@@ -79,6 +79,8 @@ def random_pipeline(
 ) -> QwenImageEditPlusPipeline:
     """Build every module on `device` (default CPU) in `dtype`, filled from `seed`; the global generator is untouched.
 
+    Another dtype or device draws other weights; convert a pipeline to compare the same ones.
+
     Matrices are drawn with variance 1 / fan-in and modulations small, so that activations keep their size through all
     layers and every part of the network influences the result.
     """

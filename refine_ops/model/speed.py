@@ -27,6 +27,8 @@ def accelerate(networks: Networks, settings: ModelSettings, device: torch.device
             raise JobError(
                 f"fp8 needs a CUDA device of compute capability 8.9 or more, this is {device}; set fp8 false"
             )
+        if networks.transformer.dtype != torch.bfloat16:
+            raise JobError(f"fp8 linears give bfloat16, the model is {networks.transformer.dtype}; set dtype bfloat16")
         quantize_linears(networks.transformer)
     return networks
 

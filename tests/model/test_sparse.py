@@ -122,6 +122,7 @@ def test_mask_image_may_be_left_out_or_smaller(make_refiner: Any, make_item: Any
     assert np.isfinite(patch.pixels).all()
 
 
-def test_reference_speed_refuses_sparse_targets() -> None:
-    with pytest.raises(JobError, match="speed 'fast'"):
-        apply_overrides(Preset(source="x"), ModelSettings(speed="reference", targets="sparse"))
+@pytest.mark.parametrize("wish", [{"targets": "sparse"}, {"compile": True}, {"fp8": True}])
+def test_reference_speed_refuses_what_diffusers_does_not_do(wish: dict[str, Any]) -> None:
+    with pytest.raises(JobError, match="set speed 'fast'"):
+        apply_overrides(Preset(source="x"), ModelSettings(speed="reference", **wish))
