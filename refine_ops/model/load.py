@@ -82,7 +82,7 @@ def load_networks(model: ResolvedModel, device: torch.device, dtype: torch.dtype
     # Two bars per rank say less than the one log line below.
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    placed = {"torch_dtype": dtype, "device_map": {"": str(device)}}
+    placed = {"dtype": dtype, "device_map": {"": str(device)}}
     changed = {} if model.preset.zero_cond_t is None else {"zero_cond_t": model.preset.zero_cond_t}
     try:
         pipeline = QwenImageEditPlusPipeline(

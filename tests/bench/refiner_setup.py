@@ -50,7 +50,7 @@ def make_setup(size: str, random: bool, steps: int | None) -> Setup:
         # The stock pipeline rounds to 32 px, so ours must here.
         preset = replace(PRESETS["tiny"], vlm_grid_px=PIPELINE_GRID_PX)
         make = functools.partial(
-            QwenImageEditPlusPipeline.from_pretrained, preset.source, torch_dtype=dtype, local_files_only=True
+            QwenImageEditPlusPipeline.from_pretrained, preset.source, dtype=dtype, local_files_only=True
         )
         if random:
             make = functools.cache(lambda: random_pipeline(SMALL))
