@@ -4,6 +4,7 @@ import inspect
 from pathlib import PurePath
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from diffusers import AutoPipelineForInpainting, DiffusionPipeline
@@ -14,7 +15,7 @@ from refine_ops.data.config import DiffusersInpainting
 from refine_ops.data.degrader import Degraded
 from refine_ops.errors import ItemError, JobError
 from refine_ops.image.focus import plan_crop, unview, view, view_mask
-from refine_ops.records import Mask, U8Image
+from refine_ops.records import F32Image, Mask, U8Image
 
 
 class DiffusersDegrader:
@@ -56,12 +57,11 @@ class DiffusersDegrader:
         if any(getattr(result, "nsfw_content_detected", None) or ()):
             raise ItemError("degrade.withheld", f"{self.name}: its safety filter withheld the result")
         patch = np.asarray(result.images[0], np.float32)
-        if patch.shape[:2] != whole.size[::-1]:
-            raise JobError(f"{self.name}: asked for {whole.size}, got {patch.shape[1]}x{patch.shape[0]}; set grid_px")
         if not np.isfinite(patch).all():
             raise ItemError("degrade.not_finite", f"{self.name}: returned NaN or infinity")
-        pixels = np.rint(unview(patch, whole) * 255).astype(np.uint8)
-        step = {"degradation": self.family, "seed": seed, "steps": self._settings.steps, "size": list(whole.size)}
+        pixels = np.rint(unview(_resized(patch, whole.size), whole) * 255).astype(np.uint8)
+        size = [patch.shape[1], patch.shape[0]]
+        step = {"degradation": self.family, "seed": seed, "steps": self._settings.steps, "size": size}
         return Degraded(pixels, (step,), (self.family,))
 
     def _options(self, size: tuple[int, int]) -> dict[str, Any]:
@@ -74,6 +74,18 @@ class DiffusersDegrader:
         if "true_cfg_scale" in self._takes:
             options["negative_prompt"] = " "  # without one these pipelines silently skip guidance
         return options
+
+
+def _resized(patch: F32Image, size: tuple[int, int]) -> F32Image:
+    """The patch at the size that was asked for.
+
+    Some pipelines choose their own (Qwen-Image-Edit's always works at 1 MP): they stretch the whole view to it, so
+    resizing back to the view's size puts every pixel where it belongs.
+    """
+    if patch.shape[1::-1] == size:
+        return patch
+    kernel = cv2.INTER_AREA if patch.shape[1] > size[0] else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(patch, size, interpolation=kernel), np.float32)
 
 
 def _inpainting(pipeline: Any, model: str) -> Any:

@@ -95,7 +95,7 @@ def test_a_large_region_is_damaged_coarsely_too() -> None:
             tiny_checkpoints.qwen_image_edit,
             "QwenImageEditInpaintPipeline",
             {"guidance": 2.0, "grid_px": 16},
-            marks=pytest.mark.slow,  # this pipeline encodes its condition at 1024^2 whatever the size asked for
+            marks=pytest.mark.slow,  # this pipeline works at 1024^2 whatever the size asked for
         ),
     ],
 )
