@@ -102,6 +102,8 @@ def _render(
     draw = _photo_scene if family == PHOTO else _mark_scene
     target, shape, pose, reference = draw(family, recipe, library, rng, used)
     kind, mask = _mask(shape, rng)
+    if not mask.any():
+        raise ItemError("mark.invisible", "the mark came out so faint or thin that it covers no pixel by half")
     allowed = {name: weight for name, weight in recipe.damages.items() if name not in recipe.exclude}
     damaged, damages = degrade(target, mask, rng, allowed, recipe.strength)
     blend = blend_mask(mask, dilate_px=recipe.support_px[0], blur_px=recipe.support_px[1])

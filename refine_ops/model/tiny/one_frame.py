@@ -29,6 +29,14 @@ def as_one_frame(vae: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
     return vae
 
 
+def as_video(vae: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
+    """Undo `as_one_frame`, in place."""
+    for module in vae.modules():
+        if type(module) is OneFrameConv:
+            module.__class__ = QwenImageCausalConv3d
+    return vae
+
+
 def encode(vae: AutoencoderKLQwenImage, images: torch.Tensor) -> torch.Tensor:
     """Most likely latents, not normalised: `(b, 3, h, w)` in [-1, 1] to `(b, z, h / 4, w / 4)`."""
     moments = vae.quant_conv(vae.encoder(images.unsqueeze(2)))

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from refine_ops.train.tiny.samples import Mix, RenderedBatches
 from refine_ops.train.tiny.transformer import channel_weights, encode_batch, loss_of, replayed
 
 log = logging.getLogger(__name__)
+KEPT = 300
+REPLAYED = 0.6
+"""Batches remembered, and the share of steps that take one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +31,15 @@ class Schedule:
     minutes: float
     mix: Mix
     peak_rate: float = 6e-4
-    warmup: int = 150
-    poses: tuple[float, float] = (0.1, 0.6)
-    ema: float = 0.998
+    warmup: int = 80
+    poses: tuple[float, float] = (0.05, 0.4)
+    ema: float = 0.995
     seed: int = 0
     compile: bool = True
     save_every_s: float = 240.0
     log_every: int = 25
     folders: tuple[Path, ...] = ()
-    phases: int = field(default=6)
+    phases: int = 4
     """The pose is loosened in this many equal stretches; each starts its renderer anew."""
 
 
@@ -61,7 +64,7 @@ def train(
             RenderedBatches(mix, schedule.folders, all_prompts()), batch_size=None, num_workers=1, prefetch_factor=8
         )
         fresh = (encode_batch(vae, batch, device) for batch in loader)
-        for batch in replayed(fresh, 300, 0.6, generator):
+        for batch in replayed(fresh, KEPT, REPLAYED, generator):
             if weights is None:
                 rows, columns = batch.shapes[0][1:]
                 weights = channel_weights(vae, unpack(batch.target, 2 * rows, 2 * columns))

@@ -1,9 +1,9 @@
 """Train the tiny transformer: rectified flow on latents, weighted for what the picture shows.
 
-Sampling takes four steps near sigma = 1 (1, 0.9, 0.75, 0.5), so training draws sigma there. The first step sees
-nothing but the conditions and decides; later steps see their own first guess. So that they do not trust it blindly,
-`x_t` is built from a guess between the damaged crop and the truth: `x_t = (1 - s) guess + s noise`, and the velocity
-still points at the truth, `v = (x_t - x_0) / s`.
+The conditions leave little to chance, so one step from pure noise is enough, and for a model this small it is best:
+what a step misjudges, the next takes for truth (measured with four and eight steps). Nine samples of ten are therefore
+drawn at sigma = 1, the others between, where `x_t` is built from a guess between the damaged crop and the truth,
+`x_t = (1 - s) guess + s noise`, while the velocity still points at the truth, `v = (x_t - x_0) / s`.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,9 @@ from refine_ops.model.transformer import Shapes, context
 from refine_ops.train.tiny.forward import velocity
 from refine_ops.train.tiny.samples import Batch
 
-SIGMAS = (1.0, 0.9, 0.75, 0.5)
+ONE_STEP_SHARE = 0.9
+"""Share of samples at sigma = 1."""
+LEAST_SIGMA = 0.3
 OUTSIDE_WEIGHT = 0.1
 """Weight of tokens that the paste-back throws away, in dense batches."""
 
@@ -79,10 +81,9 @@ def channel_weights(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 
 
 def draw_sigma(count: int, generator: torch.Generator) -> torch.Tensor:
-    """Half are 1, the others lie near the later steps."""
-    centre = torch.tensor(SIGMAS[1:])[torch.randint(len(SIGMAS) - 1, (count,), generator=generator)]
-    near = centre + 0.16 * (torch.rand(count, generator=generator) - 0.5)
-    return torch.where(torch.rand(count, generator=generator) < 0.5, torch.ones(count), near)
+    """`ONE_STEP_SHARE` of the times are 1, the others uniform down to `LEAST_SIGMA`."""
+    between = LEAST_SIGMA + (1 - LEAST_SIGMA) * torch.rand(count, generator=generator)
+    return torch.where(torch.rand(count, generator=generator) < ONE_STEP_SHARE, torch.ones(count), between)
 
 
 def loss_of(
