@@ -66,7 +66,7 @@ def _files(folder: Path) -> list[Path]:
 def _is_icons(path: Path) -> bool:
     """Icon fonts keep their pictures in the private use area and have no letters; told by name."""
     name = path.stem.lower()
-    return any(word in name for word in ("icon", "awesome", "entypo", "material"))
+    return any(word in name for word in ("icon", "awesome", "material"))
 
 
 @lru_cache(maxsize=4096)
