@@ -40,7 +40,7 @@ def prepare(config: RefineEvalConfig) -> CaseSet:
 def measure(config: RefineEvalConfig) -> Evaluation:
     """Run and measure every method, showing how far it is; an update costs 14 ms, so one a case."""
     created = create_progress_artifact(0.0, key="refine-eval-progress", description="refine-eval")
-    names = [m.name for m in config.methods]
+    names = [m.name for m in config.all_methods]
 
     def progress(done: int, total: int, method: str) -> None:
         share = (names.index(method) + done / total) / len(names)

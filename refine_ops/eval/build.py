@@ -86,12 +86,6 @@ def _build_case(
         kept += pick(found, by_hand) if by_hand else select(found, config.keep, band)
         every += found
     storage.write(storage.join(out, "candidates", f"{row.case_id}.png"), case_sheet(target, every, kept))
-    reference, reference_sha256 = "", ""
-    if row.reference is not None:
-        content = storage.read(storage.join(folder, row.reference), _LIMITS.max_bytes)
-        reference = f"images/{row.case_id}/reference{PurePosixPath(row.reference).suffix}"
-        reference_sha256 = storage.sha256(content)
-        storage.write(storage.join(out, reference), content)
     base: dict[str, Any] = {
         "case_id": row.case_id,
         "setting": row.setting,
@@ -101,13 +95,22 @@ def _build_case(
         "object_box": _case_box(row, target),
         "width": target.shape[1],
         "height": target.shape[0],
-        "reference": reference,
-        "reference_sha256": reference_sha256,
+        **_write_reference(folder, out, row),
         "source": row.source,
         "source_sha256": row.source_sha256 or storage.sha256(data),
         "licence": row.licence,
     }
     return [EvalInput(**base, **_write_input(out, row, target, candidate)) for candidate in kept]
+
+
+def _write_reference(folder: str, out: str, row: Annotation) -> dict[str, str]:
+    """Copy the reference, if there is one, into the set."""
+    if row.reference is None:
+        return {"reference": "", "reference_sha256": ""}
+    content = storage.read(storage.join(folder, row.reference), _LIMITS.max_bytes)
+    path = f"images/{row.case_id}/reference{PurePosixPath(row.reference).suffix}"
+    storage.write(storage.join(out, path), content)
+    return {"reference": path, "reference_sha256": storage.sha256(content)}
 
 
 def _write_input(out: str, row: Annotation, clean: U8Image, candidate: Candidate) -> dict[str, Any]:

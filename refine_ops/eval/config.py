@@ -61,6 +61,11 @@ CONTROLS: tuple[ControlMethod, ...] = (
     ControlMethod(name="blurred crop pasted", control="blurred-crop"),
     ControlMethod(name="whole image re-encoded", control="re-encode"),
 )
+JUDGE_CONTROLS: tuple[ControlMethod, ...] = (
+    ControlMethod(name="damaged further", control="damaged"),
+    ControlMethod(name="region blanked", control="blank"),
+)
+"""What a judge must grade low; scored beside the methods whenever there is a judge."""
 WITHOUT_FOCUS = RefineSettings.model_validate({"focus": {"margin": 1_000_000, "margin_unit": "native"}})
 """Focus-and-Refine switched off: the crop is the whole image."""
 
@@ -140,6 +145,14 @@ class RefineEvalConfig(Settings):
         if len(set(names)) < len(names):
             raise ValueError(f"method names must differ; got {names}")
         return self
+
+    @property
+    def all_methods(self) -> tuple[MethodConfig, ...]:
+        """The methods and, with a judge, the controls that show whether it can be believed."""
+        if self.judge is None:
+            return self.methods
+        present = {m.control for m in self.methods if isinstance(m, ControlMethod)}
+        return (*self.methods, *(c for c in JUDGE_CONTROLS if c.control not in present))
 
 
 class VaeCropConfig(Settings):

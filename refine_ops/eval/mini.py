@@ -12,13 +12,13 @@ from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
 
 from refine_ops import storage
 from refine_ops.data.synthetic import assets
-from refine_ops.data.synthetic.marks import Sprite, colours, logo
+from refine_ops.data.synthetic.marks import logo
 from refine_ops.eval.cases import Setting
 from refine_ops.eval.methods import encode_png
+from refine_ops.eval.mini_drawing import posed, printed_on, typeset
 from refine_ops.records import Box, Mask, U8Image
 
 SIDE_PX: Final = 256
@@ -115,25 +115,29 @@ def _object_cases() -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
         else:
             centre, axes = ((x0 + x1) // 2, (y0 + y1) // 2), ((x1 - x0 - 1) // 2, (y1 - y0 - 1) // 2)
             cv2.ellipse(shape, centre, axes, 0, 0, 360, 1, -1)
-        reference = _posed(image, box, np.random.default_rng((7, number))) if spec.reference else None
+        reference = posed(image, box, np.random.default_rng((7, number))) if spec.reference else None
         yield _case(spec, f"Refine {spec.what} in the masked region", "", image, shape.astype(bool), box, reference)
 
 
 def _mark_cases(library: assets.Library) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
     for number, spec in enumerate(_MARKS):
         rng = np.random.default_rng((11, number))
-        sprite = _typeset(spec, library, rng) if spec.text else logo(library, rng)[0]
+        sprite = (
+            typeset(spec.text, library.fonts[spec.font % len(library.fonts)], rng)
+            if spec.text
+            else logo(library, rng)[0]
+        )
         around = (spec.at[0] - 1, spec.at[1] - 1, spec.at[0] + 1, spec.at[1] + 1)
         ground, spot = _window(_photo(spec.photo, 1.0), around)
         centre = np.clip(spot[:2], spec.width * 0.6 + 8, SIDE_PX - spec.width * 0.6 - 8)
-        image, shape = _print(sprite, ground, centre, spec.width, rng)
+        image, shape = printed_on(sprite, ground, centre, spec.width, rng)
         closed = cv2.morphologyEx(shape.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((13, 13), np.uint8)).astype(bool)
         rows, columns = np.nonzero(closed.any(1))[0], np.nonzero(closed.any(0))[0]
         box = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
         reference = None
         if spec.reference:
             plain = cv2.GaussianBlur(np.rot90(ground).copy(), (0, 0), 8)
-            reference, _ = _print(sprite, plain, np.full(2, SIDE_PX / 2), round(spec.width * 1.3), rng)
+            reference, _ = printed_on(sprite, plain, np.full(2, SIDE_PX / 2), round(spec.width * 1.3), rng)
         what = f'the text "{spec.text}"' if spec.text else "the logo"
         text = spec.text if spec.category == "text" or spec.reference else ""
         yield _case(spec, f"Refine {what} in the masked region", text, image, closed, box, reference)
@@ -187,48 +191,3 @@ def _window(image: U8Image, box: Box) -> tuple[U8Image, Box]:
     y = int(np.clip((box[1] + box[3]) // 2 - SIDE_PX // 2, 0, height - SIDE_PX))
     inside = max(0, box[0] - x), max(0, box[1] - y), min(SIDE_PX, box[2] - x), min(SIDE_PX, box[3] - y)
     return image[y : y + SIDE_PX, x : x + SIDE_PX].copy(), inside
-
-
-def _posed(image: U8Image, box: Box, rng: np.random.Generator) -> U8Image:
-    """The object with some surroundings in another pose and light: jittered perspective, gain, gamma."""
-    x0, y0, x1, y1 = box
-    margin = np.array([x1 - x0, y1 - y0]) * 0.2
-    corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]) + margin * [[-1, -1], [1, -1], [1, 1], [-1, 1]]
-    corners = corners + rng.uniform(-0.12, 0.12, (4, 2)) * [x1 - x0, y1 - y0]
-    size = np.rint(np.array([x1 - x0, y1 - y0]) + 2 * margin).astype(int)
-    goal = np.array([[0, 0], [size[0], 0], size, [0, size[1]]])
-    matrix = cv2.getPerspectiveTransform(corners.astype(np.float32), goal.astype(np.float32))
-    posed = cv2.warpPerspective(image, matrix, (int(size[0]), int(size[1])), borderMode=cv2.BORDER_REFLECT_101)
-    lit = np.power(posed / 255, rng.uniform(0.85, 1.15)) * rng.uniform(0.85, 1.1, 3)
-    return np.asarray(np.rint(lit.clip(0, 1) * 255), np.uint8)
-
-
-def _typeset(spec: _Mark, library: assets.Library, rng: np.random.Generator) -> Sprite:
-    """`spec.text` on a plate, `uint8 (h, w, 4)`."""
-    face = assets.font(library.fonts[spec.font % len(library.fonts)], 64)
-    ink, fill = colours(rng)
-    left, top, right, bottom = (int(v) for v in face.getbbox(spec.text))
-    plate = Image.new("RGBA", (right - left + 36, bottom - top + 36), (*fill, 255))
-    ImageDraw.Draw(plate).text((18 - left, 18 - top), spec.text, font=face, fill=(*ink, 255))
-    return np.asarray(plate)
-
-
-def _print(
-    sprite: Sprite, ground: U8Image, centre: np.ndarray, width: int, rng: np.random.Generator
-) -> tuple[U8Image, Mask]:
-    """The sprite on the ground in mild perspective; also where it covers at least half."""
-    height_px, width_px = sprite.shape[:2]
-    half = np.array([width, width * height_px / width_px]) / 2
-    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
-    turn = np.deg2rad(rng.uniform(-12, 12))
-    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    quad = centre + corners @ rotation.T + rng.uniform(-0.08, 0.08, (4, 2)) * half.mean()
-    source = np.array([[0, 0], [width_px, 0], [width_px, height_px], [0, height_px]], np.float32)
-    matrix = cv2.getPerspectiveTransform(source, (2 * quad).astype(np.float32))
-    layer = sprite.astype(np.float32)
-    layer[:, :, :3] *= layer[:, :, 3:] / 255  # premultiplied, or edges take the hidden colour
-    large = cv2.warpPerspective(layer, matrix, (2 * ground.shape[1], 2 * ground.shape[0]), flags=cv2.INTER_LINEAR)
-    fitted = cv2.resize(large, (ground.shape[1], ground.shape[0]), interpolation=cv2.INTER_AREA)
-    alpha = fitted[:, :, 3:] / 255
-    printed = ground * (1 - alpha) + fitted[:, :, :3]
-    return np.rint(printed.clip(0, 255)).astype(np.uint8), alpha[:, :, 0] >= 0.5

@@ -10,11 +10,12 @@ from refine_ops import storage
 from refine_ops.errors import JobError
 from refine_ops.eval.background import BackgroundMeter
 from refine_ops.eval.build import build_cases
-from refine_ops.eval.cases import CaseSet, load_cases
+from refine_ops.eval.cases import CaseSet, EvalInput, load_cases
 from refine_ops.eval.config import BuildCasesConfig, ControlMethod, RefineEvalConfig, RefinerMethod
 from refine_ops.eval.features import feature_meters
 from refine_ops.eval.gallery import write_gallery
 from refine_ops.eval.judge import open_judge
+from refine_ops.eval.layout import Table
 from refine_ops.eval.measure import MethodRun, measure_case
 from refine_ops.eval.methods import open_method
 from refine_ops.eval.metrics import Meter
@@ -22,7 +23,7 @@ from refine_ops.eval.perceptual import perceptual_meters
 from refine_ops.eval.region import RegionMeter
 from refine_ops.eval.render import as_html, as_markdown
 from refine_ops.eval.results import Results, Score, save_results
-from refine_ops.eval.tables import Table, all_tables
+from refine_ops.eval.tables import all_tables
 from refine_ops.eval.text import text_meter
 
 logger = logging.getLogger(__name__)
@@ -53,43 +54,45 @@ def evaluate(config: RefineEvalConfig, progress: Progress | None = None) -> Eval
     """
     out = storage.resolve(config.out)
     cases = open_cases(config)
-    by_case = {
-        case_id: items for case_id, items in cases.by_case().items() if config.setting in ("both", items[0].setting)
-    }
-    chosen = list(by_case)[: config.limit]
-    if not chosen:
-        raise JobError(f"case set {cases.uri} has no case of setting {config.setting!r}")
+    chosen = _chosen(cases, config)
     device = pick_device(config)
     meters = open_meters(config, device)
     scores: list[Score] = []
     runs: list[MethodRun] = []
-    for method_config in config.methods:
+    for method_config in config.all_methods:
         method = open_method(method_config, device, config.limits)
         ablation = isinstance(method_config, RefinerMethod) and method_config.ablation
         run = MethodRun(method_config.name, method.digest, ablation, out)
         runs.append(run)
-        for done, case_id in enumerate(chosen, 1):
-            scores += measure_case(run, method, meters, cases, by_case[case_id], config.limits)
+        for done, (case_id, items) in enumerate(chosen.items(), 1):
+            scores += measure_case(run, method, meters, cases, items, config.limits)
             logger.info("%s: case %d of %d (%s)", run.name, done, len(chosen), case_id)
             if progress is not None:
                 progress(done, len(chosen), run.name)
     results = Results(tuple(scores), cases.digest)
-    save_results(out, results)
     metrics = [m for meter in meters for m in meter.metrics]
     tables = all_tables(
         results, metrics, compared=_compared(config), confidence=config.confidence, resamples=config.resamples
     )
+    save_results(out, results)
     storage.write(storage.join(out, "tables.md"), as_markdown(tables).encode())
     storage.write(storage.join(out, "tables.html"), as_html(tables).encode())
     storage.write(storage.join(out, "config.json"), config.model_dump_json(indent=1).encode())
-    inputs = [i for case_id in chosen for i in by_case[case_id]]
-    write_gallery(out, cases, inputs, runs, results, metrics, config)
+    write_gallery(out, cases, [i for items in chosen.values() for i in items], runs, results, metrics, config)
     return Evaluation(out, results, tuple(tables))
+
+
+def _chosen(cases: CaseSet, config: RefineEvalConfig) -> dict[str, list[EvalInput]]:
+    """The cases of the setting asked for, `limit` of them."""
+    fit = {k: v for k, v in cases.by_case().items() if config.setting in ("both", v[0].setting)}
+    if not fit:
+        raise JobError(f"case set {cases.uri} has no case of setting {config.setting!r}")
+    return dict(list(fit.items())[: config.limit])
 
 
 def _compared(config: RefineEvalConfig) -> set[str]:
     """Methods worth a test: not the controls, whose rank is known, but the untouched input, which is to be beaten."""
-    return {m.name for m in config.methods if not isinstance(m, ControlMethod) or m.control == "identity"}
+    return {m.name for m in config.all_methods if not isinstance(m, ControlMethod) or m.control == "identity"}
 
 
 def open_cases(config: RefineEvalConfig) -> CaseSet:
