@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch.utils.data import DataLoader
 
 from refine_ops.errors import JobError
 from refine_ops.model.speed import best_attention
@@ -19,6 +18,7 @@ from refine_ops.train.batches import Batch, TrainingBatches
 from refine_ops.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.denoiser import Denoiser, trainable
+from refine_ops.train.loader import micro_batches, rank_batches
 from refine_ops.train.loss import boundary_loss
 from refine_ops.train.optimize import (
     MovingAverage,
@@ -69,7 +69,7 @@ class Trainer:
         self._parameters = trainable(self._inner)
         decay = config.optimizer.ema_decay
         self._average = None if decay is None else MovingAverage(self._parameters, decay)
-        self._accumulate = _micro_batches(config) // accelerator.num_processes
+        self._accumulate = micro_batches(config.run) // accelerator.num_processes
         self._terminated = False
 
     def fit(self) -> dict[str, torch.Tensor]:
@@ -86,7 +86,9 @@ class Trainer:
         rows = read_metrics(self._task.run / METRICS)
         watch = LossWatch(config.run.loss_limit, [r["loss"] for r in rows if "loss" in r and r["step"] <= start])
         log = MetricsLog(self._task.run / METRICS, start) if self._accelerator.is_main_process else None
-        pace, batches = Pace(config.run.steps), self._batches(start)
+        pace = Pace(config.run.steps)
+        place = (self._accelerator.process_index, self._accelerator.num_processes)
+        batches = rank_batches(self._task.batches, config.run, start, *place)
         if start == 0:
             self._validate(0, log)
         before = signal.signal(signal.SIGTERM, self._terminate)
@@ -161,26 +163,6 @@ class Trainer:
         values = [parts.objective.detach(), parts.plain, parts.band, parts.interior]
         return torch.stack([*values, torch.tensor(float(batch.tokens), device=self._device)]).cpu().double()
 
-    def _batches(self, start: int) -> Iterator[Batch]:
-        """This rank's micro-batches from optimizer step `start` on."""
-        run, accelerator = self._task.config.run, self._accelerator
-        per_step, ranks = _micro_batches(self._task.config), accelerator.num_processes
-        indices = [
-            step * per_step + place * ranks + accelerator.process_index
-            for step in range(start, run.steps)
-            for place in range(self._accumulate)
-        ]
-        workers = run.loader_workers
-        loader: DataLoader[Batch] = DataLoader(
-            self._task.batches,
-            batch_size=None,
-            sampler=indices,
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_one_thread,
-        )
-        return iter(loader)
-
     def _validate(self, step: int, log: MetricsLog | None) -> None:
         with self._average.applied() if self._average else nullcontext():
             values = self._task.validate(self._inner, step)
@@ -221,7 +203,7 @@ class Trainer:
         return snapshot.step
 
     def _stop_diverged(self, step: int, objection: str) -> None:
-        samples = self._task.batches.samples_of_step(step, _micro_batches(self._task.config))
+        samples = self._task.batches.samples_of_step(step, micro_batches(self._task.config.run))
         if self._accelerator.is_main_process:
             record = {"step": step + 1, "reason": objection, "samples": samples}
             (self._task.run / "stopped.json").write_text(json.dumps(record, indent=1))
@@ -238,14 +220,5 @@ class Trainer:
         return bool(total > 0)
 
 
-def _micro_batches(config: TrainLoraConfig) -> int:
-    """Micro-batches per optimizer step, over all ranks."""
-    return config.run.batch_size // config.run.micro_batch
-
-
 def _line(values: dict[str, float]) -> str:
     return " ".join(f"{name} {value:.4g}" for name, value in values.items())
-
-
-def _one_thread(_worker: int) -> None:
-    torch.set_num_threads(1)

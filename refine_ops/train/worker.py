@@ -3,14 +3,12 @@
 import gc
 import json
 import logging
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from accelerate import Accelerator
 
 from refine_ops import storage
 from refine_ops.errors import EXIT_DRAINED, EXIT_JOB_ERROR, JobError
@@ -18,16 +16,17 @@ from refine_ops.job.elastic import die_with_parent
 from refine_ops.model.load import model_dtype
 from refine_ops.model.source import ResolvedModel, resolve_model
 from refine_ops.registry import WEIGHTS_NAME
-from refine_ops.train import plan, validate
+from refine_ops.train import plan
 from refine_ops.train.adapter import adapter_bytes, trained_as
 from refine_ops.train.batches import BatchSpec, TrainingBatches, candidates
-from refine_ops.train.cache import EncodedCache, Entry
+from refine_ops.train.cache import EncodedCache
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.denoiser import Denoiser
 from refine_ops.train.draws import DrawOrder
 from refine_ops.train.encode import Planned, SampleEncoder, tasks
-from refine_ops.train.grid import draw_grid
+from refine_ops.train.group import join_group
 from refine_ops.train.networks import Trainee, encoding_identity, load_encoders, load_trainee
+from refine_ops.train.observe import Observation
 from refine_ops.train.samples import read_samples
 from refine_ops.train.shard import shard
 from refine_ops.train.trainer import Stopped, Task, Trainer
@@ -81,7 +80,7 @@ def main() -> None:
 
 def run_rank(config: TrainLoraConfig, fingerprint: dict[str, str], run: Path) -> None:
     """Encode, train, and write the adapter, as one of the process group's ranks."""
-    accelerator = _accelerator(config, run)
+    accelerator = join_group(config, run)
     _log_to_stderr(accelerator.process_index)
     rank = _Rank(
         config,
@@ -155,7 +154,17 @@ def _train(rank: _Rank, cache: EncodedCache, planned: list[Planned], trainee: Tr
         batches=_batches(rank, cache, planned, spec),
         trained_as=trained_as(rank.model.preset, config.targets == "mixed"),
         fingerprint=rank.fingerprint,
-        validate=_Validation(rank, cache, planned, trainee, spec),
+        validate=Observation(
+            config,
+            rank.model.preset,
+            cache,
+            planned,
+            trainee,
+            spec,
+            accelerator,
+            rank.device,
+            sparse=rank.sparse_share == 1.0,
+        ),
     )
     return Trainer(task, denoiser, accelerator).fit()
 
@@ -179,44 +188,6 @@ def _batches(rank: _Rank, cache: EncodedCache, planned: list[Planned], spec: Bat
     )
 
 
-class _Validation:
-    """Held-out losses of all ranks together, and the picture, at one step."""
-
-    def __init__(
-        self, rank: _Rank, cache: EncodedCache, planned: list[Planned], trainee: Trainee, spec: BatchSpec
-    ) -> None:
-        run, seed = rank.config.run, rank.config.seed
-        held_out: list[tuple[Entry, str]] = [
-            (cache.entry(row.key), row.sample_id) for row in planned if row.split == "validation"
-        ]
-        if run.validation_items and not held_out:
-            raise JobError(
-                f"{rank.config.dataset} has no validation samples; build it with a validation_share, or set "
-                "run.validation_items to 0"
-            )
-        sparse = rank.sparse_share == 1.0
-        self._rank, self._cache, self._trainee, self._spec = rank, cache, trainee, spec
-        self._set = validate.choose(held_out, run.validation_items, run.sigma_buckets, sparse, seed)
-
-    def __call__(self, model: Denoiser, step: int) -> dict[str, float]:
-        accelerator, config = self._rank.accelerator, self._rank.config
-        if not self._set.entries:
-            return {}
-        place = (accelerator.process_index, accelerator.num_processes)
-        sums = validate.local_sums(model, self._set, self._cache, self._spec, self._rank.device, *place)
-        total = accelerator.reduce(sums.float().to(self._rank.device), reduction="sum").double().cpu()
-        shown = self._set.entries[: config.run.grid_items]
-        if shown:
-            # Drawn on every rank: sharded weights are gathered by all of them together.
-            picture = draw_grid(
-                model, self._trainee, self._cache, shown, self._rank.model.preset, self._spec, self._rank.device,
-                config.seed,
-            )  # fmt: skip
-            if accelerator.is_main_process:
-                storage.write(str(self._rank.run / "validation" / f"step-{step:08d}.png"), picture)
-        return validate.summarise(total, self._set)
-
-
 def _write_adapter(rank: _Rank, planned: list[Planned], trained: dict[str, torch.Tensor]) -> None:
     config = rank.config
     data = adapter_bytes(
@@ -230,27 +201,6 @@ def _write_adapter(rank: _Rank, planned: list[Planned], trained: dict[str, torch
     storage.write(str(rank.run / "adapter" / WEIGHTS_NAME), data)
     result = {"steps": config.run.steps, "sha256": storage.sha256(data), "data": plan.data_digest(planned)}
     storage.write(str(rank.run / RESULT), json.dumps(result, indent=1).encode())
-
-
-def _accelerator(config: TrainLoraConfig, run: Path) -> Any:
-    """The process group, one device per rank.
-
-    Raises:
-        JobError: the batch cannot be shared equally, or the tracker is not installed.
-    """
-    tracker = None if config.run.tracker == "none" else config.run.tracker
-    try:
-        accelerator = Accelerator(cpu=config.model.device == "cpu", log_with=tracker, project_dir=run / "logs")
-        accelerator.init_trackers("train")
-    except (ImportError, ValueError) as error:
-        raise JobError(f"run.tracker {tracker!r}: {error}; install it, or set run.tracker to 'none'") from error
-    samples = config.run.micro_batch * accelerator.num_processes
-    if config.run.batch_size % samples:
-        raise JobError(
-            f"run.batch_size {config.run.batch_size} is not a multiple of run.micro_batch {config.run.micro_batch} x "
-            f"{accelerator.num_processes} ranks; try {math.ceil(config.run.batch_size / samples) * samples}"
-        )
-    return accelerator
 
 
 def _log_to_stderr(rank: int) -> None:
