@@ -1,5 +1,8 @@
 """Strict: the published bytes, decoded again, against the decoded source. Nothing the worker said is taken for it."""
 
+import hashlib
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -94,32 +97,42 @@ def _lost(source: Source, output: Source, rules: Rules) -> tuple[str, ...]:
 
 
 def _metadata(data: bytes) -> dict[str, object]:
-    """ICC, XMP, EXIF tags (orientation and thumbnail aside), comment and density, by name."""
+    """ICC, XMP, EXIF tags (orientation and thumbnail aside), comment, density and a PNG's other chunks, by name."""
     try:
         with Image.open(BytesIO(data)) as image:
-            info = image.info
-            found: dict[str, object] = {
-                "ICC profile": info.get("icc_profile"),
-                "XMP": info.get("xmp") or info.get("XML:com.adobe.xmp"),
-                "comment": info.get("comment"),
-                "density": info.get("dpi") or info.get("jfif_density"),
-                "gamma": info.get("gamma"),
-                "EXIF": _exif_tags(image),
-            }
+            info, chunks = image.info, dict(_png_chunks(data)) if image.format == "PNG" else {}
+            exif = chunks.pop("eXIf", None) or (info.get("exif") if image.format != "TIFF" else None)
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError):
         return {}
-    return {name: value for name, value in found.items() if value}
-
-
-def _exif_tags(image: Image.Image) -> dict[str, str]:
-    exif = image.getexif()
-    blocks = {"": dict(exif), "exif": dict(exif.get_ifd(0x8769)), "gps": dict(exif.get_ifd(0x8825))}
-    skip = _EXIF_THUMBNAIL | {_EXIF_ORIENTATION, 0x8769, 0x8825}
-    if image.format == "TIFF":
-        return {}  # for a TIFF these are the file's own layout tags
-    return {
-        f"{block}.{tag}": repr(value)
-        for block, tags in blocks.items()
-        for tag, value in tags.items()
-        if tag not in skip
+    found: dict[str, object] = {
+        "ICC profile": info.get("icc_profile"),
+        "XMP": info.get("xmp") or info.get("XML:com.adobe.xmp"),
+        "comment": info.get("comment"),
+        "density": info.get("dpi") or info.get("jfif_density"),
+        "EXIF": _exif_tags(exif) if exif else None,
     }
+    return {name: value for name, value in found.items() if value} | {f"{name} chunk": v for name, v in chunks.items()}
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Ancillary chunks but the profile, which may be compressed anew; Pillow would decode all pixels to find those at
+    the end."""
+    at, found = 8, dict[str, bytes]()
+    while at + 12 <= len(data):
+        size, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        if kind[0] & 0x20 and kind != b"iCCP":
+            name = kind.decode("latin-1")
+            found[name] = found.get(name, b"") + data[at + 8 : at + 8 + size]
+        at += 12 + size
+    yield from found.items()
+
+
+def _exif_tags(block: bytes) -> dict[str, str]:
+    exif = Image.Exif()
+    try:
+        exif.load(block)
+        blocks = {"": dict(exif), "exif": dict(exif.get_ifd(0x8769)), "gps": dict(exif.get_ifd(0x8825))}
+    except (OSError, SyntaxError, ValueError, KeyError, struct.error):
+        return {"unreadable": hashlib.sha256(block).hexdigest()}
+    skip = _EXIF_THUMBNAIL | {_EXIF_ORIENTATION, 0x8769, 0x8825}
+    return {f"{b}.{tag}": repr(value) for b, tags in blocks.items() for tag, value in tags.items() if tag not in skip}

@@ -1,5 +1,6 @@
 """Strict is judged on files made by other encoders than ours, and on ours."""
 
+import zlib
 from io import BytesIO
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from made_runs import photo_edit, png
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from refine_ops.config import ImageLimits, WriteSettings
 from refine_ops.image.paste import Canvas, blend_mask
@@ -106,6 +108,21 @@ def test_lost_metadata_is_named() -> None:
     assert any(name.startswith("density") for name in lost)
     png_lost = check_strict(source, _source(png(EDIT.before)), np.ones_like(SUPPORT), Rules(8)).metadata_lost
     assert "format (jpeg became png)" in png_lost
+    assert check_strict(source, _refined(source), SUPPORT, Rules(8)).metadata_lost == ()
+
+
+def test_a_pngs_text_wherever_it_stands_and_its_exif_count() -> None:
+    info = PngInfo()
+    info.add_text("Author", "studio 7")
+    info.add(b"zTXt", b"Late\0\0" + zlib.compress(b"after the pixels"), after_idat=True)
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    files = [BytesIO(), BytesIO()]
+    Image.fromarray(EDIT.before).save(files[0], "PNG", pnginfo=info, exif=exif.tobytes())
+    Image.fromarray(EDIT.after).save(files[1], "PNG")
+    source = _source(files[0].getvalue())
+    lost = check_strict(source, _source(files[1].getvalue()), SUPPORT, Rules(8)).metadata_lost
+    assert set(lost) == {"tEXt chunk (dropped)", "zTXt chunk (dropped)", "EXIF (dropped)"}
     assert check_strict(source, _refined(source), SUPPORT, Rules(8)).metadata_lost == ()
 
 
