@@ -2,8 +2,8 @@
 
 The prompt says what the refiner does: `segfault`, `hang`, `raise`, `memory` (Python's MemoryError), `oom` (what the
 kernel does to a process that took too much), anything else brightens the crop. The environment variable
-`REFINE_TEST_FAULT` kills the whole process tree at an exact moment: `after-output:N` right after the N-th output of this
-process is in place and before its outcome, `mid-part:N` while the N-th ledger part is half written.
+`REFINE_TEST_FAULT` kills the whole process tree at an exact moment: `after-output:N` right after the N-th output of
+this process is in place and before its outcome, `mid-part:N` while the N-th ledger part is half written.
 `REFINE_TEST_RETRY_S` is the budget of S3's retries.
 """
 
