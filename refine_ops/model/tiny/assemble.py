@@ -1,12 +1,23 @@
 """Put the trained parts together into a folder that the stock pipeline loads."""
 
+import json
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImageEditPlusPipeline, QwenImageTransformer2DModel
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLProcessor
 
-from refine_ops.model.tiny import shapes, tokenizer, transformer_start
+from refine_ops.model.tiny import (
+    GRID_PX,
+    STEPS,
+    TRUE_CFG_SCALE,
+    VAE_PIXELS,
+    VLM_GRID_PX,
+    VLM_PIXELS,
+    shapes,
+    tokenizer,
+    transformer_start,
+)
 
 MAX_SHARD = "14MB"
 
@@ -41,7 +52,7 @@ def save(
     vae: AutoencoderKLQwenImage,
     transformer: QwenImageTransformer2DModel,
 ) -> None:
-    """Write all parts as bfloat16 safetensors in shards of at most 15 MB."""
+    """Write all parts as bfloat16 safetensors in shards of at most 15 MB, and how to run them (`refine_ops.json`)."""
     pipeline = QwenImageEditPlusPipeline(
         scheduler=shapes.new_scheduler(),
         vae=vae,
@@ -51,3 +62,8 @@ def save(
         transformer=transformer,
     )
     pipeline.to(torch.bfloat16).save_pretrained(folder, safe_serialization=True, max_shard_size=MAX_SHARD)
+    usage = {
+        "steps": STEPS, "true_cfg_scale": TRUE_CFG_SCALE, "grid_px": GRID_PX, "focus_pixels": VAE_PIXELS,
+        "vlm_pixels": VLM_PIXELS, "vlm_grid_px": VLM_GRID_PX,
+    }  # fmt: skip
+    (folder / "refine_ops.json").write_text(json.dumps(usage, indent=2) + "\n")

@@ -19,12 +19,14 @@ import torch
 
 from refine_ops.config import ModelSettings
 from refine_ops.data import synthetic
+from refine_ops.data.degrade import ALL_EQUAL
 from refine_ops.data.synthetic.render import PHOTO
 from refine_ops.eval.perceptual import lpips_network
 from refine_ops.eval.stats import cluster_interval, paired_comparison
 from refine_ops.image.paste import blend_mask
 from refine_ops.model.refiner import StagedRefiner, load_refiner
 from refine_ops.records import Conditioning, U8Image
+from refine_ops.train.tiny.samples import REPAIRABLE
 
 SEED = 90_001
 Scores = npt.NDArray[np.float64]
@@ -56,6 +58,7 @@ def held_out(setting: Setting, cases: int) -> list[synthetic.SyntheticSample]:
     recipe = synthetic.Recipe(
         seed=SEED, reference_share=float(setting.pose is not None), pose=pose, strength=(0.2, 1.0),
         photo_regions=float(setting.family == PHOTO),
+        damages=REPAIRABLE if setting.pose is None else ALL_EQUAL,
     )  # fmt: skip
     library = synthetic.library("heldout")
     return [synthetic.render(index, recipe, library) for index in range(cases)]

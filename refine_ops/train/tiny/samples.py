@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from refine_ops.data import synthetic
+from refine_ops.data.degrade import ALL_EQUAL
 from refine_ops.model.inputs import InputSpec, Prepared, prepare
 from refine_ops.model.presets import PRESETS
 from refine_ops.model.sizes import token_grid
@@ -24,6 +25,8 @@ from refine_ops.records import Conditioning
 TEXT_TOKENS = 56
 """Longest prompt behind the template, with three thumbnails; batches are padded to it."""
 TEMPLATE_TOKENS = 64
+REPAIRABLE = {name: weight for name, weight in ALL_EQUAL.items() if name not in ("inpainting", "local_warp")}
+"""Damage for samples without a reference: what is gone or moved cannot be known without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Mix:
     recipe: synthetic.Recipe
     window: int = 80
     batch: int = 8
-    reference_share: float = 0.6
+    reference_share: float = 0.5
     sparse_share: float = 0.4
     sparse_tokens: float = 0.5
     pose: float = 0.2
@@ -101,6 +104,7 @@ def make_batch(
     for position in range(mix.batch):
         pose = 0.0 if rng.random() < 0.34 else float(rng.uniform(0, mix.pose))
         recipe = replace(mix.recipe, reference_share=float(with_reference), pose=(pose, pose))
+        recipe = recipe if with_reference else replace(recipe, damages=REPAIRABLE)
         sample = synthetic.render(number * mix.batch + position, recipe, library)
         item, target = _windowed(sample, mix.window, rng)
         items.append(item)
