@@ -2,15 +2,28 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from flows.options import ConfigFile, Setting, Verbose, load_config
 from refine_ops.config import prepare_prefect
 
 review_app = typer.Typer(help="Act on what a person decided in a drift report.", no_args_is_help=True)
-eval_app = typer.Typer(help="RefineEval: cases, metrics with intervals, comparisons.", no_args_is_help=True)
+
+
+class _EvalGroup(TyperGroup):
+    """`refine-ops eval CONFIG` is short for `refine-ops eval run CONFIG`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        short = args and args[0] not in self.commands and args[0] not in ("-h", "--help")
+        return super().parse_args(ctx, ["run", *args] if short else args)
+
+
+eval_app = typer.Typer(
+    cls=_EvalGroup, help="RefineEval: cases, metrics with intervals, comparisons.", no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -72,10 +85,10 @@ def review_apply(
 
 @eval_app.command("run")
 def eval_run(
+    config: Annotated[Path | None, typer.Argument(help="JSON or YAML file with the flow's settings.")] = None,
     out: Annotated[str | None, typer.Option(help="Results folder, local or s3://; the same folder continues.")] = None,
     cases: Annotated[str | None, typer.Option(help="Folder of a case set, or 'mini'.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N cases.")] = None,
-    config: ConfigFile = None,
     set_: Setting = None,
     verbose: Verbose = False,
 ) -> None:
@@ -96,7 +109,7 @@ def eval_run(
 @eval_app.command("build-cases")
 def eval_build_cases(
     out: Annotated[str | None, typer.Option(help="Where the case set is written.")] = None,
-    annotations: Annotated[str | None, typer.Option(help="Folder with annotations.jsonl, or 'mini'.")] = None,
+    annotations: Annotated[str | None, typer.Argument(help="Folder with annotations.jsonl, or 'mini'.")] = None,
     config: ConfigFile = None,
     set_: Setting = None,
 ) -> None:

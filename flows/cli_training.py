@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from flows.options import ConfigFile, Setting, Verbose, load_config
+from flows.options import Setting, Verbose, load_config
 from refine_ops.config import prepare_prefect
 
 adapters_app = typer.Typer(
     help="The adapter registry: versions, the current one, and the way back.", no_args_is_help=True
 )
-Registry = Annotated[str, typer.Argument(help="Registry folder, local or s3://.")]
+Registry = Annotated[str, typer.Option("--registry", help="Registry folder, local or s3://.")]
 Version = Annotated[str, typer.Argument(help="A version's name, or 'current'.")]
 
 
@@ -52,7 +52,7 @@ def build_dataset(
 
 
 def train(
-    config: ConfigFile = None,
+    config: Annotated[Path | None, typer.Argument(help="JSON or YAML file with the flow's settings.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Folder that build-dataset wrote.")] = None,
     out: Annotated[str | None, typer.Option(help="Run folder (local). The same folder resumes.")] = None,
     model: Annotated[str | None, typer.Option(help="Base model: preset, folder or hub name.")] = None,
@@ -98,7 +98,7 @@ def adapters_show(registry: Registry, version: Version = "current") -> None:
 
 
 @adapters_app.command("promote")
-def adapters_promote(registry: Registry, version: Version, reason: Annotated[str, typer.Option()] = "by hand") -> None:
+def adapters_promote(version: Version, registry: Registry, reason: Annotated[str, typer.Option()] = "by hand") -> None:
     """Make a version current; runs that are under way keep theirs."""
     from refine_ops import registry as adapters
 
