@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from refine_ops.job.manifest import SCHEMA
+from tests.flows.site import tree
 
 _DISTINCT = 512
 
@@ -120,12 +121,12 @@ class Watched:
 
 
 def _largest_rank(launcher: int) -> float:
-    """MiB resident in the largest process below the launcher that runs the worker module."""
+    """MiB resident in the largest rank below the launcher."""
     largest = 0.0
-    for entry in Path("/proc").iterdir():
+    for pid in tree(launcher)[1:]:
         try:
-            if entry.name.isdigit() and b"--scratch" in (entry / "cmdline").read_bytes():
-                pages = int((entry / "statm").read_text().split()[1])
+            if b"--scratch" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
                 largest = max(largest, pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
         except (OSError, IndexError):
             continue
