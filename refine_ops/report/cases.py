@@ -39,8 +39,8 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One image before and after. `crops` and `alignments` are what the worker recorded, by region id; `patches` are
-    folders where raw patches may lie. `judge_output` says that raw drift is read off the output itself."""
+    """One image before and after. `crops` and `alignments` are what the worker recorded, by region id; `patches` is
+    where raw patches lie if they were kept. `judge_output` says that raw drift is read off the output itself."""
 
     run: str
     item_id: str
@@ -54,7 +54,7 @@ class Case:
     regions: tuple[Region, ...] = ()
     crops: dict[str, Box] = field(default_factory=dict)
     alignments: dict[str, Alignment] = field(default_factory=dict)
-    patches: str = ""
+    patches: dict[str, str] = field(default_factory=dict)
     judge_output: bool = False
     source_sha256: str = ""
     output_sha256: str = ""
@@ -101,6 +101,7 @@ class RunCases:
     def _case(self, row: dict[str, Any], regions: tuple[Region, ...], rules: Rules, shared: dict[str, str]) -> Case:
         outcomes = row["regions"] or []
         timings = dict(row["timings_s"] or [])
+        kept = self.record.get("config", {}).get("keep_patches", "none") != "none"
         return Case(
             run=self.uri,
             item_id=row["item_id"],
@@ -114,7 +115,7 @@ class RunCases:
             regions=regions,
             crops={r["region_id"]: tuple(r["crop"]) for r in outcomes},
             alignments={r["region_id"]: _alignment(r["alignment"]) for r in outcomes},
-            patches=storage.join(self.folder.patches, row["output"]) if row["output"] else "",
+            patches={r["region_id"]: self.folder.patch_of(row["output"], r["region_id"]) for r in outcomes if kept},
             source_sha256=row["source_sha256"],
             output_sha256=row["output_sha256"],
             attempts=row["attempts"],

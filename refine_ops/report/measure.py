@@ -52,7 +52,7 @@ def compare_all(work: Iterable[Work], settings: MeasureSettings) -> Iterator[Com
     A file that kills its process (a decoder's segfault, the kernel's memory killer) becomes a finding of its own item:
     what was under way is then tried again one by one.
     """
-    processes = settings.processes or len(os.sched_getaffinity(0))
+    processes = settings.processes or _cores()
     if processes == 1:
         yield from (compare(case, settings, keep) for case, keep in work)
         return
@@ -96,6 +96,11 @@ def _pool(processes: int) -> ProcessPoolExecutor:
     context = get_context("forkserver")
     context.set_forkserver_preload(["refine_ops.report.compare"])
     return ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread)
+
+
+def _cores() -> int:
+    """Cores this process may use; macOS knows no affinity."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _one_thread() -> None:

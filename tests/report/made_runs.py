@@ -131,7 +131,7 @@ class MadeRun:
 
     def __init__(self, folder: Path, adapter: str = "refine-1") -> None:
         self.folder = folder
-        self._config = {"refine": {"model": {"model": "tiny", "adapters": [adapter]}}}
+        self._config = {"keep_patches": "all", "refine": {"model": {"model": "tiny", "adapters": [adapter]}}}
         self._rows: list[dict[str, Any]] = []
         self._outcomes: list[Outcome] = []
         self._start = 1_790_000_000.0
