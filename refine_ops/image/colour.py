@@ -109,19 +109,19 @@ def _transforms(model: Model, icc: bytes) -> tuple[ImageCms.ImageCmsTransform, I
     try:
         own = ImageCms.ImageCmsProfile(BytesIO(icc))
         space = str(own.profile.xcolor_space).strip()
-        if space != _SPACES[model]:
-            raise BadProfile(f"the embedded ICC profile is for {space}, the samples are {_SPACES[model]}")
         srgb = ImageCms.createProfile("sRGB")
         mode = _MODES[model]
         intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
         # NOCACHE: LittleCMS' one-pixel cache is shared state, and threads share these transforms.
         flags = ImageCms.Flags.NOCACHE | ImageCms.Flags.BLACKPOINTCOMPENSATION
-        return (
-            ImageCms.buildTransform(own, srgb, mode, "RGB", intent, flags),
-            ImageCms.buildTransform(srgb, own, "RGB", mode, intent, flags),
-        )
-    except (ImageCms.PyCMSError, OSError) as error:
+        if space == _SPACES[model]:
+            return (
+                ImageCms.buildTransform(own, srgb, mode, "RGB", intent, flags),
+                ImageCms.buildTransform(srgb, own, "RGB", mode, intent, flags),
+            )
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
         raise BadProfile(f"the embedded ICC profile cannot be used ({error})") from error
+    raise BadProfile(f"the embedded ICC profile is for {space}, the samples are {_SPACES[model]}")
 
 
 def _apply(transform: ImageCms.ImageCmsTransform, samples: U8Image, mode: str) -> U8Image:

@@ -28,8 +28,9 @@ def run(first: int, count: int, journal: Path, timeout_s: float) -> None:
     assert report["slowest_s"] < 10
 
 
+@pytest.mark.timeout(900)  # 15 s of one core, but the machine may be shared
 def test_20000_damaged_files(tmp_path: Path) -> None:
-    run(0, 20_000, tmp_path / "journal", 280)
+    run(0, 20_000, tmp_path / "journal", 880)
 
 
 @pytest.mark.slow
