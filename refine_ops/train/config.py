@@ -25,7 +25,9 @@ class LossSettings(Settings):
     sigma: Literal["uniform", "logit-normal"] = Field("uniform", description="Density of the noise level; uniform: t.")
     logit_mean: float = Field(0.0, description="Mean of logit(sigma) for 'logit-normal'.")
     logit_std: float = Field(1.0, gt=0)
-    shift: float = Field(1.0, gt=0, description="s: sigma becomes s*sigma / (1 + (s-1)*sigma); > 1 means noisier.")
+    shift: float = Field(
+        1.0, gt=0, description="s: sigma becomes s*sigma / (1 + (s-1)*sigma). Large for few-step bases: 1000 for tiny."
+    )
     weighting: Literal["none", "cosmap"] = Field(
         "none", description="Factor on each sample's loss; 'cosmap' is SD3's 2 / (pi * (1 - 2*sigma + 2*sigma^2))."
     )

@@ -97,6 +97,11 @@ def sample_sigma(settings: LossSettings, generator: torch.Generator) -> float:
     else:
         normal = float(torch.randn((), generator=generator, dtype=torch.float64))
         sigma = 1.0 / (1.0 + math.exp(-(settings.logit_mean + settings.logit_std * normal)))
+    return shifted(settings, sigma)
+
+
+def shifted(settings: LossSettings, sigma: float) -> float:
+    """`s * sigma / (1 + (s - 1) * sigma)`: s > 1 moves levels towards noise."""
     return settings.shift * sigma / (1 + (settings.shift - 1) * sigma)
 
 

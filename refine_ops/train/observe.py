@@ -50,7 +50,7 @@ class Observation:
         self._config, self._preset, self._cache, self._trainee, self._spec = config, preset, cache, trainee, spec
         self._accelerator, self._device = accelerator, device
         run = config.run
-        self._set = validate.choose(held_out, run.validation_items, run.sigma_buckets, sparse, config.seed)
+        self._set = validate.choose(held_out, run.validation_items, run.sigma_buckets, config.loss, sparse, config.seed)
 
     def __call__(self, model: Denoiser, step: int) -> dict[str, float]:
         """Held-out losses (`validate.summarise`); writes `validation/step-....png`."""

@@ -8,9 +8,10 @@ import torch
 
 from refine_ops.train.batches import BatchSpec, make_batch
 from refine_ops.train.cache import EncodedCache, Entry
+from refine_ops.train.config import LossSettings
 from refine_ops.train.denoiser import Denoiser
 from refine_ops.train.draws import derive_seed
-from refine_ops.train.loss import boundary_loss
+from refine_ops.train.loss import boundary_loss, shifted
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,14 @@ class ValidationSet:
 
 
 def choose(
-    entries: Sequence[tuple[Entry, str]], count: int, sigma_buckets: int, sparse: bool, seed: int
+    entries: Sequence[tuple[Entry, str]], count: int, sigma_buckets: int, loss: LossSettings, sparse: bool, seed: int
 ) -> ValidationSet:
-    """`count` of the held-out entries, the same ones for the same seed whatever else there is."""
+    """`count` of the held-out entries, the same ones for the same seed whatever else there is.
+
+    Noise levels are the midpoints of equal parts of [0, 1], shifted as the training's are.
+    """
     ordered = sorted(entries, key=lambda pair: derive_seed(seed, "choose", pair[1]))
-    sigmas = tuple((bucket + 0.5) / sigma_buckets for bucket in range(sigma_buckets))
+    sigmas = tuple(shifted(loss, (bucket + 0.5) / sigma_buckets) for bucket in range(sigma_buckets))
     return ValidationSet(tuple(ordered[:count]), sigmas, sparse, seed)
 
 
@@ -70,10 +74,10 @@ def local_sums(
 
 
 def summarise(sums: torch.Tensor, held_out: ValidationSet) -> dict[str, float]:
-    """Means of all ranks' sums: `validation_loss`, `..._band`, `..._interior`, `..._sigma_0.10` and so on."""
+    """Means of all ranks' sums: `validation_loss`, `..._band`, `..._interior`, `..._sigma_0.1000` and so on."""
     means = [float(total / count) if count else math.nan for total, count in sums.tolist()]
     levels = len(held_out.sigmas)
-    values = {f"validation_sigma_{sigma:.2f}": means[level] for level, sigma in enumerate(held_out.sigmas)}
+    values = {f"validation_sigma_{sigma:.4f}": means[level] for level, sigma in enumerate(held_out.sigmas)}
     total, count = sums[:levels].sum(0).tolist()
     return {
         "validation_loss": total / count if count else math.nan,

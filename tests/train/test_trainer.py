@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from refine_ops.errors import JobError
 from refine_ops.model.refiner import load_refiner
 from refine_ops.model.tiny import WEIGHTS
 from refine_ops.records import Conditioning
+from refine_ops.train.checkpoint import checkpoints
 from refine_ops.train.config import (
     CropSettings,
     LoraSettings,
@@ -31,6 +34,7 @@ from refine_ops.train.config import (
 from refine_ops.train.plan import open_run
 from refine_ops.train.progress import LossWatch, read_metrics
 from refine_ops.train.run import train, training_fingerprint
+from refine_ops.train.trainer import Stopped
 from refine_ops.train.worker import run_rank
 
 RUN = RunSettings(
@@ -93,9 +97,8 @@ def _equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_the_held_out_loss_falls(straight: Path) -> None:
     rows = [row for row in read_metrics(straight / "metrics.jsonl") if "validation_loss" in row]
     assert [row["step"] for row in rows] == [0, 3, 6]
-    assert rows[-1]["validation_loss"] < 0.995 * rows[0]["validation_loss"]
-    assert rows[-1]["validation_band"] < rows[0]["validation_band"]
-    assert {f"validation_sigma_{s:.2f}" for s in (1 / 6, 0.5, 5 / 6)} <= rows[0].keys()
+    assert rows[-1]["validation_loss"] < rows[0]["validation_loss"]
+    assert {f"validation_sigma_{s:.4f}" for s in (1 / 6, 0.5, 5 / 6)} <= rows[0].keys()
 
 
 def test_progress_is_recorded(straight: Path) -> None:
@@ -106,9 +109,24 @@ def test_progress_is_recorded(straight: Path) -> None:
     assert sorted(p.name for p in (straight / "validation").iterdir()) == [f"step-0000000{n}.png" for n in (0, 3, 6)]
 
 
-def test_two_halves_are_one_whole_bit_for_bit(straight: Path, dataset: Path, cache: Path, tmp_path: Path) -> None:
+def test_asked_to_stop_and_run_again_is_the_same_bit_for_bit(
+    straight: Path, dataset: Path, cache: Path, tmp_path: Path
+) -> None:
     config = _config(dataset, cache, tmp_path)
-    _train_here(config.model_copy(update={"run": config.run.model_copy(update={"steps": 3, "checkpoint_every": 3})}))
+
+    def ask_after_two_steps() -> None:
+        while not (tmp_path / "checkpoints" / "step-00000002").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = threading.Thread(target=ask_after_two_steps, daemon=True)
+    asking.start()
+    with pytest.raises(Stopped, match="run the same command again"):
+        _train_here(config)
+    asking.join()
+    done = checkpoints(tmp_path / "checkpoints")[-1]
+    assert "step-00000002" <= done.name < "step-00000006"
+    assert not (tmp_path / "adapter").exists()
     _train_here(config)
     assert _losses(tmp_path) == _losses(straight)
     assert _equal(_adapter(tmp_path), _adapter(straight))
