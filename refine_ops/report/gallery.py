@@ -39,11 +39,12 @@ def item_windows(
         windows.append(window("changed outside, 1:1", centred(strict.where, look.window_px, size), shown))
     for measured in regions:
         name = measured.region_id
-        mask, seam = pair.marked[name], seams.get(name, ())
+        visible = measured.metrics.get("seam_de", 0.0) > settings.thresholds.seam_de
+        mask, seam = pair.marked[name], seams.get(name, ()) if visible else ()
         box = case.crops.get(name) or pair.grown_box(name, _CONTEXT_PX)
         raw = raw_patch(case, next(r for r in case.regions if r.region_id == name), settings.limits)
         windows.append(window(f"region {name}", box, shown, mask=mask, raw=raw, seam=seam, longest_px=look.crop_px))
-        if windows[-1].scale < 1 and seam and measured.metrics.get("seam_de", 0.0) > settings.thresholds.seam_de:
+        if windows[-1].scale < 1 and seam:
             near = centred(_around(seam), look.window_px, size)
             windows.append(window(f"region {name}, worst of its seam, 1:1", near, shown, mask=mask, seam=seam))
     if not case.regions:

@@ -129,12 +129,12 @@ def png(rgb: U8Image, icc: bool = False) -> bytes:
 class MadeRun:
     """Collects items, then writes manifest, plan, ledger, outputs and `run.json` as a real run does."""
 
-    def __init__(self, folder: Path, adapter: str = "refine-1") -> None:
+    def __init__(self, folder: Path, adapter: str = "refine-1", start: float = 1_790_000_000.0) -> None:
         self.folder = folder
         self._config = {"keep_patches": "all", "refine": {"model": {"model": "tiny", "adapters": [adapter]}}}
         self._rows: list[dict[str, Any]] = []
         self._outcomes: list[Outcome] = []
-        self._start = 1_790_000_000.0
+        self._start = start
 
     def add(
         self, item_id: str, edit: Edit, *, prompt: str = "restore it", category: str = "", **alignment: float

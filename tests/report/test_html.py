@@ -1,6 +1,5 @@
 """The report in a real browser, opened from the disk as an operator opens it."""
 
-import json
 import re
 from collections.abc import Iterator
 from importlib.resources import files
@@ -9,10 +8,11 @@ from pathlib import Path
 import pytest
 from browser import Visit, chromium, visit
 from made_reports import made_report
+from made_runs import MadeRun, photo_edit
 from playwright.sync_api import Browser, expect
 
 from refine_ops.report.build import build_report
-from refine_ops.report.config import DriftReportConfig, EvidenceSettings, MeasureSettings
+from refine_ops.report.config import DriftReportConfig, EvidenceSettings, MeasureSettings, TrendSettings
 from refine_ops.report.review import apply_decisions, read_decisions, read_marks
 
 SCREENSHOT_BYTES = 300_000
@@ -315,18 +315,26 @@ def _time_to_table(visited: Visit) -> float:
 
 
 def test_screenshots_of_first_screen_and_item_view(browser: Browser, small_run: str, tmp_path: Path) -> None:
+    """Kept in `screenshots/` for the README; delete one to have it made again."""
     folder = Path(__file__).parent / "screenshots"
     measure = MeasureSettings(processes=1, evidence=EvidenceSettings(quality=90))
-    report = Path(build_report(DriftReportConfig(runs=(small_run,), out=str(tmp_path), measure=measure)).page)
-    with visit(browser, report, viewport={"width": 1200, "height": 800}) as visited:
+    trend = TrendSettings(folder=str(tmp_path / "trend"))
+    for night in range(7):
+        run = MadeRun(tmp_path / f"night-{night}", start=1.79e9 - 86_400 * (7 - night))
+        for i in range(6):
+            run.add(f"i{i}", photo_edit(i + 6 * night), de00_before=0.9 + 0.05 * ((3 * night + i) % 4))
+        build_report(DriftReportConfig(runs=(run.write(),), measure=measure, trend=trend))
+    config = DriftReportConfig(runs=(small_run,), out=str(tmp_path / "out"), measure=measure, trend=trend)
+    with visit(browser, Path(build_report(config).page), viewport={"width": 1200, "height": 800}) as visited:
         visited.open()
+        assert visited.page.locator(".spark").count() >= 6
         shots = {"first-screen": visited.page.screenshot(type="jpeg", quality=80)}
         visited.open_item("clean-2")
         visited.page.wait_for_function("[...document.querySelectorAll('#stage img')].every((i) => i.complete)")
         shots["item-view"] = visited.page.screenshot(type="jpeg", quality=80)
+        visited.assert_quiet()
     for name, data in shots.items():
         assert 10_000 < len(data) < SCREENSHOT_BYTES
         if not (folder / f"{name}.jpg").exists():
             folder.mkdir(exist_ok=True)
             (folder / f"{name}.jpg").write_bytes(data)
-    assert json.loads((report.parent / "report.json").read_text())["items"] == 12

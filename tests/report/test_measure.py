@@ -184,8 +184,7 @@ def test_what_cannot_be_reported_says_so(tmp_path: Path) -> None:
 def test_the_trend_grows_by_one_run_a_night_and_alarms_on_the_odd_one(tmp_path: Path) -> None:
     trend = TrendSettings(folder=str(tmp_path / "trend"), min_runs=4)
     for night in range(6):
-        run = MadeRun(tmp_path / f"run-{night}")
-        run._start += 86_400 * night
+        run = MadeRun(tmp_path / f"run-{night}", start=1.79e9 + 86_400 * night)
         for i in range(5):
             run.add(f"i{i}", photo_edit(i), de00_before=1.0 + 0.02 * ((i + night) % 3) + (1.5 if night == 5 else 0.0))
         built = build_report(DriftReportConfig(runs=(run.write(),), measure=ONE, trend=trend))

@@ -134,7 +134,7 @@ def test_a_run_with_a_wrong_adapter_alarms_and_a_quiet_one_does_not(tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(14400)
 def test_five_hundred_planted_of_each_kind(tmp_path: Path) -> None:
     rates, false_alarms = _table(tmp_path, 500)
     _check(rates, false_alarms, exact=0.98, seam=0.9)

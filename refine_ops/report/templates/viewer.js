@@ -55,7 +55,7 @@ function drawStage() {
   const painters = [sideBySide, slider, blink, difference, rawPatch];
   $("stage").replaceChildren(...painters[mode](place));
   const shown = place.scale < 1 ? `pictures at ${Math.round(place.scale * 100)} % of native size` : "native pixels";
-  $("legend").textContent = `Box ${place.box.join(", ")} px of the upright image; ${shown}. Outlines: cyan the mask, dashed yellow the allowed change, red the worst stretch of boundary.`;
+  $("legend").textContent = `Box ${place.box.join(", ")} px of the upright image; ${shown}. Outlines: cyan the mask, dashed yellow the allowed change, red the worst stretch of a visible seam.`;
 }
 
 function setMode(mode) {
