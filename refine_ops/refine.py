@@ -13,7 +13,7 @@ import numpy as np
 from refine_ops.config import ImageLimits, RefineSettings
 from refine_ops.image import align, focus, paste, read, region, verify, write
 from refine_ops.image.header import header_pixels
-from refine_ops.image.source import Source
+from refine_ops.image.source import Format, Source
 from refine_ops.records import (
     Alignment,
     Blend,
@@ -38,7 +38,8 @@ class Finished:
     """An item ready to publish: bytes, proof, and what was done. `change_mask` is a PNG, if asked for."""
 
     data: bytes
-    format: str
+    format: Format
+    source_format: Format
     width: int
     height: int
     regions: tuple[RegionOutcome, ...]
@@ -207,6 +208,7 @@ class Refinement:
         return Finished(
             data=encoded.data,
             format=encoded.format,
+            source_format=self._source.format,
             width=self._source.width,
             height=self._source.height,
             regions=tuple(self._outcomes),

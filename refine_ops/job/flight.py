@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import posixpath
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 from refine_ops import storage
 from refine_ops.config import AccessSettings
 from refine_ops.errors import ItemError
+from refine_ops.image.source import MEDIA_SUFFIX
 from refine_ops.job.plan import identity_from, identity_of, input_uris
 from refine_ops.records import Item, Outcome, Patch
 from refine_ops.refine import Finished, Refinement
@@ -64,9 +66,15 @@ class Flight:
         text = json.dumps([run, self.request, sorted(self.hashes.items())])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
+    def output_name(self, finished: Finished) -> str:
+        """Where the result goes below `outputs/`; where the format was changed, the suffix says so."""
+        if finished.format == finished.source_format:
+            return self.item.output
+        return posixpath.splitext(self.item.output)[0] + MEDIA_SUFFIX[finished.format]
+
     def done(self, run: str, rank: int, finished: Finished) -> Outcome:
         return Outcome(
-            **self._common(run, rank),
+            **(self._common(run, rank) | {"output": self.output_name(finished)}),
             status="done",
             format=finished.format,
             width=finished.width,

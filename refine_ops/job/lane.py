@@ -271,7 +271,7 @@ class Lane:
             finished = flight.refinement.verify(encoded)
         with flight.timed("write"):
             self._keep(flight, finished)
-            uri = self._folder.output_of(flight.item.output)
+            uri = self._folder.output_of(flight.output_name(finished))
             storage.write(uri, finished.data, only_if_absent=not flight.replace)
         self._ledger.add(flight.done(self.spec.fingerprint, self._rank, finished))
         self._end(flight)
@@ -285,9 +285,11 @@ class Lane:
             drifted = region.alignment.geometry_applied or region.alignment.tone_applied
             if self.spec.keep_patches == "all" or (self.spec.keep_patches == "flagged" and drifted):
                 pixels = np.rint(flight.patches[region.region_id].pixels * 255).astype(np.uint8)
-                storage.write(self._folder.patch_of(flight.item.output, region.region_id), png_samples.encode(pixels))
+                storage.write(
+                    self._folder.patch_of(flight.output_name(finished), region.region_id), png_samples.encode(pixels)
+                )
         if finished.change_mask is not None:
-            storage.write(self._folder.change_mask_of(flight.item.output), finished.change_mask)
+            storage.write(self._folder.change_mask_of(flight.output_name(finished)), finished.change_mask)
 
     def _at_item_boundary(self, flight: Flight, step: Callable[[Flight], None]) -> None:
         """Run a step; whatever is wrong with the item is recorded, and the run goes on."""

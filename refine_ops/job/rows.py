@@ -6,6 +6,7 @@ import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 from refine_ops import storage
@@ -17,7 +18,9 @@ MAX_PROMPT_CHARS: Final = 4096
 MAX_ID_CHARS: Final = 512
 MAX_REGIONS: Final = 256
 MAX_POINTS: Final = 100_000
-MAX_COORDINATE: Final = 1 << 30
+MAX_COORDINATE: Final = 1 << 20
+MAX_STROKES_PX: Final = 10_000_000
+"""Length of all strokes of a scribble: drawing takes time in proportion."""
 
 ITEM_FIELDS: Final = ("item_id", "image", "output", "category")
 REGION_FIELDS: Final = ("region_id", "box", "mask", "scribble", "prompt", "reference", "seed", "paste")
@@ -60,7 +63,7 @@ def parse_row(row: int, raw: Mapping[str, Any], base: str, access: AccessSetting
         if len({region.region_id for region in parsed}) < len(parsed):
             raise ItemError("region_id.duplicate", "two regions of one image have the same region_id")
         output = _output(raw.get("output"), item_id, image)
-        return Item(item_id, image, output, parsed, row, _text(raw.get("category"), "category") or "")
+        return Item(item_id, image, output, parsed, row, _label(raw.get("category") or "", "category"))
     except ItemError as e:
         return RowProblem(row, item_id, e.reason, str(e))
 
@@ -73,6 +76,14 @@ def _item_id(value: Any) -> str:
     if len(value) > MAX_ID_CHARS or not value.isprintable():
         raise ItemError("item_id.invalid", f"item_id {value[:80]!r}: at most {MAX_ID_CHARS} printable characters")
     return value
+
+
+def _label(value: Any, field: str) -> str:
+    """A name that logs and reports show on one line."""
+    text = _text(value, field) or ""
+    if len(text) > MAX_ID_CHARS or not text.isprintable():
+        raise ItemError(f"{field}.invalid", f"{field} {text[:80]!r}: at most {MAX_ID_CHARS} printable characters")
+    return text
 
 
 def _text(value: Any, field: str) -> str | None:
@@ -108,7 +119,9 @@ def _region(raw: Any, index: int, base: str, access: AccessSettings) -> Region:
     unknown = [name for name in raw if name not in REGION_FIELDS]
     if unknown:
         raise ItemError("columns.unknown", f"region {index}: unknown fields {unknown}; known are {REGION_FIELDS}")
-    region_id = str(raw["region_id"]) if raw.get("region_id") is not None else str(index)
+    region_id = str(index)
+    if raw.get("region_id") is not None:
+        region_id = _label(str(raw["region_id"]), "region_id")
     shapes = [name for name in ("box", "mask", "scribble") if raw.get(name) is not None]
     if len(shapes) != 1:
         raise ItemError(
@@ -189,6 +202,11 @@ def _scribble(value: Any, region_id: str) -> Scribble:
         strokes.append(points)
     if not strokes or sum(map(len, strokes)) > MAX_POINTS:
         raise ItemError("scribble.invalid", f"region {region_id}: 1 to {MAX_POINTS} points in all")
+    length_px = sum(math.dist(a, b) for stroke in strokes for a, b in pairwise(stroke))
+    if length_px > MAX_STROKES_PX:
+        raise ItemError(
+            "scribble.invalid", f"region {region_id}: {length_px:.0f} px of strokes, at most {MAX_STROKES_PX}"
+        )
     return Scribble(tuple(strokes), float(width))
 
 
