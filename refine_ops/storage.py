@@ -8,6 +8,8 @@ import errno
 import hashlib
 import os
 import posixpath
+import stat
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,9 +31,10 @@ def resolve(uri: str, base: str = "") -> str:
     """Normalise `uri` to an S3 URI or an absolute local path; relative ones resolve against the folder `base`.
 
     Raises:
-        ItemError: `uri.scheme` for every scheme but `file` and `s3`; `uri.invalid` for NUL bytes or an empty path.
+        ItemError: `uri.scheme` for every scheme but `file` and `s3`; `uri.invalid` for an empty path, and for control
+            characters and line breaks, which would forge lines in logs.
     """
-    if not uri or "\0" in uri:
+    if not uri or any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in uri):
         raise ItemError("uri.invalid", f"{uri!r} is not a path; give a local path, file:// or s3://bucket/key")
     scheme = urlsplit(uri).scheme if "://" in uri else ""
     if scheme == "s3":
@@ -93,9 +96,12 @@ def read_identified(uri: str, max_bytes: int | None = None) -> tuple[bytes, str]
     if is_s3(uri):
         return s3.get(*_split_s3(uri), lambda size: _check_size(uri, size, max_bytes))
     try:
-        with open(uri, "rb") as f:
-            stat = os.fstat(f.fileno())
-            _check_size(uri, stat.st_size, max_bytes)
+        # Without O_NONBLOCK, opening a FIFO would wait for a writer for ever.
+        with open(os.open(uri, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as f:
+            status = os.fstat(f.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ItemError("file.not_a_file", f"{uri}: is a device or pipe, expected a file")
+            _check_size(uri, status.st_size, max_bytes)
             data = f.read() if max_bytes is None else f.read(max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError) as e:
         raise Missing(uri) from e
@@ -104,7 +110,7 @@ def read_identified(uri: str, max_bytes: int | None = None) -> tuple[bytes, str]
     except OSError as e:
         raise ItemError("file.unreadable", f"{uri}: {e.strerror or e}; check permissions and the disk") from e
     _check_size(uri, len(data), max_bytes)
-    return data, f"{stat.st_size}:{stat.st_mtime_ns}"
+    return data, f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def write(uri: str, data: bytes, *, only_if_absent: bool = False) -> None:
@@ -176,10 +182,10 @@ def identity(uri: str) -> str:
     if is_s3(uri):
         return s3.head(*_split_s3(uri))
     try:
-        stat = os.stat(uri)
+        status = os.stat(uri)
     except OSError as e:
         raise Missing(uri) from e
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
+    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def probe_writable(folder: str) -> bool:
