@@ -34,7 +34,7 @@ def adapters() -> dict[str, bytes]:
     trainee = load_trainee(resolve_model(BASE), torch.device("cpu"), torch.float32)
     model = Denoiser(trainee.transformer, LoraSettings(rank=2, alpha=2), seed=0, checkpointing="none", compiled=False)
     files = {}
-    for name, strength in (("good", 0.0), ("slightly worse", 0.3), ("broken", 30.0)):
+    for name, strength in (("good", 0.0), ("slightly worse", 3.0), ("broken", 30.0)):
         generator = torch.Generator().manual_seed(3)
         weights = {
             n: p.detach()
