@@ -1,5 +1,6 @@
 """The flow `refine-batch`: validate -> plan -> refine -> summarise -> report."""
 
+import logging
 from pathlib import Path
 
 from prefect import flow, get_run_logger, task
@@ -20,6 +21,8 @@ from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
 from refine_ops.report.config import DriftReportConfig
 from refine_ops.report.review import read_review
+
+logger = logging.getLogger(__name__)
 
 
 class ErrorBudgetExceeded(Exception):
@@ -56,14 +59,24 @@ def refine_batch(config: RefineBatchConfig) -> RunSummary:
 
 
 def resolve_adapters(settings: RefineSettings) -> RefineSettings:
-    """Registry names such as `current` become the files they stand for now, so that a run keeps one adapter."""
+    """Registry names such as `current` become the files they stand for now, so that a run keeps one adapter.
+
+    A base model or library that is not the one an adapter was trained with is named in the log.
+    """
     model = settings.model
     if not model.adapters or model.registry is None:
         return settings
-    files = tuple(
-        name if Path(name).exists() else str(registry.resolve(name, model.registry).file) for name in model.adapters
-    )
-    return settings.model_copy(update={"model": model.model_copy(update={"adapters": files})})
+    base = fingerprint_model(resolve_model(model.model_copy(update={"adapters": ()})), model)
+    files = []
+    for name in model.adapters:
+        if Path(name).exists():
+            files.append(name)
+            continue
+        found = registry.resolve(name, model.registry)
+        for difference in registry.drift(registry.show(model.registry, found.version).base, base):
+            logger.warning("adapter %s: %s", found.version, difference)
+        files.append(str(found.file))
+    return settings.model_copy(update={"model": model.model_copy(update={"adapters": tuple(files)})})
 
 
 @task

@@ -138,10 +138,33 @@ def write(uri: str, data: bytes, *, only_if_absent: bool = False) -> None:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        os.replace(temporary, path)
+        if only_if_absent and _linked(temporary, path):
+            temporary.unlink()
+        else:
+            os.replace(temporary, path)
+    except FileExistsError:  # another writer was quicker
+        temporary.unlink(missing_ok=True)
+        _accept_equal(uri, data)
     except OSError as e:
         temporary.unlink(missing_ok=True)
         raise _write_error(uri, e) from e
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Give the file its name only if nobody has it; False where the file system knows no hard links.
+
+    Raises:
+        FileExistsError: somebody has it.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError as e:
+        if e.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            return False
+        raise
+    return True
 
 
 def exists(uri: str) -> bool:
