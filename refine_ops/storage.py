@@ -4,6 +4,7 @@ A *URI* is `s3://bucket/key` or an absolute local path; `file://` is accepted an
 temporary name in the same folder, are flushed to disk, and are renamed; S3 writes are one PUT with a SHA-256 checksum.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -142,12 +143,12 @@ def write(uri: str, data: bytes, *, only_if_absent: bool = False) -> None:
             temporary.unlink()
         else:
             os.replace(temporary, path)
-    except FileExistsError:  # another writer was quicker
-        temporary.unlink(missing_ok=True)
-        _accept_equal(uri, data)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise _write_error(uri, e) from e
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if not (only_if_absent and isinstance(e, FileExistsError) and path.is_file()):
+            raise _write_error(uri, e) from e
+        _accept_equal(uri, data)  # another writer was quicker
 
 
 def _linked(temporary: Path, path: Path) -> bool:
