@@ -10,8 +10,9 @@ from typing import Any
 from refine_ops import storage
 from refine_ops.job.ledger import read_ledger
 from refine_ops.report.alarms import Alarm, find_alarms
-from refine_ops.report.cases import folder_cases, open_run
+from refine_ops.report.cases import open_run
 from refine_ops.report.config import DriftReportConfig, FolderPair, MeasureSettings, TrendSettings
+from refine_ops.report.folders import folder_cases
 from refine_ops.report.html import render_html
 from refine_ops.report.measure import measure_cases
 from refine_ops.report.measures import ItemMeasure

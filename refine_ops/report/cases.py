@@ -1,10 +1,8 @@
-"""What is compared: items of run folders, or files of two folders, as one kind of case."""
+"""What is compared: an image before and after, and the items of run folders as such cases."""
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -14,18 +12,16 @@ import pyarrow.parquet as pq
 
 from refine_ops import storage
 from refine_ops.config import PasteSettings, WriteSettings
-from refine_ops.errors import ItemError, JobError
+from refine_ops.errors import ItemError
 from refine_ops.job.folder import RunFolder, reopen_run
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.plan import PlanReader
 from refine_ops.records import Alignment, Box, Region
-from refine_ops.report.config import FolderPair
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 1000
 _COMPUTED_ELSEWHERE = ("raw_lpips", "region_lpips", "text_gain")
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,62 +158,5 @@ def open_run(uri: str) -> RunCases:
     return RunCases(folder.uri, folder, record)
 
 
-def folder_cases(pair: FolderPair) -> Iterator[Case]:
-    """One case per image of `pair.before`; one without a counterpart becomes a dead letter `file.missing`.
-
-    Raises:
-        JobError: a folder is empty, or the regions file cannot be understood.
-    """
-    before, after = (storage.resolve(folder) for folder in (pair.before, pair.after))
-    outputs = {_stem(uri, after): uri for uri in storage.list_files(after) if uri.lower().endswith(_IMAGES)}
-    regions = _regions(pair.regions, before)
-    sources = [uri for uri in storage.list_files(before) if uri.lower().endswith(_IMAGES)]
-    if not sources:
-        raise JobError(f"{before}: no {', '.join(_IMAGES)} file to compare; check folders.before")
-    for uri in sources:
-        stem = _stem(uri, before)
-        output = outputs.get(stem, "")
-        yield Case(
-            run=after,
-            item_id=stem,
-            image=uri,
-            output=output,
-            rules=Rules(pair.reach_px, same_format=False),
-            status="done" if output else "dead",
-            reason="" if output else "file.missing",
-            message="" if output else f"{after} holds no file named {stem!r}",
-            regions=regions.get(stem, ()),
-            judge_output=True,
-            slices={"source": storage.folder_of(uri)},
-        )
-
-
 def _alignment(row: dict[str, Any]) -> Alignment:
     return Alignment(**{**row, "gain": tuple(row["gain"]), "offset": tuple(row["offset"])})
-
-
-def _stem(uri: str, folder: str) -> str:
-    return str(PurePosixPath(uri[len(folder.rstrip("/")) + 1 :]).with_suffix(""))
-
-
-def _regions(uri: str | None, before: str) -> dict[str, tuple[Region, ...]]:
-    if uri is None:
-        return {}
-    uri = storage.resolve(uri)
-    if not uri.endswith((".jsonl", ".ndjson")):
-        masks = (m for m in storage.list_files(uri) if m.lower().endswith(_IMAGES))
-        return {_stem(m, uri): (Region("0", "", mask=m),) for m in masks}
-    found: dict[str, tuple[Region, ...]] = {}
-    for number, line in enumerate(storage.read(uri).decode().splitlines(), 1):
-        try:
-            row = json.loads(line)
-            stem = str(PurePosixPath(row["image"]).with_suffix(""))
-            box = tuple(int(v) for v in row["box"]) if row.get("box") else None
-            mask = storage.resolve(row["mask"], storage.folder_of(uri)) if row.get("mask") else None
-            if (box is None) == (mask is None) or (box is not None and len(box) != 4):
-                raise ValueError("give either a box of four numbers or a mask")
-        except (ValueError, KeyError, TypeError, ItemError) as e:
-            raise JobError(f"{uri}, line {number}: {e!r}; expected image and box or mask") from e
-        earlier = found.get(stem, ())
-        found[stem] = (*earlier, Region(str(len(earlier)), str(row.get("prompt", "")), box=box, mask=mask))
-    return found

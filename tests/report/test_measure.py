@@ -15,9 +15,10 @@ from made_runs import MadeRun, photo_edit, png
 from refine_ops import storage
 from refine_ops.errors import JobError
 from refine_ops.report.build import build_report
-from refine_ops.report.cases import Case, Rules, folder_cases, open_run
+from refine_ops.report.cases import Case, Rules, open_run
 from refine_ops.report.compare import compare
 from refine_ops.report.config import Cost, DriftReportConfig, FolderPair, MeasureSettings, TrendSettings
+from refine_ops.report.folders import folder_cases
 from refine_ops.report.items import item_of, read_evidence, read_items
 from refine_ops.report.measure import compare_all
 
