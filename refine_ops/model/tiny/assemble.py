@@ -62,6 +62,11 @@ def save(
         transformer=transformer,
     )
     pipeline.to(torch.bfloat16).save_pretrained(folder, safe_serialization=True, max_shard_size=MAX_SHARD)
+    for part in ("transformer", "vae"):
+        path = folder / part / "config.json"
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # where it was trained is nobody's business
+        path.write_text(json.dumps(config, indent=2) + "\n")
     usage = {
         "steps": STEPS, "true_cfg_scale": TRUE_CFG_SCALE, "grid_px": GRID_PX, "focus_pixels": VAE_PIXELS,
         "vlm_pixels": VLM_PIXELS, "vlm_grid_px": VLM_GRID_PX,
