@@ -1,7 +1,6 @@
 """Both images of a case, decoded, and where change was allowed between them."""
 
 from dataclasses import dataclass
-from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -60,14 +59,10 @@ def open_pair(case: Case, limits: ImageLimits) -> Pair:
 
 
 def raw_patch(case: Case, region: Region, limits: ImageLimits) -> U8Image | None:
-    """The kept raw patch, `uint8 (h, w, 3)` at the size of its crop; None where none was kept, or one that was padded.
-
-    Patches lie at `patches/<output>.<region id>.png`, at the model's resolution.
-    """
-    if not case.patches or region.region_id not in case.crops:
-        return None
-    uri = f"{case.patches}.{quote(region.region_id, safe='')}.png"
-    if not storage.exists(uri):
+    """The kept raw patch, `uint8 (h, w, 3)` at the size of its crop (it is kept at the model's resolution); None where
+    none was kept, or one that was padded."""
+    uri = case.patches.get(region.region_id)
+    if uri is None or region.region_id not in case.crops or not storage.exists(uri):
         return None
     x0, y0, x1, y1 = case.crops[region.region_id]
     patch = decode(storage.read(uri, limits.max_bytes), name=uri, limits=limits).rgb
