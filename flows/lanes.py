@@ -117,6 +117,7 @@ class _Fleet:
         self._given_up: dict[frozenset[int], str] = {}
         self._dispatched = self._crashed = 0
         self._started = self._looked = self._moved = time.monotonic()
+        self._look_every_s = _LEDGER_EVERY_S
         self._silent_limit_s = 4 * config.refine.model.watchdog_s
 
     def run(self) -> NodeVerdict:
@@ -125,7 +126,7 @@ class _Fleet:
         held = {shard for lane in self._lanes for shard in lane.shards}
         free = {shard: count for shard, count in self._progress.unfinished().items() if shard not in held}
         for hand in deal(free, self._config.lane_count):
-            self._dispatch(hand, failures=0, crashes=0)
+            self._dispatch(hand, self._order, failures=0, crashes=0)
         while self._lanes:
             time.sleep(_POLL_S)
             self._follow()
@@ -156,10 +157,10 @@ class _Fleet:
         taken = {shard for lane in self._lanes for shard in lane.shards}
         return frozenset(given.shards) - taken if order.plan == digest else frozenset()
 
-    def _dispatch(self, shards: frozenset[int], *, failures: int, crashes: int) -> None:
+    def _dispatch(self, shards: frozenset[int], order: Order, *, failures: int, crashes: int) -> None:
         self._dispatched += 1
         given = RefineShardsConfig(
-            run=self._folder.uri, order=self._order.uri, shards=tuple(sorted(shards)), worker=self._config.worker
+            run=self._folder.uri, order=order.uri, shards=tuple(sorted(shards)), worker=self._config.worker
         )
         key = f"{this_flow_run.id}-{self._dispatched}"
 
@@ -189,7 +190,7 @@ class _Fleet:
         """One look at the children's states, and at the ledger when one has ended or it is time."""
         states = _states([lane.flow_run for lane in self._lanes])
         ended = [lane for lane in self._lanes if (s := states.get(lane.flow_run)) is None or s.is_final()]
-        if ended or time.monotonic() - self._looked >= _LEDGER_EVERY_S:
+        if ended or time.monotonic() - self._looked >= self._look_every_s:
             self._look()
         waiting, self._lanes = self._lanes, []
         for lane in waiting:
@@ -225,11 +226,15 @@ class _Fleet:
             self._given_up[shards] = reason
             return
         logger.warning("a lane ended as %s; its %d unfinished shards are dispatched again", reason, len(shards))
-        self._dispatch(shards, failures=failures, crashes=crashes)
+        rest = self._progress.narrowed(shards, self._folder)
+        self._dispatch(shards, rest, failures=failures, crashes=crashes)
 
     def _look(self) -> None:
-        self._looked = time.monotonic()
+        """Read new ledger parts; on a large ledger, seldom enough to spend a twentieth of the time on it."""
+        started = time.monotonic()
         self._progress.refresh()
+        self._looked = time.monotonic()
+        self._look_every_s = max(_LEDGER_EVERY_S, 20 * (self._looked - started))
         self._display.update(self._counts())
 
     def _counts(self) -> Progress:

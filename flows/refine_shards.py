@@ -7,12 +7,12 @@ from refine_ops.config import RefineShardsConfig
 from refine_ops.errors import JobError
 from refine_ops.job.folder import reopen_run
 from refine_ops.job.launch import Node
-from refine_ops.job.order import read_order, remaining_of
+from refine_ops.job.order import read_order, share_of
 
 
 @flow(name="refine-shards")
 def refine_shards(config: RefineShardsConfig) -> int:
-    """Refine what is unfinished of these shards, on this node; returns how many items now have an outcome.
+    """Refine what the order holds of these shards, on this node; returns how many items now have an outcome.
 
     Raises:
         JobError: no such run or order, or this machine's packages and weights would make other pixels than the run's.
@@ -23,14 +23,12 @@ def refine_shards(config: RefineShardsConfig) -> int:
     folder = open_folder(settings)
     if folder.fingerprint != run.fingerprint:
         raise JobError(f"{run.uri} changed its fingerprint while this lane started; run refine-batch again")
-    todo = remaining_of(order, folder, config.shards)
+    todo = share_of(order, config.shards)
     logger = get_run_logger()
-    logger.info("%d items to do in %d shards, %d finished", len(todo.positions), len(config.shards), todo.done)
-    if not len(todo.positions):
-        return todo.done + todo.dead
+    logger.info("%d items to do in %d shards", len(todo.positions), len(config.shards))
     verdict = Node(folder, settings, processes_for(settings)).run(todo)
     logger.info(
         "%d refined, %d dead, %d rank deaths, %.1f s",
         *(verdict.progress.done, verdict.progress.dead, verdict.deaths, verdict.elapsed_s),
     )
-    return todo.done + todo.dead + len(todo.positions)
+    return len(todo.positions)

@@ -7,6 +7,7 @@ alone, one item at a time; an item that kills its process `max_deaths` times alo
 import logging
 import tempfile
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from refine_ops import storage
 from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import JobError
 from refine_ops.job.elastic import run_elastic
 from refine_ops.job.folder import RunFolder
-from refine_ops.job.ledger import outcomes_table, read_ledger, write_part
+from refine_ops.job.ledger import outcomes_table, read_parts, write_part
 from refine_ops.job.plan import PlanReader, Remaining, identity_of
 from refine_ops.job.scratch import Progress, Scratch, Spec
 from refine_ops.records import Outcome
@@ -94,11 +96,12 @@ class Node:
         self, scratch: Scratch, positions: npt.NDArray[np.int64], replace: npt.NDArray[np.bool_], solo: bool
     ) -> tuple[int, npt.NDArray[np.int64]]:
         """Run one group of ranks to its end; the exit code and the positions that have an outcome now."""
-        config, started = self._config, time.time()
+        config = self._config
         spec = Spec(
             *(self._folder.uri, self._folder.fingerprint, config.refine, config.worker, config.access),
             keep_patches=config.keep_patches,
             solo=solo,
+            writer=uuid.uuid4().hex[:8],
         )
         scratch.write_work(spec, positions, replace)
         self._launches += 1
@@ -114,11 +117,15 @@ class Node:
         self._report(Progress())
         if errors := scratch.errors():
             raise JobError(errors[0])
-        return code, self._finished(positions, started)
+        return code, self._finished(positions, spec.writer)
 
-    def _finished(self, positions: npt.NDArray[np.int64], since: float) -> npt.NDArray[np.int64]:
-        ledger = read_ledger(self._folder.outcomes, [])
-        recent = ledger.filter(pc.greater_equal(ledger["finished_at"], since))["item_id"].combine_chunks()
+    def _finished(self, positions: npt.NDArray[np.int64], writer: str) -> npt.NDArray[np.int64]:
+        """Which of `positions` have an outcome in this launch's own parts (a fleet's ledger has millions)."""
+        parts = storage.list_files(self._folder.outcomes, ".parquet")
+        tables = read_parts([uri for uri in parts if f"-{writer}-" in uri.rsplit("/", 1)[-1]], ["item_id"])
+        if not tables:
+            return np.zeros(0, np.int64)
+        recent = pa.concat_tables(tables.values())["item_id"].combine_chunks()
         ids = self._plan.columns(["item_id"])["item_id"].take(pa.array(positions))
         finished: npt.NDArray[np.int64] = positions[np.asarray(pc.is_in(ids, value_set=recent))]
         return finished

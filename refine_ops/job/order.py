@@ -60,15 +60,17 @@ def write_order(config: RefineBatchConfig, folder: RunFolder, todo: Remaining) -
         times = pc.fill_null(pc.take(ledger["finished_at"].combine_chunks(), found), 0.0)
         seen = np.where(todo.replace, np.asarray(times), 0.0)
     columns = [pa.array(todo.positions), plan["shard"], ids, pa.array(todo.replace), pa.array(seen)]
-    digest = plan_digest(folder)
-    metadata = {_CONFIG: config.model_dump_json().encode(), _PLAN: digest.encode()}
-    table = pa.table(columns, schema=_SCHEMA.with_metadata(metadata))
+    metadata = {_CONFIG: config.model_dump_json().encode(), _PLAN: plan_digest(folder).encode()}
+    return _publish(pa.table(columns, schema=_SCHEMA.with_metadata(metadata)), folder, config)
+
+
+def _publish(table: pa.Table, folder: RunFolder, config: RefineBatchConfig) -> Order:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     data = sink.getvalue().to_pybytes()
     uri = storage.join(folder.uri, "orders", f"{storage.sha256(data)[:16]}.parquet")
     storage.write(uri, data)
-    return Order(uri, digest, config, table)
+    return Order(uri, table.schema.metadata[_PLAN].decode(), config, table)
 
 
 def read_order(uri: str, folder: RunFolder) -> Order:
@@ -103,7 +105,7 @@ class OrderProgress:
     """How far an order is. `refresh` reads only ledger parts it has not read yet."""
 
     def __init__(self, order: Order, folder: RunFolder) -> None:
-        self._outcomes = folder.outcomes
+        self._order, self._outcomes = order, folder.outcomes
         self._ids = order.table["item_id"].combine_chunks()
         self._seen = np.asarray(order.table["seen"].combine_chunks())
         self._shards = order.shards()
@@ -128,6 +130,15 @@ class OrderProgress:
             self.dead[rows[new]] = np.asarray(pc.equal(table["status"], "dead"))[known][new]
         return int(self.finished.sum()) - before
 
+    def narrowed(self, shards: Collection[int], folder: RunFolder) -> Order:
+        """A new, written order of what is unfinished of `shards`.
+
+        A lane that does the rest of another's work is told what that is: the parent has read the ledger already, and
+        hundreds of lanes that each read millions of outcomes would be the larger part of all requests.
+        """
+        mine = np.isin(self._shards, np.array(sorted(shards), np.int32))
+        return _publish(self._order.table.filter(pa.array(mine & ~self.finished)), folder, self._order.config)
+
     def unfinished(self, shards: Collection[int] | None = None) -> dict[int, int]:
         """Items still to be done per shard, of the given shards or of all."""
         left = self._shards[~self.finished]
@@ -135,16 +146,8 @@ class OrderProgress:
         return {int(shard): int(count) for shard, count in counts if shards is None or int(shard) in shards}
 
 
-def remaining_of(order: Order, folder: RunFolder, shards: Collection[int]) -> Remaining:
-    """What of `shards` is still to be done, by the ledger as it is now."""
-    progress = OrderProgress(order, folder)
-    progress.refresh()
-    mine = np.isin(order.shards(), np.array(sorted(shards), np.int32))
-    left = order.table.filter(pa.array(mine & ~progress.finished))
-    finished, dead = mine & progress.finished, mine & progress.dead
-    return Remaining(
-        np.asarray(left["position"].combine_chunks()),
-        np.asarray(left["replace"].combine_chunks()),
-        done=int((finished & ~dead).sum()),
-        dead=int(dead.sum()),
-    )
+def share_of(order: Order, shards: Collection[int]) -> Remaining:
+    """What the order holds of `shards`."""
+    mine = order.table.filter(pa.array(np.isin(order.shards(), np.array(sorted(shards), np.int32))))
+    positions, replace = mine["position"].combine_chunks(), mine["replace"].combine_chunks()
+    return Remaining(np.asarray(positions), np.asarray(replace), done=0, dead=0)

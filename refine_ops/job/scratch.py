@@ -18,7 +18,8 @@ from refine_ops.config import AccessSettings, RefineSettings, WorkerSettings
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What every rank of a launch is to do. `solo` runs one item at a time, so that a death names its item."""
+    """What every rank of a launch is to do. `solo` runs one item at a time, so that a death names its item; `writer`
+    marks the ledger parts of this launch, so that its end need not read anybody else's."""
 
     run: str
     fingerprint: str
@@ -27,6 +28,7 @@ class Spec:
     access: AccessSettings
     keep_patches: str
     solo: bool
+    writer: str = "rank"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,13 @@ class Scratch:
 
     def write_work(self, spec: Spec, positions: npt.NDArray[np.int64], replace: npt.NDArray[np.bool_]) -> None:
         models = {name: getattr(spec, name).model_dump(mode="json") for name in ("refine", "worker", "access")}
-        plain = {"run": spec.run, "fingerprint": spec.fingerprint, "keep_patches": spec.keep_patches, "solo": spec.solo}
+        plain = {
+            "run": spec.run,
+            "fingerprint": spec.fingerprint,
+            "keep_patches": spec.keep_patches,
+            "solo": spec.solo,
+            "writer": spec.writer,
+        }
         (self.path / "spec.json").write_text(json.dumps({**plain, **models}))
         np.save(self.path / "positions.npy", positions)
         np.save(self.path / "replace.npy", replace)

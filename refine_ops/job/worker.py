@@ -76,7 +76,7 @@ def run_rank(scratch: Scratch, counter: SharedCounter, load: Load) -> int:
     refiner = load(spec.refine.model, device)
     load_s = time.monotonic() - started
     logger.info("model %s loaded in %.1f s", spec.refine.model.model, load_s)
-    writer = f"r{counter.rank}-{os.getpid()}"
+    writer = f"{spec.writer}-r{counter.rank}-{os.getpid()}"
     ledger = LedgerWriter(folder.outcomes, writer, spec.worker.flush_items, spec.worker.flush_s)
     lane = Lane(
         spec=spec,

@@ -13,7 +13,7 @@ from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import JobError
 from refine_ops.job.folder import RunFolder, fingerprint_parts, open_run
 from refine_ops.job.ledger import outcomes_table, write_part
-from refine_ops.job.order import OrderProgress, read_order, remaining_of, write_order
+from refine_ops.job.order import OrderProgress, read_order, share_of, write_order
 from refine_ops.job.plan import PlanReader, make_plan, remaining
 from refine_ops.records import Outcome
 from tests.faults.node import make_items
@@ -53,15 +53,13 @@ def todo_of(folder: RunFolder, **flags: bool):
     return remaining(PlanReader(folder.plan), ledger, recheck=False, retry_dead=flags.get("retry_dead", False))
 
 
-def test_a_lane_finds_its_share_and_skips_what_others_finished_meanwhile(tmp_path: Path) -> None:
+def test_a_lane_finds_its_share_and_the_parent_sees_what_is_left(tmp_path: Path) -> None:
     config, folder = plan_of(tmp_path)
     written = write_order(config, folder, todo_of(folder))
     record(folder, [0, 4], at=1.0)  # a worker whose clock is half a century slow
     order = read_order(written.uri, folder)
     assert order.config == config
-    left = remaining_of(order, folder, {0, 1})
-    assert left.positions.tolist() == [1, 2, 3, 5]
-    assert left.done == 2
+    assert share_of(order, {0, 1}).positions.tolist() == [0, 1, 2, 3, 4, 5]
     progress = OrderProgress(order, folder)
     progress.refresh()
     assert progress.unfinished() == {0: 2, 1: 2, 2: 3, 3: 1}
@@ -69,6 +67,8 @@ def test_a_lane_finds_its_share_and_skips_what_others_finished_meanwhile(tmp_pat
     assert progress.refresh() == 1
     assert progress.unfinished() == {0: 2, 1: 2, 2: 3}
     assert progress.dead.sum() == 1
+    rest = read_order(progress.narrowed({0, 2}, folder).uri, folder)
+    assert share_of(rest, {0, 1, 2}).positions.tolist() == [1, 2, 6, 7, 8], "a second lane does only what is left"
 
 
 def test_dead_letters_tried_again_count_only_by_their_new_outcome(tmp_path: Path) -> None:
@@ -79,9 +79,12 @@ def test_dead_letters_tried_again_count_only_by_their_new_outcome(tmp_path: Path
     write_part(folder.outcomes, outcomes_table(rows), "test")
     assert len(todo_of(folder).positions) == 0
     order = write_order(config, folder, todo_of(folder, retry_dead=True))
-    assert remaining_of(order, folder, {0, 1}).positions.tolist() == [0, 1, 2, 3], "the old deaths do not count"
+    progress = OrderProgress(order, folder)
+    progress.refresh()
+    assert progress.unfinished() == {0: 3, 1: 1}, "the old deaths do not count"
     record(folder, [2], "dead")
-    assert remaining_of(order, folder, {0, 1}).positions.tolist() == [0, 1, 3], "the new one does, also a new death"
+    progress.refresh()
+    assert progress.unfinished() == {0: 2, 1: 1}, "the new one does, also a new death"
 
 
 def test_an_order_for_another_plan_is_refused(tmp_path: Path) -> None:
