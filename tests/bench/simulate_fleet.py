@@ -37,6 +37,7 @@ class Constants:
     gpus_per_node: int = 8
     poll_s: float = 3.0
     ledger_every_s: float = 30.0
+    list_page_s: float = 0.1  # one page of 1,000 keys; an assumption
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Result:
     s3_get: int
     s3_put: int
     s3_list: int
-    s3_head: int
+    s3_delete: int
     prefect_calls: int
     prefect_calls_per_s: float
 
@@ -95,7 +96,7 @@ def simulate(images: int, gpus: int, lanes: int, c: Constants, seed: int = 0) ->
         waiting.append(hand)
         heapq.heappush(free, (now + life_s + c.node_start_s, node))
     ideal_s = float(shard_s.sum()) / gpus
-    return _result(images, gpus, len(waiting) or lanes, end, ideal_s, preemptions, redone, dispatched, busy_nodes_s, c)
+    return _result(images, gpus, lanes, end, ideal_s, preemptions, redone, dispatched, busy_nodes_s, c)
 
 
 def _cut(
@@ -138,11 +139,10 @@ def _result(
 ) -> Result:
     rate_per_gpu = images / end_s / gpus
     parts = images / min(c.flush_items, max(1.0, rate_per_gpu * c.flush_s))
-    plan_reads = dispatched * (1 + c.gpus_per_node + 1)  # digest, node, and every rank
-    ledger_reads = parts * (1 + 1) + dispatched * parts / 2 * 0.0  # the parent reads each part once; then compaction
-    lane_reads = dispatched * parts / 2  # a lane reads the ledger as it stands when it starts
-    node_reads = dispatched * parts / 2  # and again when its launch ends
-    lists = end_s / c.ledger_every_s * parts / 2 / 1000 + 2 * dispatched * parts / 2 / 1000
+    plan_reads = dispatched * (2 + c.gpus_per_node + 2)  # digests, node, every rank, the order
+    ledger_reads = 3 * parts  # by the node that wrote it, by the parent, by the compaction
+    look_s = max(c.ledger_every_s, 20 * parts / 2 / 1000 * c.list_page_s)
+    lists = (end_s / look_s + dispatched) * parts / 2 / 1000
     heartbeats = (gpus / c.gpus_per_node) * end_s / 30
     calls = end_s / c.poll_s + dispatched * 25 + heartbeats + end_s / 10
     return Result(
@@ -156,21 +156,21 @@ def _result(
         redone_images=round(redone),
         redone_share=round(redone / images, 6),
         child_runs=dispatched,
-        s3_get=round(images + redone + plan_reads + ledger_reads + lane_reads + node_reads),
-        s3_put=round(images + redone + parts),
+        s3_get=round(images + redone + plan_reads + ledger_reads),
+        s3_put=round(images + redone + parts + dispatched),
         s3_list=round(lists),
-        s3_head=0,
+        s3_delete=round(parts),
         prefect_calls=round(calls),
         prefect_calls_per_s=round(calls / end_s, 2),
     )
 
 
-def table(images: int, gpus: int) -> list[dict[str, Any]]:
+def table(images: int, gpus: int, flush_s: float) -> list[dict[str, Any]]:
     """Lanes per node and preemption rate, varied."""
     nodes, rows = gpus // Constants().gpus_per_node, []
     for rate in (0.0, 2.0, 24.0):
         for factor in (1, 4, 16):
-            c = Constants(preemptions_per_node_day=rate)
+            c = Constants(preemptions_per_node_day=rate, flush_s=flush_s)
             result = asdict(simulate(images, gpus, factor * nodes, c))
             rows.append({"preemptions_per_node_day": rate, "lanes_per_node": factor, **result, "lanes": factor * nodes})
     return rows
@@ -180,6 +180,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=10_000_000)
     parser.add_argument("--gpus", type=int, default=256)
+    parser.add_argument("--flush-s", type=float, default=300.0, help="worker.flush_s of the fleet")
     arguments = parser.parse_args()
-    for row in table(arguments.images, arguments.gpus):
+    for row in table(arguments.images, arguments.gpus, arguments.flush_s):
         print(json.dumps(row))
