@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import platform
 import time
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import refine_ops
 from refine_ops import storage
 from refine_ops.config import RefineSettings, pixel_settings
 from refine_ops.errors import ItemError, JobError
+
+logger = logging.getLogger(__name__)
 
 PIXEL_PACKAGES: Final = (
     *("torch", "diffusers", "transformers", "peft"),
@@ -91,6 +94,13 @@ def open_run(out: str, parts: dict[str, str], config: dict[str, Any]) -> RunFold
         uri = storage.resolve(out)
     except ItemError as e:
         raise JobError(f"run folder {e}") from e
+    conditional = storage.probe_writable(uri)
+    if not conditional:
+        logger.warning(
+            "%s ignores conditional writes (If-None-Match): two runs that write one output at once would not notice "
+            "each other. Everything else holds; start one run of a folder at a time, or use a store that honours them.",
+            uri,
+        )
     fingerprint = storage.sha256(json.dumps(parts, sort_keys=True).encode())[:32]
     record = {
         "version": 1,
@@ -99,7 +109,7 @@ def open_run(out: str, parts: dict[str, str], config: dict[str, Any]) -> RunFold
         "parts": parts,
         "config": config,
         "python": platform.python_version(),
-        "conditional_writes": storage.probe_writable(uri),
+        "conditional_writes": conditional,
     }
     run_json = storage.join(uri, "run.json")
     if not storage.exists(run_json):

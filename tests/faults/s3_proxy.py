@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 Kind = Literal[
     "500", "503", "slow-down", "timeout", "reset", "reset-mid-body", "short-read", "damaged-read", "damaged-write",
-    "lost-answer", "expired",
+    "lost-answer", "expired", "unconditional",
 ]  # fmt: skip
 _ERRORS: Final = {
     "500": (500, "InternalError"),
@@ -120,6 +120,8 @@ def s3_proxy(upstream: str) -> Iterator[Proxy]:
         def _forward(self, body: bytes, fault: Fault | None) -> None:
             upstream_call = http.client.HTTPConnection(host, int(port), timeout=60)
             headers = {k: v for k, v in self.headers.items() if k.lower() not in ("expect", "connection")}
+            if fault is not None and fault.kind == "unconditional":
+                headers.pop("If-None-Match", None)  # as stores do that do not know the condition
             upstream_call.request(self.command, self.path, body, headers)
             answer = upstream_call.getresponse()
             data = answer.read()

@@ -1,5 +1,6 @@
 """S3 on a bad day, through a proxy that injects faults: what passes is waited for, what stays is reported."""
 
+import json
 import os
 import threading
 import time
@@ -14,7 +15,9 @@ from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
 from refine_ops import s3, storage
+from refine_ops.config import RefineSettings
 from refine_ops.errors import ItemError, JobError, Missing
+from refine_ops.job.folder import fingerprint_parts, open_run
 
 from .s3_proxy import Fault, Kind, Proxy, s3_proxy
 
@@ -164,6 +167,16 @@ def test_other_bytes_are_never_published_over_what_is_there(proxy: Proxy) -> Non
     with pytest.raises(ItemError, match="other bytes"):
         storage.write("s3://lake/once", DATA[::-1], only_if_absent=True)
     assert storage.read("s3://lake/once") == DATA
+
+
+def test_a_store_without_conditional_writes_is_found_out_and_said_loudly(
+    proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert storage.probe_writable("s3://lake/honours")
+    proxy.faults.append(Fault("unconditional", method="PUT", times=10_000))
+    folder = open_run("s3://lake/ignores", fingerprint_parts(RefineSettings(), {}), {})
+    assert "ignores conditional writes" in caplog.text
+    assert json.loads(storage.read(f"{folder.uri}/run.json"))["conditional_writes"] is False
 
 
 def test_a_large_object_is_refused_before_its_body_is_read(proxy: Proxy) -> None:
