@@ -56,6 +56,13 @@ def kill(pids: list[int], number: int = signal.SIGKILL) -> None:
             continue
 
 
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a process and all below it, if it still runs; the number of one that ended may be somebody else's by now."""
+    if process.poll() is None:
+        kill(tree(process.pid))
+        process.wait()
+
+
 class Site:
     """Server and workers below `home`; `environment` is added to all of them. Close it, or processes stay."""
 
@@ -81,8 +88,7 @@ class Site:
         return self._server
 
     def kill_server(self) -> None:
-        kill(tree(self._server.pid))
-        self._server.wait()
+        end(self._server)
 
     def _healthy(self) -> bool:
         try:
@@ -173,8 +179,7 @@ class Site:
 
     def close(self) -> None:
         for process in self._processes:
-            kill(tree(process.pid))
-            process.wait()
+            end(process)
 
 
 def _command(pid: int) -> bytes:

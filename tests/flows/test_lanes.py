@@ -23,7 +23,7 @@ from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
 from tests.faults.node import make_items
 
-from .site import Site, kill, tree, wait_for
+from .site import Site, end, kill, tree, wait_for
 
 QUICK = {"model": {"steps": 8, "device": "cpu", "batch_size": 1}, "focus": {"focus_pixels": 4096}}
 WAIT_S = 400.0
@@ -40,8 +40,7 @@ def nodes(site: Site) -> Iterator[Site]:
     print(site.logs(), file=sys.stderr)
     for process in site._processes[before:]:
         if process is not site._server:
-            kill(tree(process.pid))
-            process.wait()
+            end(process)
 
 
 def upload(folder: Path, count: int, prefix: str) -> str:
@@ -150,7 +149,7 @@ def test_three_nodes_and_3000_items_lose_nodes_parent_and_server(nodes: Site, tm
         wait_for(f"{items} outcomes", lambda: count_done(out) >= items, limit_s, 2.0)
 
     done(100)
-    kill(tree(fleet[0].pid))  # a node is gone, worker and all: only its heartbeat tells
+    end(fleet[0])  # a node is gone, worker and all: only its heartbeat tells
     fleet[0] = nodes.worker("refine-lanes", "node-0-again")
     done(500)
     kill([nodes.process_of(fleet[1])], signal.SIGTERM)
