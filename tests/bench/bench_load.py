@@ -2,12 +2,13 @@
 
 python -m tests.bench.bench_load --items 200000 --out /tmp/load
 
-The run is stopped with SIGTERM at the middle and started again; a third start finds nothing to do. Prints one JSON
+The run is stopped with SIGINT at the middle and started again; a third start finds nothing to do. Prints one JSON
 object: items per second and resident memory of the rank by fifths of each run, seconds to the first outcome after the
 restart, and seconds of the start that has nothing to do.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -24,7 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from refine_ops.config import RefineBatchConfig
 from refine_ops.job.manifest import SCHEMA
+from tests.faults.node import run_node
 from tests.flows.site import tree
 
 _DISTINCT = 512
@@ -66,7 +69,7 @@ class Watched:
     """A node in a process of its own, sampled every second."""
 
     def __init__(self, manifest: Path, out: Path, log: Path) -> None:
-        command = [sys.executable, "-m", "tests.faults.node", str(manifest), str(out), "1"]
+        command = [sys.executable, "-m", "tests.bench.bench_load", "--node", str(manifest), "--out", str(out)]
         env = {**os.environ, "REFINE_TEST_PUBLISHED": str(log), "OMP_NUM_THREADS": "1"}
         log.unlink(missing_ok=True)
         self._log, self._outputs, self._offset = log, 0, 0
@@ -159,5 +162,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--items", type=int, default=200_000)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--node", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.node:
+        with contextlib.suppress(KeyboardInterrupt):
+            run_node(RefineBatchConfig(manifest=arguments.node, out=str(arguments.out)))
+        sys.exit()
     print(json.dumps(measure(arguments.items, arguments.out), indent=1))
