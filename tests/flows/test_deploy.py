@@ -26,7 +26,9 @@ def test_everything_is_deployed_and_nothing_runs_by_itself(site: Site) -> None:
         assert "config" in deployment["parameter_openapi_schema"]["properties"], f"{name} has no typed form"
         assert deployment["enforce_parameter_schema"]
     assert found["refine-batch"]["schedules"][0]["schedule"]["cron"] == "0 1 * * *"
-    assert found["refine-batch"]["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+    limited = {name: d["concurrency_options"] for name, d in found.items() if d["concurrency_options"]}
+    assert set(limited) == {"drift-report"}, "a limit is a lease, and a server that restarts ends who holds one"
+    assert limited["drift-report"]["collision_strategy"] == "CANCEL_NEW"
     assert found["refine-shards"]["work_pool_name"] == "refine-lanes"
 
 
