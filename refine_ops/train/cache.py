@@ -70,6 +70,9 @@ class EncodedCache:
         self._pending_bytes = 0
         self.refresh()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}  # a process that gets a copy maps the shards anew
+
     def __contains__(self, key: str) -> bool:
         return key in self._entries
 

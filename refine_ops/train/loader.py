@@ -24,6 +24,7 @@ def rank_batches(batches: TrainingBatches, run: RunSettings, start: int, rank: i
         sampler=indices,
         num_workers=run.loader_workers,
         prefetch_factor=4 if run.loader_workers else None,
+        multiprocessing_context="spawn" if run.loader_workers else None,  # a fork of a threaded process may hang
         worker_init_fn=_one_thread,
     )
     return iter(loader)
