@@ -50,7 +50,8 @@ class Batch:
 class Mix:
     """What the batches are made of. `window` (px, square) is cut from the rendered crop around the mask.
 
-    `pose` bounds the reference's pose; a third of the references lie exactly where the target is.
+    A third of the references lie exactly where the target is, `loose_share` anywhere (so that one which does not fit is
+    not copied), the others are moved by a pose of at most `pose`.
     """
 
     recipe: synthetic.Recipe
@@ -60,6 +61,7 @@ class Mix:
     sparse_share: float = 0.4
     sparse_tokens: float = 0.5
     pose: float = 0.2
+    loose_share: float = 0.16
 
 
 class RenderedBatches(IterableDataset[Batch]):
@@ -102,7 +104,7 @@ def make_batch(
     sparse = bool(rng.random() < mix.sparse_share)
     items, targets = [], []
     for position in range(mix.batch):
-        pose = 0.0 if rng.random() < 0.34 else float(rng.uniform(0, mix.pose))
+        pose = _pose(mix, rng)
         recipe = replace(mix.recipe, reference_share=float(with_reference), pose=(pose, pose))
         recipe = recipe if with_reference else replace(recipe, damages=REPAIRABLE)
         sample = synthetic.render(number * mix.batch + position, recipe, library)
@@ -114,6 +116,13 @@ def make_batch(
     chosen, inside = _choose(items, mix, sparse, rng)
     images = tuple(torch.stack(images) for images in zip(*(one.images for one in prepared), strict=True))
     return Batch(images, torch.stack(targets), text, mask, chosen, inside)
+
+
+def _pose(mix: Mix, rng: np.random.Generator) -> float:
+    place = float(rng.random())
+    if place < 0.34:
+        return 0.0
+    return float(rng.uniform(0, mix.pose) if place < 1 - mix.loose_share else rng.uniform(mix.pose, 1))
 
 
 def _windowed(
