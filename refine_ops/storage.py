@@ -9,12 +9,13 @@ import errno
 import hashlib
 import os
 import posixpath
+import re
 import stat
 import unicodedata
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from refine_ops import s3
 from refine_ops.config import AccessSettings
@@ -22,6 +23,7 @@ from refine_ops.errors import ItemError, JobError
 from refine_ops.errors import Missing as Missing
 
 _TEMPORARY = ".tmp-"
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 
 def is_s3(uri: str) -> bool:
@@ -32,19 +34,26 @@ def resolve(uri: str, base: str = "") -> str:
     """Normalise `uri` to an S3 URI or an absolute local path; relative ones resolve against the folder `base`.
 
     Raises:
-        ItemError: `uri.scheme` for every scheme but `file` and `s3`; `uri.invalid` for an empty path, and for control
-            characters and line breaks, which would forge lines in logs.
+        ItemError: `uri.scheme` for every scheme but `file` and `s3`; `uri.invalid` for an empty path, a file on another
+            host, a bucket that cannot be one, and for characters that no file name has in UTF-8 or that would forge
+            lines in logs.
     """
-    if not uri or any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in uri):
+    scheme, separator, rest = uri.partition("://")
+    scheme = scheme.lower()
+    if separator and scheme == "s3":
+        uri = f"s3://{rest}"
+    elif separator and scheme == "file":
+        host, _, path = unquote(rest).partition("/")
+        if host not in ("", "localhost"):
+            raise ItemError("uri.invalid", f"{uri!r} names the host {host!r}; write file:///path or a local path")
+        uri = f"/{path}"
+    elif separator:
+        raise ItemError("uri.scheme", f"{uri!r}: scheme {scheme!r} is not read; use a local path, file:// or s3://")
+    if not uri or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in uri):
         raise ItemError("uri.invalid", f"{uri!r} is not a path; give a local path, file:// or s3://bucket/key")
-    scheme = urlsplit(uri).scheme if "://" in uri else ""
-    if scheme == "s3":
+    if is_s3(uri):
         bucket, key = _split_s3(uri)
         return f"s3://{bucket}/{key}"
-    if scheme == "file":
-        return os.path.abspath(unquote(urlsplit(uri).path))
-    if scheme:
-        raise ItemError("uri.scheme", f"{uri!r}: scheme {scheme!r} is not read; use a local path, file:// or s3://")
     return join(base, uri) if base and not os.path.isabs(uri) else os.path.abspath(uri)
 
 
@@ -257,7 +266,7 @@ def _write_error(uri: str, e: OSError) -> JobError:
 
 
 def _split_s3(uri: str) -> tuple[str, str]:
-    parts = urlsplit(uri)
-    if not parts.netloc:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not _BUCKET.fullmatch(bucket):
         raise ItemError("uri.invalid", f"{uri!r} names no bucket; expected s3://bucket/key")
-    return parts.netloc, uri.split(parts.netloc, 1)[1].lstrip("/")
+    return bucket, key.lstrip("/")

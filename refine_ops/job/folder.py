@@ -59,6 +59,15 @@ class RunFolder:
         """Where the picture of a broken promise is kept."""
         return storage.join(self.uri, "evidence", f"{output}.png")
 
+    def refuse_own_output(self, image: str) -> None:
+        """An image in `outputs/` is one that this run may replace.
+
+        Raises:
+            ItemError: `image.own_output`.
+        """
+        if storage.inside(image, self.outputs):
+            raise ItemError("image.own_output", f"{image} lies in this run's outputs/; refine it with another --out")
+
     @property
     def dead_letter(self) -> str:
         return storage.join(self.uri, "dead_letter.parquet")

@@ -170,6 +170,7 @@ class Lane:
 
     def _open(self, flight: Flight) -> None:
         limits = self.spec.refine.limits
+        self._folder.refuse_own_output(flight.item.image)
         with flight.timed("read"):
             inputs = flight.read_inputs(self.spec.access, limits.max_bytes)
         needed = memory_needed(inputs[flight.item.image], limits)

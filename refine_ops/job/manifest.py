@@ -152,7 +152,7 @@ def _jsonl_rows(uri: str, data: bytes) -> Iterator[Row]:
             continue
         try:
             raw = json.loads(line)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise JobError(f"manifest {uri}, line {row + 1}: not JSON: {e}") from e
         if not isinstance(raw, dict):
             raise JobError(f"manifest {uri}, line {row + 1}: expected an object, got {type(raw).__name__}")

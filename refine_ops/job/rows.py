@@ -19,6 +19,7 @@ MAX_ID_CHARS: Final = 512
 MAX_REGIONS: Final = 256
 MAX_POINTS: Final = 100_000
 MAX_COORDINATE: Final = 1 << 20
+MAX_MESSAGE_CHARS: Final = 1000
 MAX_STROKES_PX: Final = 10_000_000
 """Length of all strokes of a scribble: drawing takes time in proportion."""
 
@@ -65,7 +66,7 @@ def parse_row(row: int, raw: Mapping[str, Any], base: str, access: AccessSetting
         output = _output(raw.get("output"), item_id, image)
         return Item(item_id, image, output, parsed, row, _label(raw.get("category") or "", "category"))
     except ItemError as e:
-        return RowProblem(row, item_id, e.reason, str(e))
+        return RowProblem(row, item_id, e.reason, str(e)[:MAX_MESSAGE_CHARS])
 
 
 def _item_id(value: Any) -> str:
@@ -87,9 +88,15 @@ def _label(value: Any, field: str) -> str:
 
 
 def _text(value: Any, field: str) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    raise ItemError(f"{field}.type", f"{field} is {value!r}, expected text")
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ItemError(f"{field}.type", f"{field} is {value!r}, expected text")
+    if any("\ud800" <= c <= "\udfff" for c in value):  # JSON can spell what UTF-8, and so the plan, cannot hold
+        raise ItemError(
+            f"{field}.invalid", f"{field} {value[:80]!r} holds half a surrogate pair; write whole characters"
+        )
+    return value
 
 
 def _uri(value: Any, field: str, base: str, access: AccessSettings) -> str:
@@ -150,21 +157,22 @@ def _prompt(value: Any, region_id: str) -> str:
 
 
 def _numbers(value: Any) -> list[float]:
+    """The numbers of a list or of its text; none at all where one is not a number within `MAX_COORDINATE`."""
     if isinstance(value, str):
         try:
             value = json.loads(value if value.lstrip().startswith("[") else f"[{value}]")
-        except ValueError:
+        except (ValueError, RecursionError):
             return []
     if not isinstance(value, Sequence) or isinstance(value, str):
         return []
-    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in value):
+    if any(isinstance(v, bool) or not isinstance(v, int | float) or not abs(v) <= MAX_COORDINATE for v in value):
         return []
     return list(value)
 
 
 def _box(value: Any, region_id: str) -> Box:
     numbers = _numbers(value)
-    if len(numbers) != 4 or any(n != int(n) or abs(n) > MAX_COORDINATE for n in numbers):
+    if len(numbers) != 4 or any(n != int(n) for n in numbers):
         raise ItemError("box.invalid", f"region {region_id}: box {value!r}, expected 4 whole numbers x0, y0, x1, y1")
     x0, y0, x1, y1 = (int(n) for n in numbers)
     if x1 <= x0 or y1 <= y0:
@@ -179,7 +187,7 @@ def _scribble(value: Any, region_id: str) -> Scribble:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise ItemError("scribble.invalid", f"region {region_id}: scribble is not JSON: {e}") from e
     if not isinstance(value, Mapping) or set(value) - {"strokes", "width"}:
         raise ItemError(
@@ -188,18 +196,7 @@ def _scribble(value: Any, region_id: str) -> Scribble:
     width = value.get("width")
     if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width <= 4096:
         raise ItemError("scribble.width", f"region {region_id}: width {width!r}, expected 0 < px <= 4096")
-    strokes = []
-    for stroke in value.get("strokes") or ():
-        points = tuple(
-            (float(p[0]), float(p[1]))
-            for p in map(_numbers, stroke)
-            if len(p) == 2 and max(map(abs, p)) < MAX_COORDINATE
-        )
-        if not points or len(points) != len(stroke):
-            raise ItemError(
-                "scribble.invalid", f"region {region_id}: every stroke needs one or more finite [x, y] points"
-            )
-        strokes.append(points)
+    strokes = [_stroke(stroke, region_id) for stroke in _listed(value.get("strokes"))]
     if not strokes or sum(map(len, strokes)) > MAX_POINTS:
         raise ItemError("scribble.invalid", f"region {region_id}: 1 to {MAX_POINTS} points in all")
     length_px = sum(math.dist(a, b) for stroke in strokes for a, b in pairwise(stroke))
@@ -210,10 +207,21 @@ def _scribble(value: Any, region_id: str) -> Scribble:
     return Scribble(tuple(strokes), float(width))
 
 
+def _stroke(value: Any, region_id: str) -> tuple[tuple[float, float], ...]:
+    points = [_numbers(point) for point in _listed(value)]
+    if not points or any(len(point) != 2 for point in points):
+        raise ItemError("scribble.invalid", f"region {region_id}: every stroke needs one or more finite [x, y] points")
+    return tuple((float(x), float(y)) for x, y in points)
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+
+
 def _seed(value: Any, region_id: str) -> int | None:
     if value is None or value == "":
         return None
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 19:  # 2^63 has 19 digits
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
         raise ItemError(

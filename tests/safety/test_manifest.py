@@ -123,10 +123,46 @@ def test_no_field_that_is_logged_can_forge_a_line(tmp_path: Path, char: str) -> 
 
 
 def test_the_source_is_never_the_output(tmp_path: Path) -> None:
-    """Outputs lie below the run's `outputs/`; a manifest cannot name any other place, so no source can be hit."""
-    (tmp_path / "a.png").write_bytes(b"source")
-    parsed = row(tmp_path, output="a.png")
-    assert isinstance(parsed, Item)
+    """Outputs lie below the run's `outputs/`, so only an image that lies there could be replaced: it is refused."""
     run = open_run(str(tmp_path / "run"), fingerprint_parts(RefineSettings(), {}), {})
-    assert run.output_of(parsed.output) != parsed.image
-    assert (tmp_path / "a.png").read_bytes() == b"source"
+    (tmp_path / "link.png").symlink_to(tmp_path / "run" / "outputs" / "a.png")
+    for image in (run.output_of("a.png"), str(tmp_path / "link.png")):
+        with pytest.raises(ItemError, match="another --out"):
+            run.refuse_own_output(image)
+    run.refuse_own_output(str(tmp_path / "a.png"))
+
+
+HALF = "\ud800"
+HUGE = 10**400
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"image": f"{HALF}.png"}, {"image": "s3://[bucket/a.png"}, {"image": "s3://buc\u2100ket/a.png"}),
+        *({"image": "file:///a%00.png"}, {"image": "file:///a%0a.png"}, {"image": "file://elsewhere/a.png"}),
+        *({"category": HALF}, {"regions": [{**REGION, "prompt": HALF}]}, {"regions": [{**REGION, "seed": "9" * 5000}]}),
+        *({"regions": [{**REGION, "box": box}]} for box in ([0, 0, HUGE, 9], DEEP, {"x": 1}, 7)),
+        *(
+            {"regions": [{"prompt": "p", "scribble": scribble}]}
+            for scribble in (
+                *(DEEP, 7, {"strokes": 7, "width": 3}, {"strokes": [7], "width": 3}, {"strokes": [None], "width": 3}),
+                *({"strokes": [[[HUGE, 0]]], "width": 3}, {"strokes": [[[0, 0]]], "width": HUGE}),
+            )
+        ),
+    ],
+)
+def test_a_field_that_json_allows_and_nothing_else_does_is_a_problem_of_its_row(
+    tmp_path: Path, fields: dict[str, object]
+) -> None:
+    problem = row(tmp_path, **fields)
+    assert isinstance(problem, RowProblem)
+    assert len(problem.message) <= 1000
+    problem.message.encode()
+
+
+def test_a_line_nested_too_deeply_is_not_json(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text(DEEP)
+    with pytest.raises(JobError, match="line 1: not JSON"):
+        list(read_items(str(tmp_path / "m.jsonl")))
