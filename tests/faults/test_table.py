@@ -32,6 +32,7 @@ from .s3_proxy import Fault, Kind, Proxy, s3_proxy
 from .trivial_worker import TrivialRefiner
 
 COUNT = 32
+SHORT_PAUSE_S = 0.1
 WORKER = WorkerSettings(flush_items=4, flush_s=0.5, read_threads=2, write_threads=2, grace_s=5.0)
 
 
@@ -212,8 +213,13 @@ def in_s3(images: Path, prefix: str) -> RefineBatchConfig:
     return RefineBatchConfig(manifest=manifest, out=f"s3://lake/{prefix}/run", worker=WORKER)
 
 
-def test_a_store_with_a_bad_day(table: list[Row], images: Path, published: Path, proxy: Proxy) -> None:
+def test_a_store_with_a_bad_day(
+    table: list[Row], images: Path, published: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than half of all requests fail. Pauses, which `test_s3` looks at, are kept short here."""
     config = in_s3(images, "bad-day")
+    monkeypatch.setattr(s3, "_LONGEST_PAUSE_S", SHORT_PAUSE_S)
+    monkeypatch.setenv("REFINE_TEST_PAUSE_S", str(SHORT_PAUSE_S))
     kinds: list[Kind] = ["500", "slow-down", "reset", "lost-answer", "reset-mid-body", "short-read", "damaged-read"]
     proxy.faults += [Fault(kind, every=5 + i, times=10_000) for i, kind in enumerate(kinds)]
     proxy.faults.append(Fault("damaged-write", method="PUT", every=7, times=10_000))

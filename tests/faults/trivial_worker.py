@@ -4,7 +4,7 @@ The prompt says what the refiner does: `segfault`, `hang`, `raise`, `memory` (Py
 kernel does to a process that took too much), anything else brightens the crop. The environment variable
 `REFINE_TEST_FAULT` kills the whole process tree at an exact moment: `after-output:N` right after the N-th output of
 this process is in place and before its outcome, `mid-part:N` while the N-th ledger part is half written.
-`REFINE_TEST_RETRY_S` is the budget of S3's retries.
+`REFINE_TEST_RETRY_S` is the budget of S3's retries, `REFINE_TEST_PAUSE_S` the longest pause between two.
 """
 
 import contextlib
@@ -111,5 +111,6 @@ def inject() -> None:
 
 if __name__ == "__main__":
     s3.RETRY_BUDGET_S = float(os.environ.get("REFINE_TEST_RETRY_S", s3.RETRY_BUDGET_S))
+    s3._LONGEST_PAUSE_S = float(os.environ.get("REFINE_TEST_PAUSE_S", s3._LONGEST_PAUSE_S))
     inject()
     worker.main(load=load)
