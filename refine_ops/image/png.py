@@ -12,6 +12,7 @@ from refine_ops.errors import ItemError
 from refine_ops.image import exif
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_CHUNK_BYTES: Final = 1 << 20
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
 _CHANNELS: Final = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGB_ALPHA: 4}
 _DEPTHS: Final = {
@@ -31,6 +32,7 @@ class Chunks:
     height: int
     depth: int
     colour: int
+    interlaced: bool
     items: tuple[tuple[bytes, bytes], ...]
     trailing: bytes
 
@@ -86,13 +88,11 @@ def chunks(data: bytes, name: str) -> Chunks:
         )
     if not width or not height:
         raise ItemError("image.truncated", f"{name}: the PNG header says {width} x {height}; export it again")
-    return Chunks(width, height, depth, colour, tuple(items), data[at:])
+    return Chunks(width, height, depth, colour, items[0][1][12] != 0, tuple(items), data[at:])
 
 
-def reassemble(parts: Chunks, coded: bytes, name: str, new_exif: bytes | None) -> bytes:
-    """The original's chunks with the image data of `coded` in the place of its own; interlace becomes none.
-
-    `new_exif` replaces the eXIf payload where given.
+def image_data(parts: Chunks, coded: bytes, name: str) -> bytes:
+    """The image data of `coded`, a PNG that must be laid out as `parts` is.
 
     Raises:
         ItemError: `image.unsupported` where `coded` has another size, depth or colour type than the original.
@@ -100,6 +100,14 @@ def reassemble(parts: Chunks, coded: bytes, name: str, new_exif: bytes | None) -
     fresh = chunks(coded, name)
     if (fresh.width, fresh.height, fresh.depth, fresh.colour) != (parts.width, parts.height, parts.depth, parts.colour):
         raise ItemError("image.unsupported", f"{name}: the PNG encoder changed depth or colour type; use TIFF")
+    return b"".join(payload for kind, payload in fresh.items if kind == b"IDAT")
+
+
+def reassemble(parts: Chunks, data: bytes, new_exif: bytes | None) -> bytes:
+    """The original's chunks with `data`, a zlib stream, as the image data; interlace becomes none.
+
+    `new_exif` replaces the eXIf payload where given.
+    """
     out, placed = [SIGNATURE], False
     for kind, payload in parts.items:
         if kind == b"IHDR":
@@ -109,7 +117,7 @@ def reassemble(parts: Chunks, coded: bytes, name: str, new_exif: bytes | None) -
         elif kind != b"IDAT":
             out.append(chunk(kind, payload))
         elif not placed:
-            out.extend(chunk(k, p) for k, p in fresh.items if k == b"IDAT")
+            out.extend(chunk(kind, data[at : at + _CHUNK_BYTES]) for at in range(0, len(data), _CHUNK_BYTES))
             placed = True
     return b"".join([*out, parts.trailing])
 

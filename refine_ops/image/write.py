@@ -10,7 +10,7 @@ from PIL import Image
 
 from refine_ops.config import WriteSettings
 from refine_ops.errors import ItemError
-from refine_ops.image import convert, exif, jpeg, png, png_samples, splice, tiff, webp
+from refine_ops.image import convert, exif, jpeg, png, png_rows, png_samples, splice, tiff, webp
 from refine_ops.image.paste import Canvas
 from refine_ops.image.source import Format, Samples, Source, as_stored, upright
 from refine_ops.records import Mask
@@ -88,11 +88,13 @@ def _png(source: Source, canvas: Canvas, settings: WriteSettings) -> bytes:
     parts = png.chunks(source.data, source.name)
     if parts.has_palette:
         coded = png_samples.encode_palette(_palette_entries(source, canvas, parts), parts)
-    elif parts.colour_key is not None:
-        coded = png_samples.encode(_off_key(canvas.samples, parts.colour_key))
+        data = png.image_data(parts, coded, source.name)
     else:
-        coded = png_samples.encode(canvas.samples)
-    return png.reassemble(parts, coded, source.name, _fresh_exif(parts.first(b"eXIf"), canvas, settings))
+        samples = canvas.samples if parts.colour_key is None else _off_key(canvas.samples, parts.colour_key)
+        changed = np.any(as_stored(canvas.support, source.native.orientation), axis=1)
+        spliced = png_rows.splice(parts, samples, changed)
+        data = spliced or png.image_data(parts, png_samples.encode(samples), source.name)
+    return png.reassemble(parts, data, _fresh_exif(parts.first(b"eXIf"), canvas, settings))
 
 
 def _webp(source: Source, canvas: Canvas, settings: WriteSettings) -> bytes:
