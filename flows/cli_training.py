@@ -1,4 +1,4 @@
-"""Commands that make models better: `build-dataset`, `train`, `adapters`."""
+"""Commands that make models better: `build-dataset`, `train`, `ablate`, `adapters`."""
 
 import time
 from pathlib import Path
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command("build-dataset")(build_dataset)
     app.command()(train)
+    app.command()(ablate)
     app.add_typer(adapters_app, name="adapters")
 
 
@@ -73,6 +74,26 @@ def train(
     print(trained.result.adapter)
     if trained.judged is not None:
         print(trained.judged.decision.sentence)
+
+
+def ablate(
+    config: Annotated[Path | None, typer.Argument(help="The same file that `train` takes.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Folder that build-dataset wrote.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder of all runs (local). The same folder resumes.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps of each training.")] = None,
+    set_: Setting = None,
+    verbose: Verbose = False,
+) -> None:
+    """Train with, without focus and without boundary loss, and compare: Table 3 (flow `train-ablations`)."""
+    from refine_ops.train.config import TrainLoraConfig
+
+    settings = load_config(TrainLoraConfig, config, set_, {"dataset": dataset, "out": out, "run.steps": steps})
+    prepare_prefect(verbose)
+    from flows.train_lora import train_ablations
+
+    done = train_ablations(settings)
+    print(done.markdown)
+    print(f"results  {done.uri}\ngallery  {done.uri}/gallery/index.html")
 
 
 @adapters_app.command("list")

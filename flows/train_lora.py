@@ -1,4 +1,7 @@
-"""Flow `train-lora`: check, train, publish, judge on held-out cases; artifacts for curve, grid and decision."""
+"""Flow `train-lora`: check, train, publish, judge on held-out cases; artifacts for curve, grid and decision.
+
+Flow `train-ablations` trains the same with each part of the method left out, and evaluates all (Table 3).
+"""
 
 import base64
 import io
@@ -9,7 +12,9 @@ from PIL import Image
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
+from refine_ops.eval.run import Evaluation, evaluate
 from refine_ops.registry import AdapterCard
+from refine_ops.train.ablation import evaluation, variants
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.progress import read_metrics
 from refine_ops.train.promote import Judged, judge, publish
@@ -43,6 +48,18 @@ def train_lora(config: TrainLoraConfig) -> Trained:
     judged = judge_adapter(config, card.version)
     show_decision(judged)
     return Trained(result, judged)
+
+
+@flow(name="train-ablations", flow_run_name="ablations {config.out}")
+def train_ablations(config: TrainLoraConfig) -> Evaluation:
+    """Train with the whole method and without each part, and compare them on `gate.cases`. The same `out` resumes.
+
+    Raises:
+        JobError: settings or data do not allow it, or a loss diverged.
+    """
+    check_data(config)
+    adapters = {variant.name: run_training(variant.train).adapter for variant in variants(config)}
+    return evaluate_ablations(config, adapters)
 
 
 @task
@@ -79,6 +96,13 @@ def publish_adapter(config: TrainLoraConfig, result: TrainResult) -> AdapterCard
 @task
 def judge_adapter(config: TrainLoraConfig, version: str) -> Judged:
     return judge(config, version)
+
+
+@task(persist_result=False)
+def evaluate_ablations(config: TrainLoraConfig, adapters: dict[str, Path]) -> Evaluation:
+    done = evaluate(evaluation(config, adapters))
+    create_markdown_artifact(key="train-ablations", markdown=done.markdown, description=done.uri)
+    return done
 
 
 @task

@@ -66,8 +66,12 @@ JUDGE_CONTROLS: tuple[ControlMethod, ...] = (
     ControlMethod(name="region blanked", control="blank"),
 )
 """What a judge must grade low; scored beside the methods whenever there is a judge."""
-WITHOUT_FOCUS = RefineSettings.model_validate({"focus": {"margin": 1_000_000, "margin_unit": "native"}})
-"""Focus-and-Refine switched off: the crop is the whole image."""
+
+
+def without_focus(settings: RefineSettings) -> RefineSettings:
+    """The same with Focus-and-Refine switched off: the crop is the whole image, at the same pixel budget."""
+    focus = settings.focus.model_copy(update={"margin": 1_000_000, "margin_unit": "native"})
+    return settings.model_copy(update={"focus": focus})
 
 
 class MetricSettings(Settings):
@@ -126,7 +130,7 @@ class RefineEvalConfig(Settings):
     out: str = Field(description="Results folder, local or s3://; the same folder continues.")
     methods: tuple[MethodConfig, ...] = (
         RefinerMethod(name="refine-ops tiny"),
-        RefinerMethod(name="refine-ops tiny, without focus", refine=WITHOUT_FOCUS, ablation=True),
+        RefinerMethod(name="refine-ops tiny, without focus", refine=without_focus(RefineSettings()), ablation=True),
         *CONTROLS,
     )
     setting: Literal["both", "reference", "free"] = "both"

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from refine_ops.data import synthetic
 from refine_ops.data.synthetic import assets
 from refine_ops.data.synthetic.prompts import all_prompts
+from refine_ops.eval.mini import write_mini
 from refine_ops.model import tiny
 from refine_ops.model.tiny import assemble, one_frame, shapes
 from refine_ops.model.transformer import context
@@ -144,16 +145,26 @@ def test_saving_replaces_the_last_save_as_a_whole(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "progress.json").read_text()) == {"steps": 2}
 
 
-def test_nothing_held_out_was_trained_on() -> None:
+def test_nothing_held_out_was_trained_on(tmp_path: Path) -> None:
     recorded = json.loads((tiny.WEIGHTS / "data.json").read_text())
-    trained = {entry["sha256"] for key in ("photos", "fonts", "fonts_of_the_vae_only") for entry in recorded[key]}
-    assert len(trained) > 100
+    kinds = ("photos", "fonts", "fonts_of_the_vae_only")
+    trained = {entry["sha256"] for kind in kinds for entry in recorded[kind]}
+    assert trained >= {assets.sha256(path) for path in _every_file(synthetic.library("train"))}
     side = synthetic.library("heldout")
-    held_out = {assets.sha256(path) for path in side.fonts + side.icon_fonts + side.photos}
-    assert len(held_out) == 10
+    held_out = {assets.sha256(path) for path in _every_file(side)}
+    demo = {assets.sha256(path) for path in assets.DEMO_PHOTOS.glob("*.jpg")}
+    assert len(demo) == 4
+    assert demo <= held_out
+    write_mini(str(tmp_path))
+    sources = {json.loads(line)["source_sha256"] for line in (tmp_path / "annotations.jsonl").open()}
+    assert sources <= held_out
     assert not trained & held_out
-    names = {entry["file"] for key in ("fonts", "fonts_of_the_vae_only") for entry in recorded[key]}
-    assert not names & {path.name for path in side.fonts + side.icon_fonts}
+    names = {Path(entry["file"]).name for kind in kinds for entry in recorded[kind]}
+    assert not names & {path.name for path in _every_file(side)}
+
+
+def _every_file(side: synthetic.Library) -> tuple[Path, ...]:
+    return side.fonts + side.icon_fonts + side.photos
 
 
 def test_the_average_follows() -> None:
