@@ -41,6 +41,10 @@ def report(
     from_: Annotated[str | None, typer.Option("--from", help="A report folder: render its HTML again.")] = None,
     out: Annotated[str | None, typer.Option(help="Where the report goes; default: report/ in the first run.")] = None,
     trend: Annotated[str | None, typer.Option(help="Folder of run summaries: history and alarms.")] = None,
+    nights: Annotated[int | None, typer.Option(help="Only the newest N nights of each run.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Folder of alexnet.safetensors: also measure LPIPS and quoted text.")
+    ] = None,
     fail_on: Annotated[str | None, typer.Option(help="never, strict or alarm.")] = None,
     config: ConfigFile = None,
     set_: Setting = None,
@@ -58,6 +62,8 @@ def report(
         "source": from_,
         "out": out,
         "trend.folder": trend,
+        "nights": nights,
+        "perceptual.weights": weights,
         "fail_on": fail_on,
     }
     settings = load_config(DriftReportConfig, config, set_, given)

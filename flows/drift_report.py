@@ -7,10 +7,14 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
+from refine_ops import storage
 from refine_ops.errors import JobError
 from refine_ops.report.build import Built, build_report
+from refine_ops.report.cases import open_run
 from refine_ops.report.config import DriftReportConfig
+from refine_ops.report.folders import folder_cases
 from refine_ops.report.markdown import markdown_summary
+from refine_ops.report.modelled import FILE
 from refine_ops.report.review import Action, Mark, apply_decisions, read_decisions
 
 logger = logging.getLogger(__name__)
@@ -30,6 +34,7 @@ def drift_report(config: DriftReportConfig) -> str:
     Raises:
         DriftFound: a strict violation or an alarm, as `fail_on` says; the report is complete then.
     """
+    measure_with_models(config)
     built = build(config)
     announce(built)
     create_markdown_artifact(
@@ -38,6 +43,21 @@ def drift_report(config: DriftReportConfig) -> str:
     logger.info("%s %s", built.summary["verdict"]["sentence"], built.page)
     check(built, config)
     return built.page
+
+
+@task(persist_result=False)
+def measure_with_models(config: DriftReportConfig) -> None:
+    """LPIPS and text accuracy into `metrics.parquet`, where asked for; torch is needed for nothing else."""
+    if config.perceptual is None or config.source is not None:
+        return
+    from refine_ops.eval.run_metrics import RunMeter
+
+    meter, limits = RunMeter(config.perceptual), config.measure.limits
+    for uri in config.runs:
+        run = open_run(uri, config.nights)
+        meter.measure(run.cases(), storage.join(run.uri, FILE), limits)
+    if config.folders is not None:
+        meter.measure(folder_cases(config.folders), storage.join(config.report_folder, FILE), limits)
 
 
 @task(persist_result=False)

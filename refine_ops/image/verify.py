@@ -1,6 +1,7 @@
 """Proof on the very bytes to be published: decoded again, compared with the decoded source, sample by sample."""
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import zip_longest
 from typing import Final
 
@@ -17,7 +18,7 @@ from refine_ops.records import Mask, Verification
 
 _ANY_SIZE: Final = ImageLimits(max_pixels=1 << 40, max_bytes=1 << 40)
 _EVIDENCE_PX: Final = 128
-_STRIP_PX: Final = 1 << 20
+_STRIP_PX: Final = 1 << 16
 
 
 class VerifyError(ItemError):
@@ -121,7 +122,8 @@ def _difference(before: Samples, after: Samples, allowed: Mask) -> _Difference:
         rows = slice(top, top + step)
         if np.array_equal(before[rows], after[rows]):
             continue
-        differs = (before[rows] != after[rows]).any(axis=2)
+        # A reduction over so short an axis is ten times slower than the operation between its slices.
+        differs = reduce(np.logical_or, np.moveaxis(before[rows] != after[rows], 2, 0))
         changed += int(np.count_nonzero(differs))
         offends = differs & ~allowed[rows]
         if offends.any():

@@ -2,21 +2,21 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from refine_ops import storage
-from refine_ops.job.ledger import read_ledger
 from refine_ops.report.alarms import Alarm, find_alarms
 from refine_ops.report.cases import open_run
-from refine_ops.report.config import DriftReportConfig, FolderPair, MeasureSettings, TrendSettings
+from refine_ops.report.config import DriftReportConfig
 from refine_ops.report.folders import folder_cases
 from refine_ops.report.html import render_html
 from refine_ops.report.measure import measure_cases
 from refine_ops.report.measures import ItemMeasure
-from refine_ops.report.summary import RunFigures, run_figures, summarise
+from refine_ops.report.modelled import FILE, with_modelled
+from refine_ops.report.nights import night_name, night_of
+from refine_ops.report.summary import run_figures, summarise
 from refine_ops.report.trend import TrendPoint, append_trend, read_trend, run_points
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def build_report(config: DriftReportConfig) -> Built:
         return Built(folder, page, json.loads(storage.read(storage.join(folder, "report.json"))), ())
     measured, planned = _measure(config, folder)
     figures = [run_figures(run, items, planned.get(run, len(items)), config.cost) for run, items in measured.items()]
-    alarms, history, state = _trend(measured, figures, config.trend)
+    alarms, history, state = _trend(measured, config)
     summary = summarise(
         title=_title(config),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -59,46 +59,47 @@ def build_report(config: DriftReportConfig) -> Built:
     return Built(folder, render_html(folder, config.layout), summary, tuple(alarms))
 
 
-def measure_run(run: str, settings: MeasureSettings, folder: str) -> list[ItemMeasure]:
-    """Measure one run folder into `folder` (`items.parquet`, `evidence/`)."""
-    opened = open_run(run)
-    count = len(read_ledger(opened.folder.outcomes, []))
-    return measure_cases(opened.cases(), count, folder, settings)
-
-
-def measure_folders(pair: FolderPair, settings: MeasureSettings, folder: str) -> list[ItemMeasure]:
-    """Measure two folders of images into `folder`."""
-    cases = list(folder_cases(pair))
-    return measure_cases(cases, len(cases), folder, settings)
-
-
 def _measure(config: DriftReportConfig, folder: str) -> tuple[dict[str, list[ItemMeasure]], dict[str, int]]:
-    """Measures by run, in the order given, and how many items each run planned."""
+    """Measures by run, in the order given, and how many items each whole run planned."""
     if config.folders is not None:
-        items = measure_folders(config.folders, config.measure, folder)
+        pairs = folder_cases(config.folders)
+        if config.perceptual is not None:
+            pairs = with_modelled(pairs, storage.join(folder, FILE))
+        cases = list(pairs)
+        items = measure_cases(cases, len(cases), folder, config.measure)
         return {items[0].run: items}, {}
-    runs = [open_run(uri) for uri in config.runs]
-    count = sum(len(read_ledger(run.folder.outcomes, [])) for run in runs)
-    items = measure_cases((case for run in runs for case in run.cases()), count, folder, config.measure)
+    runs = [open_run(uri, config.nights) for uri in config.runs]
+    found = (case for run in runs for case in with_modelled(run.cases(), storage.join(run.uri, FILE)))
+    items = measure_cases(found, sum(run.count() for run in runs), folder, config.measure)
     measured: dict[str, list[ItemMeasure]] = {run.uri: [] for run in runs}
     for item in items:
         measured[item.run].append(item)
-    return measured, {run.uri: run.planned() for run in runs}
+    return measured, {run.uri: run.planned() for run in runs if run.nights is None}
 
 
 def _trend(
-    measured: dict[str, list[ItemMeasure]], figures: Sequence[RunFigures], settings: TrendSettings
+    measured: dict[str, list[ItemMeasure]], config: DriftReportConfig
 ) -> tuple[list[Alarm], list[TrendPoint], str]:
-    """Alarms of the newest run, the whole history with this report's runs, and a sentence where there is no alarm."""
-    points = {f.run: run_points(f.run, measured[f.run], f.trend_figures) for f in figures if measured[f.run]}
+    """Alarms of the newest night, the whole history with this report's nights, and a sentence where there is no alarm.
+
+    A run folder that goes on with every night is one point a night, not one point that is overwritten.
+    """
+    settings = config.trend
+    points = {}
+    for run, items in measured.items():
+        numbers = night_of([item.finished_at for item in items])
+        for night in range(int(numbers.max(initial=-1)) + 1):
+            members = [item for item, number in zip(items, numbers, strict=True) if number == night]
+            name = night_name(run, [item.finished_at for item in members])
+            points[name] = run_points(name, members, run_figures(run, members, 0, config.cost).trend_figures)
     ordered = sorted(points.values(), key=lambda p: p[0].finished_at)
-    own = [point for run in ordered for point in run]
+    own = [point for night in ordered for point in night]
     if settings.folder is None:
         history, state = [], "No trend folder is set, so runs are not compared with their history."
     else:
         history = read_trend(settings.folder, settings.window_runs + len(points))
-        for run in ordered:
-            append_trend(settings.folder, run)
+        for night_points in ordered:
+            append_trend(settings.folder, night_points)
     past = [p for p in history if p.run not in points]
     everything = [*past, *own]
     if not ordered:
@@ -108,7 +109,7 @@ def _trend(
     if settings.folder is not None:
         runs = len({p.run for p in everything} - {newest[0].run})
         learning = f"; alarms begin after {settings.min_runs}" if runs < settings.min_runs else ""
-        state = f"No alarm: the newest run is within its history of {runs} run(s){learning}."
+        state = f"No alarm: the newest night is within its history of {runs} night(s){learning}."
     return alarms, everything, state
 
 

@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from refine_ops import storage
 from refine_ops.config import PasteSettings, WriteSettings
@@ -17,11 +16,11 @@ from refine_ops.job.folder import RunFolder, reopen_run
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.plan import PlanReader
 from refine_ops.records import Alignment, Box, Region
+from refine_ops.report.nights import night_of
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 1000
-_COMPUTED_ELSEWHERE = ("raw_lpips", "region_lpips", "text_gain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +63,27 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class RunCases:
-    """A run and the slices all its items share; iterate `cases()` once per use."""
+    """A run, or its newest nights; iterate `cases()` once per use."""
 
     uri: str
     folder: RunFolder
     record: dict[str, Any]
+    nights: int | None = None
+
+    def count(self) -> int:
+        """How many items `cases` will give at most."""
+        return len(self._ledger(["finished_at"]))
 
     def cases(self) -> Iterator[Case]:
         """Items with an outcome, in manifest order; memory is bounded by the ledger's size.
 
         A done item that the manifest no longer holds has no regions to judge it by and is left out with a warning.
         """
-        ledger = read_ledger(self.folder.outcomes)
+        ledger = self._ledger()
         ledger = ledger.take(pc.sort_indices(ledger, sort_keys=[("row", "ascending")]))
         plan = PlanReader(self.folder.plan)
         ids = plan.columns(["item_id"])["item_id"].combine_chunks()
-        rules, shared, extra = self._rules(), self._slices(), self._extra()
+        rules, shared = self._rules(), self._slices()
         for start in range(0, len(ledger), _BATCH):
             batch = ledger.slice(start, _BATCH)
             positions = np.asarray(pc.fill_null(pc.index_in(batch["item_id"], value_set=ids), -1))
@@ -88,7 +92,14 @@ class RunCases:
                     logger.warning("%s: item %r is not in the plan any more and is left out", self.uri, row["item_id"])
                     continue
                 regions = plan.item(int(position))[0].regions if position >= 0 else ()
-                yield replace(self._case(row, regions, rules, shared), extra=extra.get(row["item_id"], {}))
+                yield self._case(row, regions, rules, shared)
+
+    def _ledger(self, columns: list[str] | None = None) -> pa.Table:
+        ledger = read_ledger(self.folder.outcomes, columns)
+        if self.nights is None or not len(ledger):
+            return ledger
+        numbers = night_of(ledger["finished_at"].to_numpy())
+        return ledger.filter(pa.array(numbers > numbers.max() - self.nights))
 
     def planned(self) -> int:
         """How many items the run was to do."""
@@ -135,27 +146,15 @@ class RunCases:
         same_format = write.output_format == "source" and write.jpeg_fallback == "refuse"
         return Rules(0 if confined else paste.reach_px, "none" if confined else write.jpeg_bleed, same_format)
 
-    def _extra(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Numbers that need a model: `metrics.parquet` in the run folder, if any, with `item_id`, `region_id` and any
-        of `raw_lpips`, `region_lpips`, `text_gain`; what is absent is 'not measured'."""
-        uri = storage.join(self.uri, "metrics.parquet")
-        if not storage.exists(uri):
-            return {}
-        found: dict[str, dict[str, dict[str, float]]] = {}
-        for row in pq.read_table(pa.BufferReader(storage.read(uri))).to_pylist():
-            values = {name: float(row[name]) for name in _COMPUTED_ELSEWHERE if row.get(name) is not None}
-            found.setdefault(row["item_id"], {})[row["region_id"]] = values
-        return found
-
     def _slices(self) -> dict[str, str]:
         model = self.record.get("config", {}).get("refine", {}).get("model", {})
         return {"preset": str(model.get("model", "unknown")), "adapter": "+".join(model.get("adapters", ())) or "none"}
 
 
-def open_run(uri: str) -> RunCases:
-    """Raises: JobError -- there is no run at `uri`."""
+def open_run(uri: str, nights: int | None = None) -> RunCases:
+    """The run at `uri`, or its newest `nights`. Raises: JobError -- there is none."""
     folder, record = reopen_run(uri)
-    return RunCases(folder.uri, folder, record)
+    return RunCases(folder.uri, folder, record, nights)
 
 
 def _alignment(row: dict[str, Any]) -> Alignment:

@@ -75,6 +75,15 @@ class MeasureSettings(Settings):
     processes: int | None = Field(None, ge=1, description="Processes that decode and compare; default one per core.")
 
 
+class PerceptualSettings(Settings):
+    """LPIPS of regions and of kept raw patches, and the accuracy of text that a prompt quotes; computed by models."""
+
+    weights: str | None = Field(None, description="Folder of alexnet.safetensors (torchvision's).")
+    allow_hub: bool = Field(False, description="Allow the download of these weights.")
+    text: bool = Field(True, description="Read quoted text before and after (rapidocr, on the CPU).")
+    device: Literal["auto", "cpu"] = "auto"
+
+
 class FolderPair(Settings):
     """Two folders of images compared without a run folder."""
 
@@ -95,7 +104,14 @@ class DriftReportConfig(Settings):
     folders: FolderPair | None = Field(None, description="Two folders of images instead of runs.")
     source: str | None = Field(None, description="A report folder: render its HTML again, measure nothing.")
     out: str | None = Field(None, description="Where the report goes; default: `report/` in the (first) run folder.")
+    nights: int | None = Field(
+        None, ge=1, description="Only the newest nights of each run (a pause of 6 hours ends one); None: the whole run."
+    )
     measure: MeasureSettings = MeasureSettings()
+    perceptual: PerceptualSettings | None = Field(
+        None,
+        description="LPIPS and text accuracy; None: not measured anew (an earlier report's stay in the run folder).",
+    )
     trend: TrendSettings = TrendSettings()
     cost: Cost = Cost()
     layout: Literal["auto", "single", "folder"] = Field(

@@ -10,6 +10,7 @@ import numpy as np
 from refine_ops.report.alarms import Alarm
 from refine_ops.report.config import Cost, Thresholds
 from refine_ops.report.measures import FINDINGS, METRICS, RUN_METRICS, FindingCode, ItemMeasure, Metric
+from refine_ops.report.nights import busy_s
 from refine_ops.report.trend import ALL, TrendPoint
 
 SCHEMA = "refine-ops/drift-report/1"
@@ -42,10 +43,9 @@ class RunFigures:
 
 
 def run_figures(run: str, items: Sequence[ItemMeasure], planned: int, cost: Cost) -> RunFigures:
-    """Throughput is finished items over the time between the first and the last of them."""
+    """Throughput is finished items over the time between the first and the last of them, without pauses of hours."""
     done = [i for i in items if i.status == "done"]
-    ends = sorted(i.finished_at for i in items if i.finished_at > 0)
-    span = ends[-1] - ends[0] if len(ends) > 1 else 0.0
+    span_s, intervals = busy_s([i.finished_at for i in items if i.finished_at > 0])
     device = [i.gpu_s for i in done if i.gpu_s is not None]
     gpu_s = float(sum(device)) if device else None
     priced = cost.gpu_hour is not None and gpu_s is not None and done
@@ -56,7 +56,7 @@ def run_figures(run: str, items: Sequence[ItemMeasure], planned: int, cost: Cost
         done=len(done),
         dead=len(items) - len(done),
         retries=sum(i.attempts - 1 for i in items),
-        items_per_s=(len(ends) - 1) / span if span > 0 else None,
+        items_per_s=intervals / span_s if span_s > 0 else None,
         gpu_s=gpu_s,
         cost_per_1000=1000 * gpu_s / len(done) / 3600 * cost.gpu_hour if priced else None,  # type: ignore[operator]
         currency=cost.currency,

@@ -10,6 +10,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -115,8 +116,8 @@ def main() -> None:
             folder = Path(name)
             rows = photos(folder, options.items, options.side, suffix)
             plain(folder, rows[:2])
-            baseline = cpu_s(lambda folder=folder, rows=rows: plain(folder, rows)) / options.items
-            ours = cpu_s(lambda folder=folder, rows=rows: through_the_worker(folder, rows)) / options.items
+            baseline = cpu_s(partial(plain, folder, rows)) / options.items
+            ours = cpu_s(partial(through_the_worker, folder, rows)) / options.items
             sizes = mean_bytes(folder / "plain") / 1e6, mean_bytes(folder / "run" / "outputs") / 1e6
         print(
             f"{suffix}: plain {1000 * baseline:.0f} ({sizes[0]:.2f} MB), worker {1000 * ours:.0f} ({sizes[1]:.2f} MB), "

@@ -189,6 +189,10 @@ class MadeRun:
             self._outcome(item_id, status="dead", reason=reason, message=message, image=image, attempts=2)
         )
 
+    def next_night(self) -> None:
+        """What is added from here on is finished a day later; `write` again, and the folder has gone on."""
+        self._start += 86_400
+
     def write(self) -> str:
         manifest = self.folder / "manifest.jsonl"
         storage.write(str(manifest), "\n".join(json.dumps(row) for row in self._rows).encode())

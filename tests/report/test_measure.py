@@ -19,6 +19,7 @@ from refine_ops.report.config import Cost, DriftReportConfig, FolderPair, Measur
 from refine_ops.report.folders import folder_cases
 from refine_ops.report.items import item_of, read_evidence, read_items
 from refine_ops.report.measure import compare_all
+from refine_ops.report.modelled import FILE, with_modelled, write_modelled
 
 ONE = MeasureSettings(processes=1)
 
@@ -57,13 +58,21 @@ def test_numbers_computed_elsewhere_are_joined_and_only_there(tmp_path: Path) ->
     run = MadeRun(tmp_path / "run")
     run.add("a", photo_edit(1))
     run.add("b", photo_edit(2))
+    run.add("c", photo_edit(3))
     uri = run.write()
     rows = [{"item_id": "a", "region_id": "r0", "region_lpips": 0.25, "text_gain": None}]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "run" / "metrics.parquet")
-    found = {c.item_id: compare(c, ONE, False).measure.metrics for c in open_run(uri).cases()}
+    rows += [{"item_id": "c", "region_id": "r0", "region_lpips": 0.5, "output_sha256": "of an earlier output"}]
+    file = str(tmp_path / "run" / FILE)
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    cases = list(with_modelled(open_run(uri).cases(), file))
+    found = {c.item_id: compare(c, ONE, False).measure.metrics for c in cases}
     assert found["a"]["region_lpips"] == 0.25
     assert "text_gain" not in found["a"]
     assert "region_lpips" not in found["b"]
+    assert "region_lpips" not in found["c"], "the item was redone since"
+    write_modelled(file, [{"item_id": "b", "region_id": "r0", "raw_lpips": 0.125}])
+    again = {c.item_id: c.extra for c in with_modelled(open_run(uri).cases(), file)}
+    assert again == {"a": {"r0": {"region_lpips": 0.25}}, "b": {"r0": {"raw_lpips": 0.125}}, "c": {}}
 
 
 def test_a_replaced_output_and_a_missing_one_are_found(tmp_path: Path) -> None:
@@ -175,3 +184,22 @@ def test_the_trend_grows_by_one_run_a_night_and_alarms_on_the_odd_one(tmp_path: 
     assert {a.metric for a in built.alarms} == {"raw_de00"}
     assert built.alarms[0].slice in {"all", "preset=tiny", "adapter=refine-1", "category=none"}
     assert built.summary["verdict"]["state"] == "attention"
+
+
+def test_a_run_folder_that_goes_on_every_night_has_a_trend_and_reports_of_last_night(tmp_path: Path) -> None:
+    trend = TrendSettings(folder=str(tmp_path / "trend"), min_runs=4, min_items=4)
+    run = MadeRun(tmp_path / "run")
+    for night in range(6):
+        for i in range(4):
+            run.add(f"{night}-{i}", photo_edit(i), de00_before=1.0 + 0.02 * ((i + night) % 3) + 1.5 * (night == 5))
+        config = DriftReportConfig(runs=(run.write(),), nights=1, measure=ONE, trend=trend)
+        built = build_report(config)
+        assert {r["item_id"] for r in read_items(built.folder).to_pylist()} == {f"{night}-{i}" for i in range(4)}
+        cards = {c["name"]: c for c in built.summary["headline"]}
+        assert len(cards["raw_de00"]["trend"]) == night + 1
+        assert bool(built.alarms) == (night == 5)
+        run.next_night()
+    whole = build_report(config.model_copy(update={"nights": None, "out": str(tmp_path / "whole")}))
+    assert whole.summary["items"] == 24
+    assert len(whole.summary["headline"][2]["trend"]) == 6, "the same nights again, and no others"
+    assert whole.summary["runs"][0]["items_per_s"] == pytest.approx(1.0), "without the days between the nights"
