@@ -60,7 +60,7 @@ def test_numbers_computed_elsewhere_are_joined_and_only_there(tmp_path: Path) ->
     run.add("b", photo_edit(2))
     run.add("c", photo_edit(3))
     uri = run.write()
-    rows = [{"item_id": "a", "region_id": "r0", "region_lpips": 0.25, "text_gain": None}]
+    rows = [{"item_id": "a", "region_id": "r0", "region_lpips": 0.25, "text_gain": None, "output_sha256": None}]
     rows += [{"item_id": "c", "region_id": "r0", "region_lpips": 0.5, "output_sha256": "of an earlier output"}]
     file = str(tmp_path / "run" / FILE)
     pq.write_table(pa.Table.from_pylist(rows), file)
