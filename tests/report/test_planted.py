@@ -1,6 +1,8 @@
 """Defects of known kind and size, planted one by one among clean items: each must be found, and ranked first.
 
-The small version runs always; `-m slow` plants 500 of each kind. `-s` shows the table.
+The small version runs always; `-m slow` plants 500 of each kind. `-s` shows the table. What keeps a planted item from
+the first place is a clean one that is flagged falsely, with a graver kind: about 1 % are, nearly all of them where an
+edge of the picture, restored sharply, happens to follow the mask's boundary for 48 px.
 """
 
 from collections.abc import Callable
@@ -19,7 +21,8 @@ from refine_ops.report.measures import FindingCode, ItemMeasure
 from refine_ops.report.trend import run_points
 
 COMPANY = 11
-"""Clean items a planted one is ranked among."""
+CROWD = 100
+"""Clean items a planted one is ranked among: to be the first, and to be among the ten that the first screen shows."""
 HISTORY = 10
 RUN_ITEMS = 100
 
@@ -55,22 +58,25 @@ def _measured(folder: Path, edits: list[Edit]) -> list[ItemMeasure]:
     return [compare(case, MeasureSettings(processes=1), False).measure for case in open_run(run.write()).cases()]
 
 
-def _table(folder: Path, count: int) -> tuple[dict[str, tuple[float, float]], float]:
-    """(found, ranked first) per kind, and the share of clean items with any finding; prints the table."""
+Rates = dict[str, tuple[float, float, float]]
+
+
+def _table(folder: Path, count: int) -> tuple[Rates, float]:
+    """(found, ranked first, shown) per kind, and the share of clean items with any finding; prints the table."""
     clean = _measured(folder / "clean", [_clean(seed) for seed in range(count)])
-    false_alarms = sum(bool(m.findings) for m in clean) / count
+    severities = np.array([m.severity for m in clean])
+    false_alarms = float((severities > 0).mean())
     rng = np.random.default_rng(0)
     rates = {}
-    print(f"\n{'planted':52} {'cases':>6} {'found':>7} {'first':>7}")
+    print(f"\n{'planted':52} {'cases':>6} {'found':>7} {'first of 12':>12} {'in first 10 of 101':>19}")
     for number, kind in enumerate(KINDS):
         seeds = range(1000 * (number + 1), 1000 * (number + 1) + count)
         planted = _measured(folder / str(number), [kind.make(_clean(seed), seed) for seed in seeds])
         found = sum(any(f.code == kind.code for f in m.findings) for m in planted) / count
-        first = (
-            sum(m.severity > max(clean[i].severity for i in rng.integers(0, count, COMPANY)) for m in planted) / count
-        )
-        rates[kind.name] = (found, first)
-        print(f"{kind.name:52} {count:6} {found:7.1%} {first:7.1%}")
+        above = np.array([(rng.choice(severities, CROWD) >= m.severity).cumsum() for m in planted])
+        first, shown = float((above[:, COMPANY - 1] == 0).mean()), float((above[:, -1] < 10).mean())
+        rates[kind.name] = (found, first, shown)
+        print(f"{kind.name:52} {count:6} {found:7.1%} {first:12.1%} {shown:19.1%}")
     print(f"{'(clean)':52} {count:6} {false_alarms:7.1%} flagged falsely")
     return rates, false_alarms
 
@@ -112,13 +118,14 @@ def _wrong_adapter(folder: Path, pool_items: int, runs: int) -> tuple[float, flo
     return found / runs, first / runs, false / runs
 
 
-def _check(rates: dict[str, tuple[float, float]], false_alarms: float, exact: float, seam: float) -> None:
+def _check(rates: Rates, false_alarms: float, exact: float, seam: float) -> None:
+    assert false_alarms <= 0.02
     for kind in KINDS:
-        found, first = rates[kind.name]
+        found, first, shown = rates[kind.name]
         least = seam if kind.code == "seam" else exact
         assert found >= least, kind.name
-        assert first >= least - 0.03, kind.name
-    assert false_alarms <= 0.03
+        assert shown >= least, kind.name
+        assert first >= least - COMPANY * false_alarms - 0.02, kind.name
 
 
 def test_planted_defects_are_found_and_ranked_first(tmp_path: Path) -> None:
