@@ -24,7 +24,8 @@ from refine_ops.records import Conditioning, Patch
 
 TOKEN_BUDGET: Final = 24_576
 """Tokens of a batch on a GPU. On an H100, 256^2 crops gain 2.9x from batches of 16 (24k tokens) and 512^2 crops 1.2x
-from batches of 4 (15k); a 1024^2 crop alone has 13k, where batching gains nothing."""
+from batches of 4 (15k); a 1024^2 crop alone has 13k, where batching gains nothing. A step over so many tokens computes
+for longer than its kernels take to launch, which is why there are no CUDA graphs."""
 LARGEST_BATCH: Final = 16
 TEXT_TOKENS: Final = 700
 """Prompt tokens of a typical item, for the budget only: three pictures of 384^2 are 588."""
