@@ -1,6 +1,7 @@
 """The fault table: every test that injects a fault adds a row, and the run ends with the table."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 
 import pytest
 
@@ -18,21 +19,20 @@ class Row:
     duplicated: int
 
 
-_ROWS: list[Row] = []
+Table = Callable[[Row], None]
 
 
 @pytest.fixture
-def table() -> list[Row]:
-    return _ROWS
+def table(record_property: Callable[[str, object], None]) -> Table:
+    """Adds a row; it travels with the test's report, as tests may run in other processes."""
+    return lambda row: record_property("fault", " | ".join(map(str, astuple(row))))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _ROWS:
-        return
-    write = terminalreporter.write_line
-    write("")
-    write("| fault | outcome | items | done | dead | lost | duplicated |")
-    write("| --- | --- | --- | --- | --- | --- | --- |")
-    for row in _ROWS:
-        counts = (row.items, row.done, row.dead, row.lost, row.duplicated)
-        write(f"| {row.fault} | {row.promise} | {' | '.join(map(str, counts))} |")
+    reports = [r for outcome in ("passed", "failed") for r in terminalreporter.getreports(outcome)]
+    rows = [text for report in reports for name, text in report.user_properties if name == "fault"]
+    if rows:
+        terminalreporter.write_line("\n| fault | outcome | items | done | dead | lost | duplicated |")
+        terminalreporter.write_line("| --- | --- | --- | --- | --- | --- | --- |")
+        for row in rows:
+            terminalreporter.write_line(f"| {row} |")

@@ -26,7 +26,7 @@ from refine_ops.job.manifest import read_items
 from refine_ops.records import Item
 from refine_ops.refine import refine_image
 
-from .conftest import Row
+from .conftest import Row, Table
 from .node import make_items, run_node
 from .s3_proxy import Fault, Kind, Proxy, s3_proxy
 from .trivial_worker import TrivialRefiner
@@ -51,7 +51,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def settle(
-    table: list[Row], config: RefineBatchConfig, published: Path, fault: str, promise: str, dead: dict[str, str]
+    table: Table, config: RefineBatchConfig, published: Path, fault: str, promise: str, dead: dict[str, str]
 ) -> None:
     """Add the row, and hold what is there against the oracle. `dead` is reason by item."""
     items = [item for item in read_items(config.manifest) if isinstance(item, Item)]
@@ -64,7 +64,7 @@ def settle(
     lost = [item.item_id for item in items if item.item_id not in outcomes]
     twice = [uri for uri, digests in versions.items() if len(digests) > 1]
     died = {item_id: reason for item_id, reason in outcomes.items() if reason}
-    table.append(Row(fault, promise, len(items), len(outcomes) - len(died), len(died), len(lost), len(twice)))
+    table(Row(fault, promise, len(items), len(outcomes) - len(died), len(died), len(lost), len(twice)))
     assert not lost
     assert not twice
     assert died == dead
@@ -100,7 +100,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
         subprocess.run(["umount", "-l", os.fspath(folder)], check=True)
 
 
-def test_disk_full(table: list[Row], tmp_path: Path, images: Path, published: Path) -> None:
+def test_disk_full(table: Table, tmp_path: Path, images: Path, published: Path) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk, 2):
         config = RefineBatchConfig(manifest=str(images), out=str(disk / "run"), worker=WORKER)
@@ -114,7 +114,7 @@ def test_disk_full(table: list[Row], tmp_path: Path, images: Path, published: Pa
         settle(table, config, published, "disk full", "stops, names the remedy; the next start goes on", {})
 
 
-def test_read_only_disk(table: list[Row], tmp_path: Path, images: Path, published: Path) -> None:
+def test_read_only_disk(table: Table, tmp_path: Path, images: Path, published: Path) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk, 4):
         config = RefineBatchConfig(manifest=str(images), out=str(disk / "run"), worker=WORKER)
@@ -153,7 +153,7 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["truncated", "one bit flipped"])
-def test_damaged_ledger_part(how: str, table: list[Row], tmp_path: Path, images: Path, published: Path) -> None:
+def test_damaged_ledger_part(how: str, table: Table, tmp_path: Path, images: Path, published: Path) -> None:
     config = RefineBatchConfig(manifest=str(images), out=str(tmp_path / "run"), worker=WORKER)
     run_node(config)
     part = sorted((tmp_path / "run" / "outcomes").iterdir())[1]
@@ -163,7 +163,7 @@ def test_damaged_ledger_part(how: str, table: list[Row], tmp_path: Path, images:
     settle(table, config, published, f"outcome part {how}", "its items are redone, with the same bytes", {})
 
 
-def test_half_written_plan(table: list[Row], tmp_path: Path, images: Path, published: Path) -> None:
+def test_half_written_plan(table: Table, tmp_path: Path, images: Path, published: Path) -> None:
     config = RefineBatchConfig(manifest=str(images), out=str(tmp_path / "run"), worker=WORKER)
     (tmp_path / "run").mkdir()
     run_node(config.model_copy(update={"limit": 4}))
@@ -177,7 +177,7 @@ def test_half_written_plan(table: list[Row], tmp_path: Path, images: Path, publi
 
 
 @pytest.mark.slow  # five launches
-def test_memory(table: list[Row], tmp_path: Path, published: Path) -> None:
+def test_memory(table: Table, tmp_path: Path, published: Path) -> None:
     manifest = make_items(tmp_path / "images", COUNT, {7: "memory", 19: "oom"})
     config = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"), worker=WORKER)
     run_node(config)
@@ -214,7 +214,7 @@ def in_s3(images: Path, prefix: str) -> RefineBatchConfig:
 
 
 def test_a_store_with_a_bad_day(
-    table: list[Row], images: Path, published: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    table: Table, images: Path, published: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than half of all requests fail. Pauses, which `test_s3` looks at, are kept short here."""
     config = in_s3(images, "bad-day")
@@ -231,7 +231,7 @@ def test_a_store_with_a_bad_day(
 
 
 def test_an_object_that_cannot_be_read(
-    table: list[Row], images: Path, published: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    table: Table, images: Path, published: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = in_s3(images, "unreadable")
     monkeypatch.setenv("REFINE_TEST_RETRY_S", "1.0")
@@ -247,7 +247,7 @@ def test_an_object_that_cannot_be_read(
 
 
 def test_credentials_expire_in_mid_run(
-    table: list[Row], images: Path, published: Path, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: Table, images: Path, published: Path, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = in_s3(images, "expiry")
     credentials = tmp_path / "credentials"
