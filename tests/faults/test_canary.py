@@ -63,7 +63,10 @@ def test_a_bad_canary_stops_the_run_before_the_rest(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"canary failed, nothing else was run: 8 items, .* dead .*model\.failed"):
         judge_canary(folder.outcomes, plan, sample, CanaryGates())
     assert read_ledger(folder.outcomes, []).num_rows == 8
-    assert "8 items" in judge_canary(folder.outcomes, plan, sample, CanaryGates(max_dead=1.0, max_de00=50.0))
+    tolerant = CanaryGates(max_dead=1.0, max_de00=50.0)
+    assert "8 items" in judge_canary(folder.outcomes, plan, sample, tolerant)
+    with pytest.raises(JobError, match=r"canary failed, nothing else was run: .* look at: .*doctor"):
+        judge_canary(folder.outcomes, plan, sample, tolerant.model_copy(update={"max_de00": 1.0}))
 
 
 def test_limit_then_the_rest_then_the_dead_again(tmp_path: Path) -> None:

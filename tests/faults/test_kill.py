@@ -5,15 +5,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from refine_ops.config import RefineBatchConfig
 from refine_ops.job.ledger import read_ledger
+from tests.flows.site import end, tree
 
+from .conftest import Table
 from .node import make_items, outputs_of
+from .settle import settle
 
 COUNT = 240
 RANDOM_KILLS = 12
@@ -34,47 +37,15 @@ def start(manifest: Path, out: Path, processes: int, **environment: str) -> subp
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = defaultdict(list)
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            children[int(fields[1])].append(int(entry.name))
-    found, queue = [], [pid]
-    while queue:
-        below = children[queue.pop()]
-        found += below
-        queue += below
-    return found
-
-
-def kill_everything(process: subprocess.Popen[bytes]) -> None:
-    for pid in [process.pid, *descendants(process.pid)]:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    process.wait()
-
-
 def finished(out: Path) -> int:
     folder = out / "outputs"
     return len(list(folder.glob("*.png"))) if folder.exists() else 0
 
 
 @pytest.mark.timeout(900)
-def test_a_run_killed_at_twenty_moments_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_a_run_killed_at_twenty_moments_ends_as_if_nothing_had_happened(table: Table, tmp_path: Path) -> None:
     manifest = make_items(tmp_path / "images", COUNT)
-    quiet = start(manifest, tmp_path / "quiet", 1)
-    assert quiet.wait(timeout=120) == 0, quiet.stderr.read().decode()[-2000:]
-    expected = outputs_of(tmp_path / "quiet")
-    assert len(expected) == COUNT
-
-    (tmp_path / "killed").mkdir()
-    out = tmp_path / "killed" / "run"
+    out = tmp_path / "run"
     rng = np.random.default_rng(7)
     targets = np.sort(rng.choice(np.arange(1, COUNT - 60), RANDOM_KILLS, replace=False))
     kills = 0
@@ -83,7 +54,7 @@ def test_a_run_killed_at_twenty_moments_ends_as_if_nothing_had_happened(tmp_path
         while finished(out) < target and process.poll() is None:
             time.sleep(0.005)
         assert process.poll() is None, "the run ended before it could be killed"
-        kill_everything(process)
+        end(process)
         kills += 1
     for i, fault in enumerate(EXACT_KILLS):
         process = start(manifest, out, 1 + i % 2, REFINE_TEST_SLEEP_S="0.005", REFINE_TEST_FAULT=fault)
@@ -93,16 +64,9 @@ def test_a_run_killed_at_twenty_moments_ends_as_if_nothing_had_happened(tmp_path
 
     last = start(manifest, out, 2)
     assert last.wait(timeout=120) == 0, last.stderr.read().decode()[-2000:]
-    assert outputs_of(out) == expected
-    ledger = read_ledger(str(out / "outcomes"))
-    assert ledger.num_rows == COUNT
-    assert set(ledger["status"].to_pylist()) == {"done"}
-    published = defaultdict(set)
-    for line in (tmp_path / "killed" / "published.log").read_text().splitlines():
-        uri, digest = line.rsplit(" ", 1)
-        published[uri].add(digest)
-    assert len(published) == COUNT
-    assert all(len(digests) == 1 for digests in published.values())
+    config = RefineBatchConfig(manifest=str(manifest), out=str(out))
+    settle(table, config, tmp_path / "published.log", "SIGKILL at 20 moments", "each start goes on where it was", {})
+    assert len(outputs_of(out)) == COUNT
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -113,7 +77,7 @@ def test_a_stop_is_clean_and_quick(tmp_path: Path, processes: int) -> None:
     while finished(out) < 5:
         assert process.poll() is None, process.stderr.read().decode()[-2000:]
         time.sleep(0.02)
-    below = descendants(process.pid)
+    below = tree(process.pid)[1:]
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=40)

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,14 +21,11 @@ from refine_ops import s3, storage
 from refine_ops.config import RefineBatchConfig, WorkerSettings
 from refine_ops.errors import ItemError, JobError
 from refine_ops.job.ledger import read_ledger
-from refine_ops.job.manifest import read_items
-from refine_ops.records import Item
-from refine_ops.refine import refine_image
 
-from .conftest import Row, Table
+from .conftest import Table
 from .node import make_items, run_node
 from .s3_proxy import Fault, Kind, Proxy, s3_proxy
-from .trivial_worker import TrivialRefiner
+from .settle import settle
 
 COUNT = 32
 SHORT_PAUSE_S = 0.1
@@ -48,34 +44,6 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     return make_items(tmp_path / "images", COUNT)
-
-
-def settle(
-    table: Table, config: RefineBatchConfig, published: Path, fault: str, promise: str, dead: dict[str, str]
-) -> None:
-    """Add the row, and hold what is there against the oracle. `dead` is reason by item."""
-    items = [item for item in read_items(config.manifest) if isinstance(item, Item)]
-    ledger = read_ledger(storage.join(config.out, "outcomes"))
-    outcomes = dict(zip(ledger["item_id"].to_pylist(), ledger["reason"].to_pylist(), strict=True))
-    versions = defaultdict(set)
-    for line in published.read_text().splitlines():
-        uri, digest = line.split()
-        versions[uri].add(digest)
-    lost = [item.item_id for item in items if item.item_id not in outcomes]
-    twice = [uri for uri, digests in versions.items() if len(digests) > 1]
-    died = {item_id: reason for item_id, reason in outcomes.items() if reason}
-    table(Row(fault, promise, len(items), len(outcomes) - len(died), len(died), len(lost), len(twice)))
-    assert not lost
-    assert not twice
-    assert died == dead
-    for item in items:
-        output = storage.join(config.out, "outputs", item.output)
-        if item.item_id in died:
-            assert not storage.exists(output), "a dead item published something"
-        else:
-            inputs = {item.image: storage.read(item.image)}
-            expected = refine_image(item, inputs, TrivialRefiner(), config.refine)
-            assert storage.read(output) == expected.data, f"{item.item_id}: other bytes than a quiet run's"
 
 
 def wait_until(ready: Callable[[], bool]) -> None:
@@ -126,18 +94,21 @@ def test_read_only_disk(table: Table, tmp_path: Path, images: Path, published: P
         settle(table, config, published, "read-only disk", "stops before anything is run; then as usual", {})
 
 
-def test_permission_denied(tmp_path: Path, images: Path, published: Path) -> None:
-    """The message alone: root may write anywhere but where the file system itself says no."""
+def test_permission_denied(table: Table, tmp_path: Path, images: Path, published: Path) -> None:
+    """Root may write anywhere but where the file system itself says no."""
     parent = tmp_path / "locked"
     parent.mkdir()
-    lock = ["chattr", "+i"] if os.geteuid() == 0 else ["chmod", "555"]
+    lock, unlock = (["chattr", "+i"], ["chattr", "-i"]) if os.geteuid() == 0 else (["chmod", "555"], ["chmod", "755"])
     if subprocess.run([*lock, os.fspath(parent)], capture_output=True).returncode:
         pytest.skip("this file system cannot lock a folder")
+    config = RefineBatchConfig(manifest=str(images), out=str(parent / "run"), worker=WORKER)
     try:
         with pytest.raises(JobError, match=r"cannot write .*(not permitted|denied)"):
-            run_node(RefineBatchConfig(manifest=str(images), out=str(parent / "run"), worker=WORKER))
+            run_node(config)
     finally:
-        subprocess.run([lock[0], "-i" if lock[0] == "chattr" else "755", os.fspath(parent)], check=True)
+        subprocess.run([*unlock, os.fspath(parent)], check=True)
+    run_node(config)
+    settle(table, config, published, "permission denied", "stops before anything is run; then as usual", {})
 
 
 # -- the run folder
@@ -279,8 +250,12 @@ def test_credentials_expire_in_mid_run(
     settle(table, config, published, "credentials expire in mid-run", "pauses, and goes on once renewed", {})
 
 
-def test_a_bucket_that_is_not_there(images: Path, published: Path, proxy: Proxy) -> None:
+def test_a_bucket_that_is_not_there(table: Table, images: Path, published: Path, proxy: Proxy) -> None:
+    config = RefineBatchConfig(manifest=str(images), out="s3://puddle/run", worker=WORKER)
     with pytest.raises(JobError, match=r"cannot write s3://puddle/.*NoSuchBucket"):
-        run_node(RefineBatchConfig(manifest=str(images), out="s3://puddle/run", worker=WORKER))
+        run_node(config)
     with pytest.raises(ItemError, match="no such bucket"):
         storage.read("s3://puddle/0001.png")
+    boto3.client("s3").create_bucket(Bucket="puddle")
+    run_node(config)
+    settle(table, config, published, "no such bucket", "stops before anything is run; then as usual", {})
