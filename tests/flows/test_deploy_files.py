@@ -1,5 +1,6 @@
 """Infrastructure files, checked by the schemas of the tools that read them; no engine runs here."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -35,6 +36,14 @@ def rendered_job() -> dict[str, Any]:
 
     rendered: dict[str, Any] = fill(document["job_configuration"]["job_manifest"])
     return rendered
+
+
+def test_shipped_parameters_are_valid_settings() -> None:
+    document = yaml.safe_load((INFRA / "prefect.yaml").read_text())
+    for deployment in document["deployments"]:
+        module, name = deployment["entrypoint"].split(":")
+        if "parameters" in deployment:
+            getattr(importlib.import_module(module), name).validate_parameters(deployment["parameters"])
 
 
 def test_the_kubernetes_job_is_valid() -> None:
