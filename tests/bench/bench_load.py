@@ -165,6 +165,7 @@ if __name__ == "__main__":
     parser.add_argument("--node", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.node:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with it ignored
         with contextlib.suppress(KeyboardInterrupt):
             run_node(RefineBatchConfig(manifest=arguments.node, out=str(arguments.out)))
         sys.exit()
