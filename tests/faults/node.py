@@ -16,13 +16,15 @@ from refine_ops.job.folder import fingerprint_parts, open_run
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.ledger import outcomes_table, read_ledger, write_part
 from refine_ops.job.plan import PlanReader, make_plan, problem_outcomes, remaining
+from refine_ops.report.review import read_review
 
 FAST = WorkerSettings(flush_items=8, flush_s=0.5, read_threads=2, write_threads=2, grace_s=5.0)
 
 
 def run_node(config: RefineBatchConfig, processes: int = 1) -> NodeVerdict:
     folder = open_run(config.out, fingerprint_parts(config.refine, {}), {})
-    plan = make_plan(config.manifest, folder.uri, access=config.access, limit=config.limit)
+    review = read_review(folder.uri)
+    plan = make_plan(config.manifest, folder.uri, access=config.access, limit=config.limit, review=review)
     dead = problem_outcomes(plan.problems, read_ledger(folder.outcomes, ["request"]))
     if dead:
         write_part(folder.outcomes, outcomes_table(dead), "plan")

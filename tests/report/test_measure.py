@@ -4,11 +4,13 @@ import json
 import os
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made_runs import MadeRun, photo_edit, png
+from moto.server import ThreadedMotoServer
 
 from refine_ops import storage
 from refine_ops.errors import JobError
@@ -203,3 +205,19 @@ def test_a_run_folder_that_goes_on_every_night_has_a_trend_and_reports_of_last_n
     assert whole.summary["items"] == 24
     assert len(whole.summary["headline"][2]["trend"]) == 6, "the same nights again, and no others"
     assert whole.summary["runs"][0]["items_per_s"] == pytest.approx(1.0), "without the days between the nights"
+
+
+def test_a_run_in_s3_is_reported_there(small_run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        boto3.client("s3").create_bucket(Bucket="lake")
+        for path in filter(Path.is_file, Path(small_run).rglob("*")):
+            storage.write(f"s3://lake/run/{path.relative_to(small_run)}", path.read_bytes())
+        built = build_report(DriftReportConfig(runs=("s3://lake/run",), measure=ONE))
+        assert built.page == "s3://lake/run/report/report.html"
+        assert b"stray" in storage.read(built.page)
+        assert [w["id"] for w in built.summary["worst"]] == ["stray", "broken", "untouched"]
+    finally:
+        server.stop()

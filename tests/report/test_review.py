@@ -1,11 +1,15 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
 from made_runs import MadeRun, photo_edit
 
+from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import JobError
-from refine_ops.report.review import Decisions, apply_decisions, read_decisions, read_marks
+from refine_ops.job.ledger import read_ledger
+from refine_ops.report.review import Action, Decisions, apply_decisions, read_decisions, read_marks
+from tests.faults.node import FAST, make_items, outputs_of, run_node
 
 
 @pytest.fixture
@@ -51,3 +55,26 @@ def test_decisions_of_another_run_and_other_files_are_refused(run: str, tmp_path
         (tmp_path / "d.json").write_text(body)
         with pytest.raises(JobError, match=r"not a decisions\.json"):
             read_decisions(str(tmp_path / "d.json"))
+
+
+def test_the_next_start_redoes_what_was_rejected_and_leaves_out_what_was_excluded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFINE_TEST_PUBLISHED", os.fspath(tmp_path / "published.log"))
+    config = RefineBatchConfig(manifest=str(make_items(tmp_path / "images", 6)), out=str(tmp_path / "run"), worker=FAST)
+    run_node(config)
+    first, ledger = outputs_of(tmp_path / "run"), read_ledger(str(tmp_path / "run" / "outcomes"), ["fingerprint"])
+    made = dict(zip(ledger["item_id"].to_pylist(), ledger["fingerprint"].to_pylist(), strict=True))
+
+    def decide(item: str, action: Action) -> None:
+        entry = {"run": config.out, "item_id": item, "fingerprint": made[item], "decision": "reject"}
+        body = {"schema": "refine-ops/decisions/1", "report": "r", "decisions": [entry | {"note": "", "at": ""}]}
+        apply_decisions(config.out, Decisions.model_validate(body), action)
+
+    decide("item-0002", "redo")
+    decide("item-0004", "exclude")
+    assert run_node(config).progress.done == 1
+    second = outputs_of(tmp_path / "run")
+    assert {name for name in first if first[name] != second[name]} == {"item-0002.png"}, "by another seed"
+    assert second.keys() == first.keys(), "what was published stays; an excluded item is only not done again"
+    assert run_node(config).progress.done == 0, "once is enough"
