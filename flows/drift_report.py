@@ -11,7 +11,7 @@ from refine_ops import storage
 from refine_ops.errors import JobError
 from refine_ops.report.build import Built, build_report
 from refine_ops.report.cases import open_run
-from refine_ops.report.config import DriftReportConfig
+from refine_ops.report.config import DriftReportConfig, PerceptualSettings
 from refine_ops.report.folders import folder_cases
 from refine_ops.report.markdown import markdown_summary
 from refine_ops.report.modelled import FILE
@@ -34,7 +34,8 @@ def drift_report(config: DriftReportConfig) -> str:
     Raises:
         DriftFound: a strict violation or an alarm, as `fail_on` says; the report is complete then.
     """
-    measure_with_models(config)
+    if config.perceptual is not None and config.source is None:
+        measure_with_models(config, config.perceptual)
     built = build(config)
     announce(built)
     create_markdown_artifact(
@@ -46,13 +47,11 @@ def drift_report(config: DriftReportConfig) -> str:
 
 
 @task(persist_result=False)
-def measure_with_models(config: DriftReportConfig) -> None:
-    """LPIPS and text accuracy into `metrics.parquet`, where asked for; torch is needed for nothing else."""
-    if config.perceptual is None or config.source is not None:
-        return
+def measure_with_models(config: DriftReportConfig, settings: PerceptualSettings) -> None:
+    """LPIPS and text accuracy into `metrics.parquet`; torch is needed for nothing else."""
     from refine_ops.eval.run_metrics import RunMeter
 
-    meter, limits = RunMeter(config.perceptual), config.measure.limits
+    meter, limits = RunMeter(settings), config.measure.limits
     for uri in config.runs:
         run = open_run(uri, config.nights)
         meter.measure(run.cases(), storage.join(run.uri, FILE), limits)

@@ -64,7 +64,7 @@ def test_text_that_a_prompt_quotes_is_read_before_and_after(tmp_path: Path, weig
     perceptual = PerceptualSettings(weights=weights, device="cpu")
     out = str(tmp_path / "report")
     config = DriftReportConfig(folders=folders, out=out, measure=ONE, perceptual=perceptual)
-    measure_with_models.fn(config)
+    measure_with_models.fn(config, perceptual)
     build_report(config)
     row = read_items(out).to_pylist()[0]
     assert row["text_gain"] > 0.7
