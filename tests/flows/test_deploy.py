@@ -10,7 +10,7 @@ import yaml
 from refine_ops.job.ledger import read_ledger
 from tests.faults.node import make_items
 
-from .site import ROOT, Site
+from .site import ROOT, Site, end
 
 SHIPPED = {"refine-batch", "refine-shards", "train-lora", "refine-eval", "drift-report", "build-dataset"}
 QUICK = {"model": {"steps": 1, "device": "cpu"}, "focus": {"focus_pixels": 4096}}
@@ -60,8 +60,7 @@ def test_the_nightly_run_refines_and_then_finds_nothing_to_do(site: Site, tmp_pa
         assert site.finish(again, 600) == "COMPLETED", site.logs()
         assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run" / "outputs").iterdir()} == written
     finally:
-        worker.terminate()
-        worker.wait(60)
+        end(worker)  # Prefect's workers do not always heed SIGTERM
 
 
 def test_flows_are_imported_from_the_installed_package(tmp_path: Path) -> None:
