@@ -19,10 +19,10 @@ Shapes = list[tuple[int, int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Modulations:
-    """Everything that depends on the timestep alone, for S steps.
+    """Everything that depends on the timestep alone, for S steps; B is 1 where all items share their timesteps.
 
-    `image` and `text` hold one `(S, 1, 6 * dim)` per block; `condition` likewise for tokens held at t = 0, or is empty
-    where they are modulated like the target. `out` is `(S, 1, 2 * dim)`.
+    `image` and `text` hold one `(S, B, 1, 6 * dim)` per block; `condition` likewise for tokens held at t = 0, or is
+    empty where they are modulated like the target. `out` is `(S, B, 1, 2 * dim)`.
     """
 
     image: list[torch.Tensor]
@@ -50,17 +50,22 @@ BlockForward = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 def modulations(model: Any, timesteps: torch.Tensor) -> Modulations:
-    """Modulation parameters of every block for `timesteps` `(S,)` in [0, 1], in the model's dtype and device."""
-    zero = [timesteps * 0] if model.zero_cond_t else []
-    embedded, *at_zero = model.time_text_embed(torch.cat([timesteps, *zero]), timesteps).split(len(timesteps))
+    """Modulation parameters of every block for `timesteps` in [0, 1], `(S,)`, or `(S, B)` if each item has its own."""
+    steps, flat = len(timesteps), timesteps.reshape(-1)
+    zero = [flat * 0] if model.zero_cond_t else []
+    embedded, *at_zero = model.time_text_embed(torch.cat([flat, *zero]), flat).split(len(flat))
     blocks = model.transformer_blocks
+
+    def per_step(parameters: torch.Tensor) -> torch.Tensor:
+        return parameters.view(steps, -1, 1, parameters.shape[-1])
+
     return Modulations(
-        image=[block.img_mod(embedded)[:, None] for block in blocks],
-        text=[block.txt_mod(embedded)[:, None] for block in blocks],
-        condition=[block.img_mod(at_zero[0][:1])[:, None].expand(len(timesteps), -1, -1) for block in blocks]
+        image=[per_step(block.img_mod(embedded)) for block in blocks],
+        text=[per_step(block.txt_mod(embedded)) for block in blocks],
+        condition=[block.img_mod(at_zero[0][:1])[:, None, None].expand(steps, -1, -1, -1) for block in blocks]
         if at_zero
         else [],
-        out=model.norm_out.linear(model.norm_out.silu(embedded))[:, None],
+        out=per_step(model.norm_out.linear(model.norm_out.silu(embedded))),
     )
 
 
@@ -122,7 +127,7 @@ def velocity(
             targets if index == last else None,
         )
     scale, shift = mods.out[step].chunk(2, dim=-1)
-    hidden = model.norm_out.norm(image) * (1 + scale)[:, None] + shift[:, None]
+    hidden = model.norm_out.norm(image) * (1 + scale) + shift
     result: torch.Tensor = model.proj_out(hidden)
     return result
 
@@ -163,7 +168,7 @@ def _parts(mod: torch.Tensor, condition: torch.Tensor | None, is_condition: torc
     """Shift, scale, gate of attention and of feed-forward, each broadcastable to `(B, tokens, dim)`."""
     if condition is not None:
         mod = torch.where(is_condition, condition, mod)
-    return list(mod[None].chunk(6, dim=-1))
+    return list(mod.chunk(6, dim=-1))
 
 
 def _modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -96,7 +96,7 @@ class Denoiser(torch.nn.Module):
                 x.shape[1] if index == last else None,
             )
         scale, shift = mods.out[0].chunk(2, dim=-1)
-        velocity: torch.Tensor = model.proj_out(model.norm_out.norm(image) * (1 + scale)[:, None] + shift[:, None])
+        velocity: torch.Tensor = model.proj_out(model.norm_out.norm(image) * (1 + scale) + shift)
         return velocity
 
 

@@ -17,10 +17,9 @@ from refine_ops.model import tiny
 from refine_ops.model.tiny import assemble, one_frame, shapes
 from refine_ops.model.transformer import context
 from refine_ops.train.tiny.average import Average
-from refine_ops.train.tiny.forward import velocity
 from refine_ops.train.tiny.run import Schedule, save, train
 from refine_ops.train.tiny.samples import Batch, Mix, input_spec, make_batch
-from refine_ops.train.tiny.transformer import Encoded, channel_weights, encode_batch, loss_of
+from refine_ops.train.tiny.transformer import Encoded, channel_weights, encode_batch, loss_of, velocity
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

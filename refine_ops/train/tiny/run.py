@@ -13,10 +13,9 @@ from torch.utils.data import DataLoader
 
 from refine_ops.data.synthetic.prompts import all_prompts
 from refine_ops.model.stages import unpack
-from refine_ops.train.tiny import forward
 from refine_ops.train.tiny.average import Average
 from refine_ops.train.tiny.samples import Mix, RenderedBatches
-from refine_ops.train.tiny.transformer import channel_weights, encode_batch, loss_of, replayed
+from refine_ops.train.tiny.transformer import channel_weights, encode_batch, loss_of, replayed, velocity
 
 log = logging.getLogger(__name__)
 KEPT = 300
@@ -51,7 +50,7 @@ def train(
     vae.to(device).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
     average = Average(model, schedule.ema)
-    run = torch.compile(forward.velocity, dynamic=False) if schedule.compile else forward.velocity
+    run = torch.compile(velocity, dynamic=False) if schedule.compile else velocity
     generator = torch.Generator().manual_seed(schedule.seed + int(time.time()) % 100_000)
     weights: torch.Tensor | None = None
     started, saved, step, recent = time.monotonic(), time.monotonic(), 0, []

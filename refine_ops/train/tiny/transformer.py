@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
+from refine_ops.model import transformer as fast
 from refine_ops.model.stages import pack
 from refine_ops.model.tiny import one_frame
-from refine_ops.model.transformer import Shapes, context
-from refine_ops.train.tiny.forward import velocity
 from refine_ops.train.tiny.samples import Batch
 
 ONE_STEP_SHARE = 0.9
@@ -35,7 +34,7 @@ class Encoded:
     text_mask: torch.Tensor
     chosen: torch.Tensor | None
     inside: torch.Tensor
-    shapes: Shapes
+    shapes: fast.Shapes
 
 
 @torch.no_grad()
@@ -86,6 +85,11 @@ def draw_sigma(count: int, generator: torch.Generator) -> torch.Tensor:
     return torch.where(torch.rand(count, generator=generator) < ONE_STEP_SHARE, torch.ones(count), between)
 
 
+def velocity(model: Any, context: fast.Context, sigma: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+    """Velocity `(B, T, 4C)` at the noisy target tokens, every sample at its own time `sigma` `(B,)` in [0, 1]."""
+    return fast.velocity(model, fast.block_forward, fast.modulations(model, sigma[None]), 0, context, noisy)
+
+
 def loss_of(
     model: Any, batch: Encoded, weights: torch.Tensor, generator: torch.Generator, run: Any = velocity
 ) -> torch.Tensor:
@@ -94,7 +98,7 @@ def loss_of(
     Args:
         weights: Of `channel_weights`.
         generator: CPU generator of noise and times.
-        run: `forward.velocity` or its compiled form.
+        run: `velocity` or its compiled form.
     """
     device = batch.target.device
     clean, crop = batch.target, batch.conditions[0]
@@ -108,7 +112,7 @@ def loss_of(
     time = sigma[:, None, None]
     noisy = (1 - time) * (trust * clean + (1 - trust) * crop) + time * noise
     with torch.autocast(device.type, torch.bfloat16):
-        prepared = context(
+        prepared = fast.context(
             model, batch.text, batch.text_mask, torch.cat(batch.conditions, 1), batch.shapes, batch.chosen
         )
         predicted = run(model, prepared, sigma, noisy)
