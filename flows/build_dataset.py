@@ -1,8 +1,13 @@
 """build-dataset: the construction of Refine-30K (section 4) as a flow."""
 
+import sys
+import time
+from typing import Any
+
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 
+from flows.progress import duration
 from refine_ops import storage
 from refine_ops.data.build import build
 from refine_ops.data.card import write_card
@@ -19,24 +24,33 @@ def plan(config: BuildDatasetConfig) -> Plan:
 
 @task(name="build")
 def build_shards(config: BuildDatasetConfig, found: Plan) -> None:
-    logger = get_run_logger()
-    for done, report in enumerate(build(config, found.todo), start=found.parts - len(found.todo) + 1):
+    logger, started = get_run_logger(), time.monotonic()
+    for done, report in enumerate(build(config, found.todo), start=1):
         busy_s = sum(report.seconds.values())
-        logger.info(
-            "part %d (%d of %d): %d samples, %d rejected, %.1f s",
-            *(report.part, done, found.parts, report.accepted, report.rejected, busy_s),
-        )
+        logger.info("part %d: %d samples, %d rejected, %.1f s", report.part, report.accepted, report.rejected, busy_s)
+        left_s = (time.monotonic() - started) / done * (len(found.todo) - done)
+        line = f"build: {found.parts - len(found.todo) + done}/{found.parts} parts of {config.samples_per_part} samples"
+        print(f"{line}, {duration(left_s)} left" if left_s else line, file=sys.stderr, flush=True)
 
 
 @task(name="card")
 def publish_card(config: BuildDatasetConfig) -> dict[str, object]:
     out = storage.resolve(config.out)
     statistics = write_card(out)
-    for stage, figures in statistics["throughput"].items():
-        get_run_logger().info("%-9s %8d calls %10.1f s %8.1f per s and worker", stage, *figures.values())
+    print(_throughput(statistics), file=sys.stderr)
     card = storage.read(storage.join(out, "README.md")).decode()
     create_markdown_artifact(card, key="dataset-card", description=f"Training set in {out}")
     return statistics
+
+
+def _throughput(statistics: dict[str, Any]) -> str:
+    """What the stages took, over all starts of this set, and why samples were rejected."""
+    lines = [
+        f"{stage:9} {took['calls']:8.0f} calls {took['seconds']:10.1f} s {took['per_s']:10.1f} per s and worker"
+        for stage, took in statistics["throughput"].items()
+    ]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in statistics["reject_reasons"].items())
+    return "\n".join([*lines, f"{statistics['rejects']} rejected" + (f": {reasons}" if reasons else "")])
 
 
 @flow(name="build-dataset")

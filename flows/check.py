@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from refine_ops import storage
-from refine_ops.config import AccessSettings, RefineSettings
+from refine_ops.config import AccessSettings, RefineSettings, WorkerSettings
 from refine_ops.errors import ItemError
+from refine_ops.job.lane import ByteBudget
 from refine_ops.job.plan import Plan, PlanReader, input_uris, scan_manifest
 from refine_ops.job.rows import RowProblem
 from refine_ops.records import Item
-from refine_ops.refine import open_item
+from refine_ops.refine import memory_needed, open_item
 
 _THREADS = 8
 _CHUNK = 64
@@ -31,21 +32,28 @@ def check_manifest(
 
 
 def _open_all(plan: PlanReader, access: AccessSettings, settings: RefineSettings) -> Iterator[RowProblem]:
+    budget = ByteBudget(WorkerSettings().queue_bytes)
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(plan), _CHUNK):
             items = [plan.item(p)[0] for p in range(start, min(start + _CHUNK, len(plan)))]
-            for problem in pool.map(lambda item: _open(item, access, settings), items):
+            for problem in pool.map(lambda item: _open(item, access, settings, budget), items):
                 if problem is not None:
                     yield problem
 
 
-def _open(item: Item, access: AccessSettings, settings: RefineSettings) -> RowProblem | None:
+def _open(item: Item, access: AccessSettings, settings: RefineSettings, budget: ByteBudget) -> RowProblem | None:
+    held = 0
     try:
         inputs = {}
         for uri in input_uris(item):
             storage.check_access(uri, access)
             inputs[uri] = storage.read(uri, settings.limits.max_bytes)
+        size = memory_needed(inputs[item.image], settings.limits)
+        budget.acquire(size)
+        held = size
         open_item(item, inputs, settings)
     except ItemError as e:
         return RowProblem(item.row, item.item_id, e.reason, str(e))
+    finally:
+        budget.release(held)
     return None

@@ -8,11 +8,10 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from flows import cli_quality, cli_training
-from flows.options import ConfigFile, Setting, Verbose, fail, load_config
-from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings, prepare_prefect
+from flows.options import ConfigFile, Setting, Verbose, fail, load_config, start_prefect
+from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings
 from refine_ops.errors import EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_JOB_ERROR, ItemError, JobError
 
 app = typer.Typer(
@@ -22,32 +21,49 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+EXIT_INTERRUPTED = 130
+"""Ctrl-C, as shells say it."""
+_STOPPED = "stopped; what is done is recorded, run the same command again to go on"
+
 cli_quality.register(app)
 cli_training.register(app)
 
 
 def main() -> None:
     """Entry point: errors made on purpose become one message and an exit code; anything else is a bug and shows."""
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == EXIT_INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
+            fail(_STOPPED, EXIT_INTERRUPTED)
     except (JobError, ItemError) as e:
         fail(str(e), EXIT_JOB_ERROR)
-    except ValidationError as e:
-        problems = "\n".join(f"  {'.'.join(map(str, p['loc']))}: {p['msg']} (got {p['input']!r})" for p in e.errors())
-        fail(f"the settings are not valid:\n{problems}", EXIT_JOB_ERROR)
     except typer.Abort:
-        fail("aborted", 130)
-    except KeyboardInterrupt:
-        fail("interrupted; what is done is recorded, run the same command again to go on", 130)
+        fail("aborted", EXIT_INTERRUPTED)
+    except _Terminated:
+        fail(_STOPPED, EXIT_DRAINED)
     except Exception as e:
         if hasattr(e, "format_message"):  # click's own usage errors
             fail(e.format_message(), EXIT_JOB_ERROR)
+        _end_stopped(e)
         raise
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(EXIT_DRAINED)
+class _Terminated(SystemExit):
+    """SIGTERM came."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated(EXIT_DRAINED)
+
+
+def _end_stopped(error: BaseException | None) -> None:
+    """Exit with one message if the user stopped the command, even where Prefect's server, stopped by the same signal,
+    could not be told and that is the error which came out."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt | _Terminated):
+            code = EXIT_DRAINED if isinstance(error, _Terminated) else EXIT_INTERRUPTED
+            fail(_STOPPED, code)
+        error = error.__context__
 
 
 @app.command()
@@ -94,7 +110,7 @@ def run(
         print(describe(make_plan(settings.manifest, None, access=settings.access, limit=settings.limit)))
         return
     _announce(settings.refine)
-    prepare_prefect(verbose)
+    start_prefect(verbose)
     from flows.refine_batch import ErrorBudgetExceeded, refine_batch
 
     try:
@@ -131,7 +147,7 @@ def check(
     for problem in problems:
         print(f"row {problem.row}\t{problem.item_id!r}\t{problem.reason}\t{problem.message}")
     bad = len({p.row for p in problems})
-    print(f"{plan.items} items can be read, {bad} rows have problems", file=sys.stderr)
+    print(f"{plan.items} items can be read, {bad} rows have problems (rows count from 0)", file=sys.stderr)
     if problems:
         sys.exit(EXIT_BAD_INPUT)
 
@@ -143,7 +159,7 @@ def demo(
 ) -> None:
     """Refine damaged details of four real photos with the bundled model: no GPU, no server, no account."""
     print("Damaging details of four real photos, then refining them with the bundled model 'tiny' on this machine.")
-    prepare_prefect(verbose)
+    start_prefect(verbose)
     from flows.demo import describe, run_demo
 
     print(describe(run_demo(out)))

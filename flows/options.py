@@ -1,14 +1,20 @@
 """What all commands share: settings from a file, from `--set` and from options, and how errors end a command."""
 
+import difflib
 import json
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from refine_ops.config import prepare_prefect
 from refine_ops.errors import JobError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Config = TypeVar("Config", bound=BaseModel)
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="JSON or YAML file with the flow's settings.")]
@@ -25,6 +31,23 @@ def fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def start_prefect(verbose: bool = False) -> None:
+    """Quiet Prefect and start the temporary server that a flow without a real one reports to.
+
+    Ctrl-C reaches every process of the terminal: a server that obeyed it would be gone before the flow could report its
+    end, and the flow would wait for it for minutes. A process inherits its parent's blocked signals.
+    """
+    prepare_prefect(verbose)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        from prefect.client.orchestration import get_client
+
+        with get_client(sync_client=True) as client:
+            client.api_healthcheck()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def load_config(model: type[Config], file: Path | None, settings: list[str] | None, given: dict[str, Any]) -> Config:
     """A flow's config from a file, then `--set`, then the named options that were given (dotted names)."""
     values: dict[str, Any] = _read_config(file) if file else {}
@@ -36,7 +59,32 @@ def load_config(model: type[Config], file: Path | None, settings: list[str] | No
     for name, value in given.items():
         if value is not None:
             _put(values, name, value)
-    return model.model_validate(values)
+    try:
+        return model.model_validate(values)
+    except ValidationError as e:
+        raise JobError("the settings are not valid:\n" + "\n".join(_problem(model, p) for p in e.errors())) from e
+
+
+def _problem(model: type[BaseModel], problem: "ErrorDetails") -> str:
+    """One line on one wrong setting; an unknown one is told what there is in its place."""
+    path, said = [str(part) for part in problem["loc"]], problem["msg"]
+    if problem["type"] == "extra_forbidden":
+        known = _settings_at(model, path[:-1])
+        close = difflib.get_close_matches(path[-1], known, n=1)
+        said = "no such setting" + (f", did you mean {close[0]!r}?" if close else "")
+        said += f" (there are {', '.join(known)})" if known else ""
+    said = said.removeprefix("Value error, ")
+    return f"  {'.'.join(path)}: {said} (got {problem['input']!r})" if path else f"  {said}"
+
+
+def _settings_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Names of the settings at a path through nested models; none where the path leads through a union."""
+    for part in path:
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return sorted(model.model_fields)
 
 
 def _read_config(file: Path) -> dict[str, Any]:
@@ -62,4 +110,6 @@ def _put(values: dict[str, Any], name: str, value: Any) -> None:
     *path, last = name.split(".")
     for part in path:
         values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise JobError(f"{name} cannot be set: {part} is set to {values!r}, which has no settings of its own")
     values[last] = value

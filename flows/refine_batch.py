@@ -13,7 +13,7 @@ from refine_ops import registry, storage
 from refine_ops.config import RefineBatchConfig, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.job.canary import judge_canary, sample_canary
-from refine_ops.job.folder import RunFolder, fingerprint_parts, open_run
+from refine_ops.job.folder import RunFolder, find_run, fingerprint_parts, open_run
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.ledger import compact, outcomes_table, read_ledger, write_part
 from refine_ops.job.plan import Plan, PlanReader, Remaining, make_plan, problem_outcomes, remaining
@@ -40,22 +40,30 @@ def refine_batch(config: RefineBatchConfig) -> RunSummary:
         ErrorBudgetExceeded: the share of dead items is above `error_budget`.
     """
     config = config.model_copy(update={"refine": resolve_adapters(config.refine)})
-    folder = open_folder(config)
-    plan_run(config, folder)
+    parts = parts_of(config.refine)
+    folder = find_folder(config, parts)
+    plan_run(config, folder, parts)
     todo = find_remaining(config, folder)
     if config.canary:
         refine_canary(config, folder, todo)
         todo = find_remaining(config, folder)
     verdict = refine_items(config, folder, todo)
     summary = write_summary(config, folder, verdict, todo.done + todo.dead)
-    if 0 < summary.done <= config.report_items:
+    if 0 < summary.done <= config.report_items and (verdict or not _has_report(folder)):
         drift_report(DriftReportConfig(runs=(folder.uri,)))
     if summary.dead_share > config.error_budget:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.dead_by_reason.items())
         raise ErrorBudgetExceeded(
             f"{summary.dead} of {summary.done + summary.dead} items are dead ({summary.dead_share:.1%}), the budget is "
-            f"{config.error_budget:.1%}; see {folder.dead_letter}. Mend them and run the same command with retry_dead."
+            f"{config.error_budget:.1%}: {reasons}. Each one's message is in {summary.summary}; the other "
+            f"{summary.done} lie in {folder.outputs}. What you mend is redone by the same command; retry_dead also "
+            "tries again what has not changed."
         )
     return summary
+
+
+def _has_report(folder: RunFolder) -> bool:
+    return storage.exists(storage.join(folder.uri, "report", "report.html"))
 
 
 def resolve_adapters(settings: RefineSettings) -> RefineSettings:
@@ -79,16 +87,29 @@ def resolve_adapters(settings: RefineSettings) -> RefineSettings:
     return settings.model_copy(update={"model": model.model_copy(update={"adapters": tuple(files)})})
 
 
+def parts_of(settings: RefineSettings) -> dict[str, str]:
+    """What the run's pixels depend on: the settings, the weights they name, and versions."""
+    return fingerprint_parts(settings, fingerprint_model(resolve_model(settings.model), settings.model))
+
+
 @task
 def open_folder(config: RefineBatchConfig) -> RunFolder:
-    """Create or reopen the run folder; refuses one of another fingerprint."""
-    weights = fingerprint_model(resolve_model(config.refine.model), config.refine.model)
-    return open_run(config.out, fingerprint_parts(config.refine, weights), config.model_dump(mode="json"))
+    """A lane's run folder; refuses one of another fingerprint."""
+    return open_run(config.out, parts_of(config.refine), config.model_dump(mode="json"))
 
 
 @task
-def plan_run(config: RefineBatchConfig, folder: RunFolder) -> Plan:
-    """Validate the manifest, write the plan, and dead-letter the rows that cannot be refined."""
+def find_folder(config: RefineBatchConfig, parts: dict[str, str]) -> RunFolder:
+    """The run folder, there already or not; refuses one of another fingerprint."""
+    return find_run(config.out, parts)
+
+
+@task
+def plan_run(config: RefineBatchConfig, folder: RunFolder, parts: dict[str, str]) -> Plan:
+    """Validate the manifest, write the plan, open the run, and dead-letter the rows that cannot be refined.
+
+    A manifest that is refused leaves no folder behind whose settings the next start would have to repeat.
+    """
     plan = make_plan(
         config.manifest,
         folder.uri,
@@ -97,6 +118,7 @@ def plan_run(config: RefineBatchConfig, folder: RunFolder) -> Plan:
         shard_items=config.shard_items,
         review=read_review(folder.uri),
     )
+    open_run(config.out, parts, config.model_dump(mode="json"))
     known = read_ledger(folder.outcomes, ["request"])
     outcomes = problem_outcomes(plan.problems, known)
     if outcomes:

@@ -249,6 +249,9 @@ def prepare_prefect(verbose: bool = False) -> None:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment handed to workers: this one, with telemetry off and no hub access by default."""
+    """The environment handed to workers: this one, with telemetry off and no hub access by default.
+
+    `python -m` would import from the folder that the user happens to stand in before anything installed.
+    """
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return {"HF_HUB_OFFLINE": "1", **os.environ, **quiet}
+    return {"HF_HUB_OFFLINE": "1", **os.environ, **quiet, "PYTHONSAFEPATH": "1"}

@@ -23,7 +23,10 @@ from refine_ops.errors import ItemError, JobError
 Shards = dict[int, list[Candidate]]
 """Part number -> its candidates, in order."""
 
-_FREE_ON_RESUME = {"out", "workers", "access", "timeout_s", "requests", "backoff_s", "cache", "base_url", "allow_hub"}
+_FREE_ON_RESUME = {
+    *("out", "workers", "access", "timeout_s", "requests", "backoff_s", "cache", "base_url", "allow_hub"),
+    *("usd_per_million_input_tokens", "usd_per_million_output_tokens"),
+}
 """Settings that say where and how fast, not what; wherever in the configuration they stand."""
 
 

@@ -31,6 +31,7 @@ from refine_ops.records import Box
 _COLUMNS = {"image", "reference", "box", "reference_box", "description", "families", "licence", "source_id"}
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _MAX_DESCRIPTION = 200
+_MAX_COORDINATE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +142,10 @@ def _box(value: Any) -> Box | None:
     try:
         numbers = json.loads(f"[{value.strip().strip('[]')}]") if isinstance(value, str) else list(value)
         x0, y0, x1, y1 = (int(n) for n in numbers)
-    except (TypeError, ValueError) as e:
-        raise ItemError("box.unreadable", f"box {value!r}: expected four whole numbers x0,y0,x1,y1") from e
-    if any(isinstance(n, float) and n != int(n) for n in numbers):
-        raise ItemError("box.unreadable", f"box {value!r}: expected whole pixels")
+    except (TypeError, ValueError, OverflowError, RecursionError) as e:
+        raise ItemError("box.unreadable", f"box {str(value)[:80]!r}: expected four whole numbers x0,y0,x1,y1") from e
+    if any(isinstance(n, float) and n != int(n) for n in numbers) or max(x1, y1) > _MAX_COORDINATE:
+        raise ItemError("box.unreadable", f"box {str(value)[:80]!r}: expected whole pixels, at most {_MAX_COORDINATE}")
     if not (0 <= x0 < x1 and 0 <= y0 < y1):
         raise ItemError("box.inverted", f"box {value!r}: expected 0 <= x0 < x1 and 0 <= y0 < y1")
     return x0, y0, x1, y1

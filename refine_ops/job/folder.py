@@ -92,41 +92,52 @@ def fingerprint_parts(settings: RefineSettings, weights: dict[str, str]) -> dict
     return parts | {"package.refine-ops": refine_ops.__version__}
 
 
+def find_run(out: str, parts: dict[str, str]) -> RunFolder:
+    """The run folder in `out`, whether it is there yet or not; nothing is written.
+
+    Raises:
+        JobError: it belongs to a run whose pixels depend on other things; the differing names and both values are in
+            the message.
+    """
+    try:
+        uri = storage.resolve(out)
+        run_json = storage.join(uri, "run.json")
+        if storage.exists(run_json):
+            _refuse_other(uri, json.loads(storage.read(run_json)), parts)
+    except (ItemError, ValueError) as e:
+        raise JobError(f"run folder {e}") from e
+    return RunFolder(uri, storage.sha256(json.dumps(parts, sort_keys=True).encode())[:32])
+
+
 def open_run(out: str, parts: dict[str, str], config: dict[str, Any]) -> RunFolder:
     """Create the run folder, or reopen it for resume.
 
     Raises:
-        JobError: the folder cannot be written, or belongs to a run whose pixels depend on other things; the
-            differing names and both values are in the message.
+        JobError: the folder cannot be written; or as `find_run`.
     """
-    try:
-        uri = storage.resolve(out)
-    except ItemError as e:
-        raise JobError(f"run folder {e}") from e
-    conditional = storage.probe_writable(uri)
+    folder = find_run(out, parts)
+    conditional = storage.probe_writable(folder.uri)
     if not conditional:
         logger.warning(
             "%s ignores conditional writes (If-None-Match): two runs that write one output at once would not notice "
             "each other. Everything else holds; start one run of a folder at a time, or use a store that honours them.",
-            uri,
+            folder.uri,
         )
-    fingerprint = storage.sha256(json.dumps(parts, sort_keys=True).encode())[:32]
     record = {
         "version": 1,
         "created_at": time.time(),
-        "fingerprint": fingerprint,
+        "fingerprint": folder.fingerprint,
         "parts": parts,
         "config": config,
         "python": platform.python_version(),
         "conditional_writes": conditional,
     }
-    run_json = storage.join(uri, "run.json")
+    run_json = storage.join(folder.uri, "run.json")
     if not storage.exists(run_json):
         data = json.dumps(record, indent=1, ensure_ascii=False).encode()
-        with contextlib.suppress(ItemError):  # another start of the same run was quicker: compare with what it wrote
+        with contextlib.suppress(ItemError):  # another start of the same run was quicker
             storage.write(run_json, data, only_if_absent=True)
-    _refuse_other(uri, json.loads(storage.read(run_json)), parts)
-    return RunFolder(uri, fingerprint)
+    return find_run(out, parts)
 
 
 def reopen_run(uri: str) -> tuple[RunFolder, dict[str, Any]]:

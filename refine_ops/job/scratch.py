@@ -9,11 +9,14 @@ import os
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from refine_ops.config import AccessSettings, RefineSettings, WorkerSettings
+
+_AGENT_REPORT: Final = "torch/distributed/elastic/multiprocessing/api.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,9 @@ class Scratch:
         return sorted(held)
 
     def log_tail(self, characters: int = 2000) -> str:
-        return self.log.read_text(errors="replace")[-characters:] if self.log.exists() else ""
+        """The end of what the ranks wrote, without the traceback that torch's agent adds when one of them ends."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return text.partition(_AGENT_REPORT)[0][-characters:]
 
 
 class Journal:

@@ -50,6 +50,8 @@ def test_one_table_reads_alike_from_jsonl_csv_and_parquet(tmp_path: Path) -> Non
         ({"image": "a.png", "box": "1,2,3"}, "box.unreadable"),
         ({"image": "a.png", "box": "1,2,3,x"}, "box.unreadable"),
         ({"image": "a.png", "box": [1.5, 2, 3, 4]}, "box.unreadable"),
+        ({"image": "a.png", "box": [1, 2, 3, 1 << 40]}, "box.unreadable"),
+        ({"image": "a.png", "box": "1,2,3,1e999"}, "box.unreadable"),
         ({"image": "a.png", "box": [5, 2, 3, 4]}, "box.inverted"),
         ({"image": "a.png", "box": [-1, 2, 3, 4]}, "box.inverted"),
         ({"image": "a.png", "source_id": "../../etc"}, "row.bad_id"),

@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,12 @@ from refine_ops.job.ledger import read_ledger
 QUICK = ["--set", "refine.model.steps=1", "--set", "refine.focus.focus_pixels=4096"]
 
 
+SCRIPT = str(Path(sys.executable).parent / "refine-ops")
+
+
 def cli(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
-    script = str(Path(sys.executable).parent / "refine-ops")
     env = {**os.environ, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([script, *arguments], capture_output=True, text=True, timeout=280, env=env, check=False)
+    return subprocess.run([SCRIPT, *arguments], capture_output=True, text=True, timeout=280, env=env, check=False)
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -143,8 +147,8 @@ def test_a_run_refines_what_it_can_records_what_it_cannot_and_resumes(site: Path
 def test_what_cannot_be_run_is_one_message_and_exit_2(site: Path, home: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file where a folder should be")
     cases = {
-        "no such file": ["run", str(tmp_path / "none.parquet")],
-        "expected a name ending": ["run", str(tmp_path / "file")],
+        "no such file": ["run", str(tmp_path / "none.parquet"), "--out", str(tmp_path / "a")],
+        "expected a name ending": ["run", str(tmp_path / "file"), "--out", str(tmp_path / "a")],
         "is not a preset": [
             "run",
             str(site / "manifest.jsonl"),
@@ -154,13 +158,15 @@ def test_what_cannot_be_run_is_one_message_and_exit_2(site: Path, home: Path, tm
             str(tmp_path / "a"),
         ],
         "cannot write": ["run", str(site / "manifest.jsonl"), "--out", str(tmp_path / "file" / "run")],
-        "extra": ["run", str(site / "manifest.jsonl"), "--set", "refine.pastel=1"],
+        "no such setting, did you mean 'paste'": ["run", str(site / "manifest.jsonl"), "--set", "refine.pastel=1"],
+        "refine is set to 3": ["run", str(site / "manifest.jsonl"), "--set", "refine=3", "--model", "tiny"],
     }
     for message, arguments in cases.items():
         result = cli(*arguments, home=home)
         assert result.returncode == 2, (message, result.stdout, result.stderr)
         assert message in result.stderr.lower(), result.stderr
         assert "Traceback" not in result.stderr
+    assert not (tmp_path / "a").exists(), "nothing that the corrected command would have to match"
 
 
 def test_plan_only_counts_and_estimates_and_writes_nothing(site: Path, home: Path, tmp_path: Path) -> None:
@@ -169,3 +175,32 @@ def test_plan_only_counts_and_estimates_and_writes_nothing(site: Path, home: Pat
     assert "13 images, 13 regions" in result.stdout
     assert "refineanything-2511-lightning-8" in result.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_ends_everything_of_the_command_with_one_message(site: Path, home: Path, tmp_path: Path) -> None:
+    """A terminal sends SIGINT to the whole process group: to Prefect's temporary server too."""
+    row = {"image": str(site / "good.png"), "regions": [{"box": [40, 40, 90, 100], "prompt": "Refine the face"}]}
+    manifest = tmp_path / "many.jsonl"
+    manifest.write_text("\n".join(json.dumps({"item_id": str(i), **row}) for i in range(500)))
+    command = [SCRIPT, "run", str(manifest), "--out", str(tmp_path / "run"), *QUICK]
+    env = {**os.environ, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command,
+        env=env,
+        text=True,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+    until = time.monotonic() + 200
+    while not list((tmp_path / "run").glob("outputs/*.png")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "refine-ops: stopped; what is done is recorded, run the same command again to go on"
+    assert "Traceback" not in said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)

@@ -3,6 +3,8 @@
 import ast
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,13 @@ def test_workers_have_no_hub_and_no_telemetry(monkeypatch: pytest.MonkeyPatch) -
     environment = child_environment()
     assert environment["HF_HUB_OFFLINE"] == "1"
     assert environment["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+def test_workers_import_nothing_from_the_folder_the_user_stands_in(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('the folder of the photos was imported')")
+    command = [sys.executable, "-m", "json.tool", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=child_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_markdown_and_tables_for_prefect_show_hostile_text_as_text() -> None:
