@@ -1,6 +1,7 @@
 """The command line `refine-ops`. Commands are thin: they make a typed config and call the flow."""
 
 import json
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -177,6 +178,7 @@ def doctor(
 
     from refine_ops.model.doctor import diagnose
 
+    logging.getLogger("diffusers").setLevel(logging.ERROR)  # it warns of an empty list of modules, six times
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = ModelSettings(model=preset, adapters=tuple(adapter or ()), allow_hub=allow_hub)
     diagnosis = diagnose(settings, device)

@@ -42,14 +42,14 @@ def refine_batch(config: RefineBatchConfig) -> RunSummary:
     config = config.model_copy(update={"refine": resolve_adapters(config.refine)})
     parts = parts_of(config.refine)
     folder = find_folder(config, parts)
-    plan_run(config, folder, parts)
+    plan = plan_run(config, folder, parts)
     todo = find_remaining(config, folder)
     if config.canary:
         refine_canary(config, folder, todo)
         todo = find_remaining(config, folder)
     verdict = refine_items(config, folder, todo)
-    summary = write_summary(config, folder, verdict, todo.done + todo.dead)
-    if 0 < summary.done <= config.report_items and (verdict or not _has_report(folder)):
+    summary = write_summary(config, folder, plan, verdict, todo.done + todo.dead)
+    if 0 < summary.done <= config.report_items:
         drift_report(DriftReportConfig(runs=(folder.uri,)))
     if summary.dead_share > config.error_budget:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.dead_by_reason.items())
@@ -60,10 +60,6 @@ def refine_batch(config: RefineBatchConfig) -> RunSummary:
             "tries again what has not changed."
         )
     return summary
-
-
-def _has_report(folder: RunFolder) -> bool:
-    return storage.exists(storage.join(folder.uri, "report", "report.html"))
 
 
 def resolve_adapters(settings: RefineSettings) -> RefineSettings:
@@ -176,11 +172,11 @@ def processes_for(config: RefineBatchConfig) -> int:
 
 @task
 def write_summary(
-    config: RefineBatchConfig, folder: RunFolder, verdict: NodeVerdict | None, skipped: int
+    config: RefineBatchConfig, folder: RunFolder, plan: Plan, verdict: NodeVerdict | None, skipped: int
 ) -> RunSummary:
     """Compact the ledger, derive the dead letter, write summary and contact sheet, publish artifacts."""
     compact(folder.outcomes)
-    summary = summarise(folder, config, verdict, skipped)
+    summary = summarise(folder, config, plan, verdict, skipped)
     if not storage.exists(folder.dead_letter):
         raise JobError(f"{folder.dead_letter} was not written; check the store")
     return summary

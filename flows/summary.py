@@ -20,6 +20,7 @@ from refine_ops.image import read
 from refine_ops.job.folder import RunFolder
 from refine_ops.job.launch import NodeVerdict
 from refine_ops.job.ledger import dead_letter, read_ledger
+from refine_ops.job.plan import Plan, PlanReader
 from refine_ops.report.sheet import Pair, contact_sheet
 
 _SHOWN_PAIRS = 8
@@ -28,7 +29,7 @@ _SHOWN_DEAD = 100
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """How a run ended. Counts are over all items that have an outcome; `refined_now` is this start's share."""
+    """How a run ended. Counts are over the manifest's items with an outcome; `refined_now` is this start's share."""
 
     run: str
     done: int
@@ -46,9 +47,17 @@ class RunSummary:
         return self.dead / max(1, self.done + self.dead)
 
 
-def summarise(folder: RunFolder, config: RefineBatchConfig, verdict: NodeVerdict | None, skipped: int) -> RunSummary:
-    """Derive the dead letter from the ledger, write the summary and the contact sheet, and publish the artifacts."""
+def summarise(
+    folder: RunFolder, config: RefineBatchConfig, plan: Plan, verdict: NodeVerdict | None, skipped: int
+) -> RunSummary:
+    """Derive the dead letter from the ledger, write the summary and the contact sheet, and publish the artifacts.
+
+    Only what the present manifest names counts: rows that were mended under another id, or taken out, are no longer
+    dead, whatever the ledger remembers of them.
+    """
     ledger = read_ledger(folder.outcomes)
+    named = [*PlanReader(plan.uri).columns(["item_id"])["item_id"].to_pylist(), *(p.item_id for p in plan.problems)]
+    ledger = ledger.filter(pc.is_in(ledger["item_id"], value_set=pa.array(named, pa.string())))
     dead = dead_letter(ledger)
     sink = pa.BufferOutputStream()
     pq.write_table(dead, sink)

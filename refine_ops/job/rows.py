@@ -104,6 +104,8 @@ def _uri(value: Any, field: str, base: str, access: AccessSettings) -> str:
     if not text:
         raise ItemError(f"{field}.missing", f"{field} is {value!r}; give a local path, file:// or s3://bucket/key")
     uri = storage.resolve(text, base)
+    if uri.endswith("/"):  # on S3; local paths have lost it
+        raise ItemError("uri.invalid", f"{field} {text!r} names a folder, expected a file")
     storage.check_access(uri, access)
     return uri
 

@@ -132,16 +132,21 @@ def test_a_run_refines_what_it_can_records_what_it_cannot_and_resumes(site: Path
     assert (out / "report" / "contact_sheet.png").exists()
 
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out / "outputs").iterdir()}
-    again = cli(*arguments, home=home)
-    assert again.returncode == 0, again.stderr
+    again = cli(*arguments, "--error-budget", "0.1", home=home)
+    assert again.returncode == 1
+    assert "12 of 16 items are dead" in again.stderr
+    assert "2 file.missing" in again.stderr
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out / "outputs").iterdir()} == before
 
     other = cli(*arguments, "--set", "refine.paste.blur_px=13", home=home)
     assert other.returncode == 2
     assert "settings.paste.blur_px: the run has '11', now '13'" in other.stderr
-    strict = cli(*arguments, "--error-budget", "0.1", home=home)
-    assert strict.returncode == 1
-    assert "12 of 16 items are dead" in strict.stderr
+
+    good = [r for r in (site / "manifest.jsonl").read_text().splitlines() if not EXPECTED[json.loads(r)["item_id"]]]
+    (site / "mended.jsonl").write_text("\n".join(good))
+    mended = cli("run", str(site / "mended.jsonl"), "--out", str(out), *QUICK, home=home)
+    assert mended.returncode == 0, mended.stderr
+    assert pq.read_table(out / "dead_letter.parquet").num_rows == 0
 
 
 def test_what_cannot_be_run_is_one_message_and_exit_2(site: Path, home: Path, tmp_path: Path) -> None:

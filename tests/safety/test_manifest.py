@@ -142,6 +142,7 @@ DEEP = "[" * 100_000
     [
         *({"image": f"{HALF}.png"}, {"image": "s3://[bucket/a.png"}, {"image": "s3://buc\u2100ket/a.png"}),
         *({"image": "file:///a%00.png"}, {"image": "file:///a%0a.png"}, {"image": "file://elsewhere/a.png"}),
+        *({"image": "s3://bucket/"}, {"image": "s3://bucket"}, {"image": "s3://bucket/folder/"}),
         *({"category": HALF}, {"regions": [{**REGION, "prompt": HALF}]}, {"regions": [{**REGION, "seed": "9" * 5000}]}),
         *({"regions": [{**REGION, "box": box}]} for box in ([0, 0, HUGE, 9], DEEP, {"x": 1}, 7)),
         *(
