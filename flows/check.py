@@ -48,7 +48,7 @@ def _open(item: Item, access: AccessSettings, settings: RefineSettings, budget: 
         for uri in input_uris(item):
             storage.check_access(uri, access)
             inputs[uri] = storage.read(uri, settings.limits.max_bytes)
-        size = memory_needed(inputs[item.image], settings.limits)
+        size = memory_needed(item, inputs, settings.limits)
         budget.acquire(size)
         held = size
         open_item(item, inputs, settings)

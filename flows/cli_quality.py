@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from flows.options import ConfigFile, Setting, Verbose, load_config
-from refine_ops.config import prepare_prefect
+from flows.options import ConfigFile, Setting, Verbose, load_config, start_prefect
 
 review_app = typer.Typer(help="Act on what a person decided in a drift report.", no_args_is_help=True)
 
@@ -67,7 +66,7 @@ def report(
         "fail_on": fail_on,
     }
     settings = load_config(DriftReportConfig, config, set_, given)
-    prepare_prefect(verbose)
+    start_prefect(verbose)
     from flows.drift_report import drift_report
 
     print(drift_report(settings))
@@ -102,7 +101,7 @@ def eval_run(
     from refine_ops.eval.config import RefineEvalConfig
 
     settings = load_config(RefineEvalConfig, config, set_, {"out": out, "cases": cases, "limit": limit})
-    prepare_prefect(verbose)
+    start_prefect(verbose)
     from flows.refine_eval import refine_eval
 
     uri = refine_eval(settings)

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import Setting, Verbose, load_config
-from refine_ops.config import prepare_prefect
+from flows.options import Setting, Verbose, load_config, start_prefect
 
 adapters_app = typer.Typer(
     help="The adapter registry: versions, the current one, and the way back.", no_args_is_help=True
@@ -45,7 +44,7 @@ def build_dataset(
         "exclude": tuple(exclude) if exclude else None,
     }
     settings = load_config(BuildDatasetConfig, config, set_, given)
-    prepare_prefect(verbose)
+    start_prefect(verbose)
     from flows.build_dataset import build_dataset as flow
 
     statistics = flow(settings)
@@ -67,7 +66,7 @@ def train(
 
     given = {"dataset": dataset, "out": out, "model.model": model, "run.steps": steps, "registry": registry}
     settings = load_config(TrainLoraConfig, config, set_, given)
-    prepare_prefect(verbose)
+    start_prefect(verbose)
     from flows.train_lora import train_lora
 
     trained = train_lora(settings)
@@ -88,7 +87,7 @@ def ablate(
     from refine_ops.train.config import TrainLoraConfig
 
     settings = load_config(TrainLoraConfig, config, set_, {"dataset": dataset, "out": out, "run.steps": steps})
-    prepare_prefect(verbose)
+    start_prefect(verbose)
     from flows.train_lora import train_ablations
 
     done = train_ablations(settings)

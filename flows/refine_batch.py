@@ -137,25 +137,23 @@ def find_remaining(config: RefineBatchConfig, folder: RunFolder) -> Remaining:
 
 @task
 def refine_canary(config: RefineBatchConfig, folder: RunFolder, todo: Remaining) -> None:
-    """Refine a stratified sample first and go on only if it passes the gates."""
+    """Refine a stratified sample first, on one node, and go on only if it passes the gates."""
     assert config.canary
     sample = sample_canary(PlanReader(folder.plan), todo, config.canary)
-    run_local(config, folder, sample, "canary")
+    run_somewhere(config.model_copy(update={"lane_count": 1}), folder, sample, "canary")
     get_run_logger().info(judge_canary(folder.outcomes, PlanReader(folder.plan), sample, config.canary_gates))
 
 
 @task
 def refine_items(config: RefineBatchConfig, folder: RunFolder, todo: Remaining) -> NodeVerdict | None:
     """Refine what remains, on this node or on a work pool."""
-    if not len(todo.positions):
-        return None
+    return run_somewhere(config, folder, todo, "refine") if len(todo.positions) else None
+
+
+def run_somewhere(config: RefineBatchConfig, folder: RunFolder, todo: Remaining, label: str) -> NodeVerdict:
+    """On the work pool, or here: one elastic launch after another, with progress, in the caller's (main) thread."""
     if config.lanes == "work-pool":
         return run_on_pool(config, folder, todo)
-    return run_local(config, folder, todo, "refine")
-
-
-def run_local(config: RefineBatchConfig, folder: RunFolder, todo: Remaining, label: str) -> NodeVerdict:
-    """One elastic launch after another on this machine, with progress; runs in the caller's (main) thread."""
     display = ProgressDisplay(len(todo.positions), label)
     return Node(folder, config, processes_for(config), display.update).run(todo)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refine_ops.config import ImageLimits, RefineSettings
+from refine_ops.errors import ItemError
 from refine_ops.image import align, focus, paste, read, region, verify, write
 from refine_ops.image.header import header_pixels
 from refine_ops.image.source import Format, Source
@@ -70,9 +71,11 @@ def seed_of(item: Item, region: Region) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def memory_needed(data: bytes, limits: ImageLimits) -> int:
-    """Bytes an item will hold in flight, from its header alone; a larger image than allowed is not decoded at all."""
-    return min(header_pixels(data), limits.max_pixels) * _BYTES_PER_PIXEL + len(data)
+def memory_needed(item: Item, inputs: Mapping[str, bytes], limits: ImageLimits) -> int:
+    """Bytes an item will hold in flight, from its files' headers alone; larger images than allowed are not decoded."""
+    pixels = min(header_pixels(inputs[item.image]), limits.max_pixels)
+    references = min(sum(header_pixels(inputs[uri]) for uri in _references(item)), limits.max_pixels)
+    return pixels * _BYTES_PER_PIXEL + references * 3 + sum(map(len, inputs.values()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +83,7 @@ class Opened:
     """An item's inputs, decoded and found to fit each other: the source, one mask per region, references by URI."""
 
     source: Source
-    masks: tuple[Mask, ...]
+    masks: tuple[region.PackedMask, ...]
     references: dict[str, U8Image]
 
 
@@ -91,13 +94,27 @@ def open_item(item: Item, inputs: Mapping[str, bytes], settings: RefineSettings)
         inputs: Bytes of the image, the masks and the references by URI.
 
     Raises:
-        ItemError: an input is not what it should be.
+        ItemError: an input is not what it should be; `reference.too_large` where an item's references together have
+            more pixels than one image may have.
     """
-    limits = settings.limits
+    limits, uris = settings.limits, _references(item)
     source = read.decode(inputs[item.image], name=item.image, limits=limits, matte=settings.write.matte)
-    masks = tuple(region.region_mask(r, source.size, inputs[r.mask] if r.mask else None, limits) for r in item.regions)
-    uris = sorted({r.reference for r in item.regions if r.reference})
+    masks = tuple(
+        region.PackedMask.of(region.region_mask(r, source.size, inputs[r.mask] if r.mask else None, limits))
+        for r in item.regions
+    )
+    pixels = sum(header_pixels(inputs[uri]) for uri in uris)
+    if pixels > limits.max_pixels:
+        raise ItemError(
+            "reference.too_large",
+            f"{item.item_id}: its {len(uris)} references have {pixels:,} pixels together, over max_pixels "
+            f"{limits.max_pixels:,}; make them smaller, the model sees them at its own size",
+        )
     return Opened(source, masks, {uri: read.decode_reference(inputs[uri], name=uri, limits=limits) for uri in uris})
+
+
+def _references(item: Item) -> list[str]:
+    return sorted({r.reference for r in item.regions if r.reference})
 
 
 class Refinement:
@@ -122,7 +139,7 @@ class Refinement:
     def conditioning(self) -> Conditioning:
         """What the model is given for the next region (Eq. 3-6)."""
         index = len(self._outcomes)
-        region_, mask = self._item.regions[index], self._masks[index]
+        region_, mask = self._item.regions[index], self._masks[index].unpacked()
         crop = self._crop(mask)
         pasted = region.paste_mask(mask, region_.paste)
         blend = self._blend(pasted, crop)

@@ -2,10 +2,12 @@
 
 import itertools
 import math
+from dataclasses import dataclass
 from typing import Final
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
@@ -15,6 +17,28 @@ from refine_ops.records import Mask, PastePolicy, Region, Scribble
 _MAX_COORDINATE: Final = 1 << 20
 _MIN_RADIUS_PX: Final = 0.7072
 _PIECE_PX: Final = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedMask:
+    """A mask as it waits for its turn: one bit per pixel of its tight box, as an item may have 256 of them."""
+
+    size: tuple[int, int]
+    box: tuple[int, int, int, int]
+    bits: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, mask: Mask) -> "PackedMask":
+        """Pack `bool (H, W)`, not empty."""
+        x0, y0, x1, y1 = tight_box(mask)
+        return cls((mask.shape[1], mask.shape[0]), (x0, y0, x1, y1), np.packbits(mask[y0:y1, x0:x1], axis=1))
+
+    def unpacked(self) -> Mask:
+        """The mask, `bool (H, W)`."""
+        (width, height), (x0, y0, x1, y1) = self.size, self.box
+        mask = np.zeros((height, width), np.bool_)
+        mask[y0:y1, x0:x1] = np.unpackbits(self.bits, axis=1, count=x1 - x0)
+        return mask
 
 
 def region_mask(region: Region, size: tuple[int, int], mask_bytes: bytes | None, limits: ImageLimits) -> Mask:

@@ -173,7 +173,7 @@ class Lane:
         self._folder.refuse_own_output(flight.item.image)
         with flight.timed("read"):
             inputs = flight.read_inputs(self.spec.access, limits.max_bytes)
-        needed = memory_needed(inputs[flight.item.image], limits)
+        needed = memory_needed(flight.item, inputs, limits)
         self._budget.acquire(needed)
         flight.held_bytes = needed
         with flight.timed("decode"):

@@ -8,8 +8,13 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from refine_ops.config import ImageLimits, RefineSettings
+from refine_ops.errors import ItemError
+from refine_ops.records import Item, Region
+from refine_ops.refine import open_item
 from tests.flows.site import ROOT
 
 _DECODE = """
@@ -18,13 +23,13 @@ resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
 from refine_ops.image import read
-from refine_ops.refine import memory_needed
+from refine_ops.image.header import header_pixels
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 for path in sys.argv[1:]:
     data = open(path, "rb").read()
     before, started = peak(), time.process_time()
     try:
-        memory_needed(data, ImageLimits())
+        header_pixels(data)
         verdict = "decoded %dx%d" % read.decode(data, name="x", limits=ImageLimits()).size
     except ItemError as e:
         verdict = e.reason
@@ -92,3 +97,14 @@ def test_hostile_files_end_quickly_and_in_little_memory(tmp_path: Path) -> None:
         assert verdict.startswith("image.") or verdict in ("decoded 8x8", "decoded 16x16"), f"{name}: {line}"
         assert int(grown_mib) < 500, f"{name}: {line}"
         assert float(cpu_s) < 10, f"{name}: {line}"
+
+
+def test_references_are_counted_together() -> None:
+    """One item may name 256 references; each alone would be within the limit."""
+    data = png(100, 100, zlib.compress(bytes(100 * 301)))
+    regions = tuple(Region(f"r{i}", "Refine", box=(0, 0, 9, 9), reference=f"{i}.png") for i in range(3))
+    item = Item("sku", "0.png", "", regions, 0)
+    inputs = {f"{i}.png": data for i in range(3)}
+    assert open_item(item, inputs, RefineSettings(limits=ImageLimits(max_pixels=30_000))).source.size == (100, 100)
+    with pytest.raises(ItemError, match="3 references have 30,000 pixels together"):
+        open_item(item, inputs, RefineSettings(limits=ImageLimits(max_pixels=29_999)))
