@@ -100,6 +100,7 @@ def test_recomputing_gives_the_very_same_gradients(checkpointing: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # half a minute of one core each, all of it the compiler
 @pytest.mark.parametrize("checkpointing", ["block", "selective", "none"])
 def test_compiled_blocks_give_the_same_gradients(checkpointing: str) -> None:
     def gradients(compiled: bool) -> dict[str, torch.Tensor]:
