@@ -1,5 +1,6 @@
 """The command line `refine-ops`. Commands are thin: they make a typed config and call the flow."""
 
+import importlib.metadata
 import json
 import logging
 import signal
@@ -16,7 +17,6 @@ from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings
 from refine_ops.errors import EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_JOB_ERROR, ItemError, JobError
 
 app = typer.Typer(
-    help="Refine user-marked regions of images in batches, and prove that no other pixel changed.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -28,6 +28,21 @@ _STOPPED = "stopped; what is done is recorded, run the same command again to go 
 
 cli_quality.register(app)
 cli_training.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(importlib.metadata.version("refine-ops"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Refine user-marked regions of images in batches, and prove that no other pixel changed."""
 
 
 def main() -> None:

@@ -137,6 +137,18 @@ def test_cancelling_the_parent_cancels_its_lanes(nodes: Site, tmp_path: Path) ->
     assert storage.exists(f"{out}/plan.parquet")
 
 
+@pytest.mark.timeout(900)
+def test_the_canary_is_one_lane(nodes: Site, tmp_path: Path) -> None:
+    out = "s3://lake/run-canary"
+    config = settings(upload(tmp_path / "images", 4, "canary"), out, lane_count=4, shard_items=1, canary=2)
+    before = len(nodes.lanes())
+    parent = nodes.run("refine-batch/refine-batch", config)
+    wait_for("the canary's lane", lambda: len(nodes.lanes()) > before, WAIT_S)
+    nodes.prefect("flow-run", "cancel", parent)
+    assert nodes.finish(parent, WAIT_S) == "CANCELLED"
+    assert len(nodes.lanes()) == before + 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3 * 3600)
 def test_three_nodes_and_3000_items_lose_nodes_parent_and_server(nodes: Site, tmp_path: Path) -> None:
