@@ -5,6 +5,10 @@ python -m tests.bench.bench_load --items 200000 --out /tmp/load
 The run is stopped with SIGINT at the middle and started again; a third start finds nothing to do. Prints one JSON
 object: items per second and resident memory of the rank by fifths of each run, seconds to the first outcome after the
 restart, and seconds of the start that has nothing to do.
+
+Last full run: 2026-11-23, 257212c, 200000 items, two cores shared with other work (load 8 to 15), 9.7 CPU minutes:
+224 to 271 items/s by fifths before the stop and 295 to 340 after it, 684 to 688 MiB throughout, first output 41.6 s
+after the restart, 32.3 s with nothing to do, 100276 + 99724 outputs.
 """
 
 import argparse
