@@ -41,8 +41,8 @@ class _Difference:
 def verify(source: Source, encoded: Encoded, *, allow_unchanged: bool = False) -> Verification:
     """Compare the published bytes with the source; 0 changed samples outside `encoded.allowed`, or no publication.
 
-    The judge is not the library that encoded: Pillow for JPEG (pyjpegio) and 8-bit PNG (OpenCV), OpenCV for WebP and
-    TIFF (Pillow, our own strips). Only for 16-bit PNG OpenCV is both.
+    The judge is not the library that encoded: Pillow for JPEG (pyjpegio) and 8-bit PNG, OpenCV for 16-bit PNG (both our
+    own rows), WebP (Pillow) and TIFF (our own strips). Only for interlaced 16-bit PNG OpenCV is both.
 
     Raises:
         VerifyError: `verify.unreadable`, `verify.layout_changed`, `verify.background_changed`, `verify.alpha_changed`,
