@@ -26,12 +26,12 @@ def splice(parts: Chunks, samples: Samples, changed: npt.NDArray[np.bool_]) -> b
     """The coded image data with `samples` in the rows that `changed` names.
 
     Args:
-        samples: `(H, W, C)` as the file stores them, all rows.
+        samples: `(H, W, C)` as the file stores them (palette entries, for one), all rows.
         changed: `bool (H,)`; the other rows must equal the file's.
 
     Returns:
-        A zlib stream, or None where rows are no byte-aligned lines of samples (interlaced files, palettes and grey
-        under 8 bits) or the file's own stream is not exactly one image.
+        A zlib stream, or None where rows are no byte-aligned lines of samples (interlaced files, less than 8 bits) or
+        the file's own stream is not exactly one image.
     """
     if parts.interlaced or parts.depth < 8:
         return None

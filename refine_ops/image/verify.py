@@ -42,7 +42,8 @@ def verify(source: Source, encoded: Encoded, *, allow_unchanged: bool = False) -
     """Compare the published bytes with the source; 0 changed samples outside `encoded.allowed`, or no publication.
 
     The judge is not the library that encoded: Pillow for JPEG (pyjpegio) and 8-bit PNG, OpenCV for 16-bit PNG (both our
-    own rows), WebP (Pillow) and TIFF (our own strips). Only for interlaced 16-bit PNG OpenCV is both.
+    own rows), WebP (Pillow) and TIFF (our own strips). Where a PNG is coded as a whole (interlaced, palettes under 8
+    bits) one library may be both.
 
     Raises:
         VerifyError: `verify.unreadable`, `verify.layout_changed`, `verify.background_changed`, `verify.alpha_changed`,

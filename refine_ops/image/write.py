@@ -87,13 +87,14 @@ def _jpeg(source: Source, canvas: Canvas, settings: WriteSettings, bleed: splice
 def _png(source: Source, canvas: Canvas, settings: WriteSettings) -> bytes:
     parts = png.chunks(source.data, source.name)
     if parts.has_palette:
-        coded = png_samples.encode_palette(_palette_entries(source, canvas, parts), parts)
-        data = png.image_data(parts, coded, source.name)
+        samples: Samples = _palette_entries(source, canvas, parts)[:, :, None]
     else:
         samples = canvas.samples if parts.colour_key is None else _off_key(canvas.samples, parts.colour_key)
-        changed = np.any(as_stored(canvas.support, source.native.orientation), axis=1)
-        spliced = png_rows.splice(parts, samples, changed)
-        data = spliced or png.image_data(parts, png_samples.encode(samples), source.name)
+    changed = np.any(as_stored(canvas.support, source.native.orientation), axis=1)
+    data = png_rows.splice(parts, samples, changed)
+    if data is None:
+        whole = png_samples.encode_palette(samples[..., 0], parts) if parts.has_palette else png_samples.encode(samples)
+        data = png.image_data(parts, whole, source.name)
     return png.reassemble(parts, data, _fresh_exif(parts.first(b"eXIf"), canvas, settings))
 
 
