@@ -1,4 +1,8 @@
-"""The core promise: whatever the format, what may not change does not, judged by decoders that did not encode."""
+"""The core promise: whatever the format, what may not change does not, judged by decoders that did not encode.
+
+Last slow run, 20,000 cases each of JPEG and of the other formats: 2026-11-24, e52300f,
+`pytest -m slow tests/image/test_strict_background.py`: 2 passed in 394 s, one thread.
+"""
 
 import zlib
 from dataclasses import dataclass
