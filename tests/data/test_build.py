@@ -93,34 +93,35 @@ from refine_ops.data.config import BuildDatasetConfig
 from refine_ops.data.folder import open_folder
 if __name__ == "__main__":
     config = BuildDatasetConfig.model_validate_json(sys.argv[1])
-    for report in build(config, open_folder(config).todo):
+    for i, report in enumerate(build(config, open_folder(config).todo)):
         print(report.part, flush=True)
+        if i == 2:
+            sys.stdin.read()  # never answered: at most these 3 and the 4 handed out to workers are done in one session
 """
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_at_random_moments_and_resumed_gives_the_same_set(tmp_path: Path, workers: int) -> None:
-    quiet = run(drawn(tmp_path / "quiet", 80, samples_per_part=4))
-    config = drawn(tmp_path / "killed", 80, samples_per_part=4, workers=workers)
+    parts = 24
+    quiet = run(drawn(tmp_path / "quiet", 4 * parts, samples_per_part=4))
+    config = drawn(tmp_path / "killed", 4 * parts, samples_per_part=4, workers=workers)
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
-    rng, kills, sessions = random.Random(workers), 0, []
+    rng, sessions = random.Random(workers), []
     for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, str(script), config.model_dump_json()], stdout=subprocess.PIPE, start_new_session=True
-        )
-        assert process.stdout is not None
-        if process.stdout.readline():
+        command = [sys.executable, str(script), config.model_dump_json()]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline()
             time.sleep(rng.uniform(0, 0.25))
-        sessions.append(process.pid)
-        kills += process.poll() is None
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-    assert kills >= 2
+            sessions.append(process.pid)
+            assert process.poll() is None
+            os.kill(process.pid, signal.SIGKILL)
     done = {p.name for p in (Path(config.out) / "samples").glob("*.parquet")}
     stamps = {p: (Path(config.out) / "samples" / p).stat().st_mtime_ns for p in done}
-    assert 0 < len(done) < 20
+    assert 3 <= len(done) < parts
     run(config)
     assert content(Path(config.out)) == content(quiet)
     assert all((Path(config.out) / "samples" / p).stat().st_mtime_ns == t for p, t in stamps.items()), "redone"

@@ -130,7 +130,7 @@ def s3_proxy(upstream: str) -> Iterator[Proxy]:
                 self._hang_up()  # the store did what was asked, and nobody heard
                 return
             if fault is not None and fault.kind == "damaged-read" and data:
-                data = bytes([data[0] ^ 1]) + data[1:]
+                data = data[:-1] + bytes([data[-1] ^ 1])  # not the bit of a damaged write, which this would mend
             self.send_response(answer.status)
             length = answer.getheader("Content-Length") or str(len(data))
             for name, value in answer.getheaders():
