@@ -16,8 +16,16 @@ from refine_ops.report.effect import de00, ssim_map
 _WINDOW_REACH_PX = 5
 """Half of SSIM's 11-px window."""
 _MIN_KNOWN_PX = 256
+_ECC_BLUR_PX = 5
+_LEAST_CORRELATION = 0.8
+_SAME_SCALE = 1.01
+_WORTH_A_STRETCH = 0.4
+"""A warp that stretches one axis over 1 % more than the other must leave less than this share of what a shift leaves
+unexplained."""
 _MAX_SIDE_PX = 512
 """Geometry is estimated on at most this many pixels a side; ECC is sub-pixel well below 0.1 px there."""
+
+_Warp = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,8 @@ def _geometry(
 ) -> tuple[float, float] | None:
     """Shift at the centre (native px) and scale error (%), by ECC on the known pixels; None where it does not hold.
 
-    ECC maximises correlation, so a tone change does not read as a shift; flat pictures have nothing to hold on to.
+    ECC maximises correlation, so a tone change does not read as a shift; flat pictures have nothing to hold on to. A
+    shift is tried first: in a picture with little to hold on to, an affine warp stretches off for next to no gain.
     """
     factor = min(1.0, _MAX_SIDE_PX / max(before.shape))
     if factor < 1.0:
@@ -79,16 +88,34 @@ def _geometry(
         known = cv2.resize(known.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
     if before[known].std() < 2.0:
         return None
-    warp = np.eye(2, 3, dtype=np.float32)
-    stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-4)
-    template_mask = known.astype(np.uint8) * 255
-    try:
-        correlation, warp = cv2.findTransformECC(before, after, warp, cv2.MOTION_AFFINE, stop, template_mask, 5)
-    except cv2.error:
+    found = _ecc(before, after, known, cv2.MOTION_TRANSLATION, np.eye(2, 3, dtype=np.float32))
+    refined = _ecc(before, after, known, cv2.MOTION_AFFINE, found[1] if found else np.eye(2, 3, dtype=np.float32))
+    if refined and (found is None or _credible(refined, found)):
+        found = refined
+    if found is None or found[0] < _LEAST_CORRELATION:
         return None
-    if correlation < 0.8:
-        return None
+    warp = found[1]
     centre = np.array([before.shape[1] / 2, before.shape[0] / 2, 1.0])
     shift = warp @ centre - centre[:2]
     scale = float(np.sqrt(abs(np.linalg.det(warp[:, :2]))))
     return float(np.hypot(*shift)) / factor, abs(scale - 1.0) * 100.0
+
+
+def _credible(warped: tuple[float, _Warp], shifted: tuple[float, _Warp]) -> bool:
+    larger, smaller = np.linalg.svd(warped[1][:, :2], compute_uv=False)
+    unexplained = (1.0 - warped[0]) / max(1.0 - shifted[0], 1e-9)
+    return bool(larger < _SAME_SCALE * smaller or unexplained < _WORTH_A_STRETCH)
+
+
+def _ecc(
+    before: npt.NDArray[np.float32], after: npt.NDArray[np.float32], known: Mask, motion: int, start: _Warp
+) -> tuple[float, _Warp] | None:
+    """Correlation and warp `(2, 3)` from `before` to `after`; None where ECC does not converge."""
+    stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-4)
+    try:
+        correlation, warp = cv2.findTransformECC(
+            before, after, start.copy(), motion, stop, known.astype(np.uint8) * 255, _ECC_BLUR_PX
+        )
+    except cv2.error:
+        return None
+    return float(correlation), np.asarray(warp, np.float32)

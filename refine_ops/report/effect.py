@@ -29,13 +29,21 @@ def measure_effect(before: U8Image, after: U8Image, region: Mask) -> Effect:
     difference = cv2.absdiff(before, after)
     grey_before = cv2.cvtColor(before, cv2.COLOR_RGB2GRAY).astype(np.float32)
     grey_after = cv2.cvtColor(after, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    energy_before, energy_after = (float(_gradient_energy(g)[region].mean()) for g in (grey_before, grey_after))
+    inside = np.ascontiguousarray(region).view(np.uint8)
+    energy_before, energy_after = (cv2.mean(_gradient_energy(g), inside)[0] for g in (grey_before, grey_after))
     return Effect(
-        levels=float(difference[region].mean()),
-        de00=float(de00(before[region], after[region]).mean()),
-        ssim=float(ssim_map(grey_before, grey_after)[region].mean()),
+        levels=sum(cv2.mean(difference, inside)[:3]) / 3,
+        de00=float(_de00_inside(before, after, region).mean()),
+        ssim=cv2.mean(ssim_map(grey_before, grey_after), inside)[0],
         detail=float(np.log2((energy_after + 1.0) / (energy_before + 1.0))),
     )
+
+
+def _de00_inside(before: U8Image, after: U8Image, region: Mask) -> npt.NDArray[np.float64]:
+    """CIEDE2000 on the region's pixels, thinned out before they are gathered."""
+    places = np.flatnonzero(region)
+    places = places[:: max(1, -(-len(places) // _SAMPLE))]
+    return de00(before.reshape(-1, 3)[places], after.reshape(-1, 3)[places])
 
 
 def de00(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:

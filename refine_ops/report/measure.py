@@ -57,23 +57,23 @@ def compare_all(work: Iterable[Work], settings: MeasureSettings) -> Iterator[Com
         yield from (compare(case, settings, keep) for case, keep in work)
         return
     waiting = iter(work)
-    under_way: deque[tuple[Work, Future[Compared]]] = deque()
+    under_way: deque[Work] = deque()
     while True:
+        futures: deque[Future[Compared]] = deque()
         with _pool(processes) as pool:
             try:
                 while True:
                     for entry in islice(waiting, _WAITING_PER_PROCESS * processes - len(under_way)):
-                        under_way.append((entry, pool.submit(compare, entry[0], settings, entry[1])))
+                        under_way.append(entry)  # before `submit`, which raises when the pool is broken already
+                        futures.append(pool.submit(compare, entry[0], settings, entry[1]))
                     if not under_way:
                         return
-                    result = under_way[0][1].result()
+                    result = futures.popleft().result()
                     under_way.popleft()
                     yield result
             except BrokenProcessPool:
                 logger.warning("a reading process died; %d items are read again one by one", len(under_way))
-        suspects = deque(entry for entry, _ in under_way)
-        under_way.clear()
-        yield from _one_by_one(suspects, settings)
+        yield from _one_by_one(under_way, settings)
 
 
 def _one_by_one(suspects: deque[Work], settings: MeasureSettings) -> Iterator[Compared]:

@@ -109,7 +109,7 @@ def _decode(files: tuple[str, str]) -> int:
 
 
 class _Memory:
-    """Peak of the proportional set size of this process and all its descendants, sampled ten times a second."""
+    """Peak of the proportional set size of this process and all its descendants, sampled twice a second."""
 
     def __enter__(self) -> "_Memory":
         self.peak_mib = 0.0
@@ -123,7 +123,7 @@ class _Memory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.1):
+        while not self._stop.wait(0.5):
             self.peak_mib = max(self.peak_mib, sum(map(_pss_mib, _family(os.getpid()))))
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -89,10 +91,15 @@ def test_a_replaced_output_and_a_missing_one_are_found(tmp_path: Path) -> None:
 
 
 class _Poison(str):
-    """A path that aborts the process it is handed to."""
+    """A path that aborts the process it is handed to, once it has left `<path>.sign`."""
 
-    def __reduce__(self) -> tuple[object, tuple[()]]:
-        return os.abort, ()
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return _abort, (f"{self}.sign",)
+
+
+def _abort(sign: str) -> None:
+    Path(sign).touch()
+    os.abort()
 
 
 def test_a_file_that_kills_its_process_costs_its_own_item_only(tmp_path: Path) -> None:
@@ -106,6 +113,22 @@ def test_a_file_that_kills_its_process_costs_its_own_item_only(tmp_path: Path) -
     (found,) = (r.measure for r in results if r.measure.findings)
     assert (found.item_id, found.findings[0].code) == ("poison", "strict.unreadable")
     assert "killed the process" in found.findings[0].text
+
+
+def test_no_item_is_lost_when_the_pool_breaks_while_more_are_handed_out(tmp_path: Path) -> None:
+    good = str(tmp_path / "good.png")
+    storage.write(good, png(photo_edit(1).before))
+
+    def work() -> Iterator[tuple[Case, bool]]:
+        yield Case("run", "poison", _Poison(good), good, Rules(8)), False
+        while not Path(f"{good}.sign").exists():
+            time.sleep(0.01)
+        time.sleep(1.0)  # until the pool has noticed
+        for i in range(3):
+            yield Case("run", f"late-{i}", good, good, Rules(8)), False
+
+    results = compare_all(work(), MeasureSettings(processes=2))
+    assert [r.measure.item_id for r in results] == ["poison", "late-0", "late-1", "late-2"]
 
 
 def test_a_kept_raw_patch_is_measured_again(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def _wrong_adapter(folder: Path, pool_items: int, runs: int) -> tuple[float, flo
 
 
 def _check(rates: Rates, false_alarms: float, exact: float, seam: float) -> None:
-    assert false_alarms <= 0.02
+    assert false_alarms <= 0.01
     for kind in KINDS:
         found, first, shown = rates[kind.name]
         least = seam if kind.code == "seam" else exact

@@ -57,6 +57,31 @@ def test_an_edge_that_was_there_hides_the_step() -> None:
     assert seam.de < 1.0
 
 
+def test_an_edge_restored_along_the_boundary_is_no_seam_and_a_tone_pasted_there_is() -> None:
+    mask = _disc(40)
+    sharp = _grey()
+    sharp[_disc(37)] = 170  # the thing that was marked: its outline follows the mask's
+    before = np.where(_disc(48)[..., None], cv2.GaussianBlur(sharp, (0, 0), 4.0), sharp)
+    blend = blend_mask(mask)[..., None]
+    restored = np.rint(before * (1 - blend) + sharp * blend).astype(np.uint8)
+    seam = measure_seam(before, restored, mask, 8)
+    assert seam is not None
+    assert seam.de < 0.5
+    brighter = np.where(mask[..., None], np.float32(sharp) + 35, before).astype(np.uint8)
+    seam = measure_seam(before, brighter, mask, 8)
+    assert seam is not None
+    assert seam.de > 3.0
+
+
+def test_a_mask_too_thin_to_carry_a_tone_inward_is_measured_too() -> None:
+    before = _grey()
+    mask = np.zeros(before.shape[:2], bool)
+    mask[76:81, 40:160] = True
+    seam = measure_seam(before, (before + 12 * mask[..., None]).astype(np.uint8), mask, 8)
+    assert seam is not None
+    assert seam.de > 1.5
+
+
 def test_the_worst_stretch_is_located_on_the_side_that_shows() -> None:
     before, mask = _grey(), _disc(45)
     after = np.rint(before + 14 * blend_mask(mask)[..., None]).astype(np.uint8)
