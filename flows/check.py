@@ -8,8 +8,9 @@ from pathlib import Path
 from refine_ops import storage
 from refine_ops.config import AccessSettings, RefineSettings, WorkerSettings
 from refine_ops.errors import ItemError
-from refine_ops.job.lane import ByteBudget
-from refine_ops.job.plan import Plan, PlanReader, input_uris, scan_manifest
+from refine_ops.job.budget import ByteBudget
+from refine_ops.job.plan import Plan, PlanReader, scan_manifest
+from refine_ops.job.remaining import input_uris
 from refine_ops.job.rows import RowProblem
 from refine_ops.records import Item
 from refine_ops.refine import memory_needed, open_item
@@ -24,7 +25,7 @@ def check_manifest(
     """The plan's counts and all problems, by row; with `open_files` every image, mask and reference is decoded too."""
     with tempfile.TemporaryDirectory() as scratch:
         local = str(Path(scratch) / "plan.parquet")
-        plan = scan_manifest(manifest, local, access=access)
+        plan = scan_manifest(manifest, local, access=access, any_suffix=settings.write.changes_suffixes)
         problems = list(plan.problems)
         if open_files:
             problems += _open_all(PlanReader(local), access, settings)

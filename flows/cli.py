@@ -123,7 +123,9 @@ def run(
         from flows.estimate import describe
         from refine_ops.job.plan import make_plan
 
-        print(describe(make_plan(settings.manifest, None, access=settings.access, limit=settings.limit)))
+        suffixes = settings.refine.write.changes_suffixes
+        planned = make_plan(settings.manifest, None, access=settings.access, limit=settings.limit, any_suffix=suffixes)
+        print(describe(planned))
         return
     _announce(settings.refine)
     start_prefect(verbose)

@@ -11,8 +11,8 @@ _H100_STEP_S: Final = 0.569
 """One denoising step of three 1024^2 images, bf16, regional compile, one H100 (full-size random weights)."""
 _H100_STAGES_S: Final = 0.136 + 0.148 + 0.077
 """Text encoder, VAE encoding of three images, VAE decoding, same machine."""
-_TINY_REGION_S: Final = 0.5
-"""One region on two CPU cores; `python -m refine_ops.train.tiny.measure` prints it for this machine."""
+_TINY_REGION_S: Final = 0.26
+"""One region on two CPU cores, the slowest set of the checkpoint's card (`python -m refine_ops.train.tiny.measure`)."""
 
 
 @dataclass(frozen=True, slots=True)

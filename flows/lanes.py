@@ -4,30 +4,17 @@ The ledger alone says what is finished; states of child runs only say when to lo
 hands the child runs to its workers.
 """
 
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect import Flow
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    FlowRunFilterTags,
-)
-from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run as this_flow_run
-from prefect.states import Cancelling
 
+from flows import lane_runs
 from flows.progress import ProgressDisplay
 from refine_ops import storage
 from refine_ops.config import RefineBatchConfig, RefineShardsConfig
@@ -35,24 +22,16 @@ from refine_ops.errors import ItemError, JobError
 from refine_ops.job.folder import RunFolder
 from refine_ops.job.launch import NodeVerdict
 from refine_ops.job.order import Order, OrderProgress, plan_digest, read_order, write_order
-from refine_ops.job.plan import Remaining
+from refine_ops.job.remaining import Remaining
 from refine_ops.job.scratch import Progress
 
 logger = logging.getLogger(__name__)
 
-DEPLOYMENT: Final = "refine-shards/refine-shards"
 _POLL_S = 3.0
 _LEDGER_EVERY_S = 30.0
-_OUTAGE_S = 900.0
-"""How long the Prefect server may be away before the parent gives up; the lanes do not need it meanwhile."""
 _UNCLAIMED_S = 120.0
 _FRUITLESS_CRASHES = 10
 """Crashes in a row without a single finished item, preemptions among them, before a lane's shards are given up."""
-_ACTIVE: Final = [
-    *(StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING),
-    *(StateType.PAUSED, StateType.CANCELLING),
-]
-_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -87,13 +66,8 @@ def cancel_lanes(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
         run = storage.resolve(flow_run.parameters["config"]["out"])
     except (KeyError, TypeError, ItemError):
         return
-    for child in _children(run):
-        _cancel(child.id)
-
-
-def run_tag(run: str) -> str:
-    """The tag that all lanes of one run folder carry."""
-    return f"refine-ops-{hashlib.sha256(run.encode()).hexdigest()[:16]}"
+    for child in lane_runs.active(run):
+        lane_runs.cancel(child.id)
 
 
 def deal(work: dict[int, int], lanes: int) -> list[frozenset[int]]:
@@ -138,7 +112,7 @@ class _Fleet:
     def _adopt(self) -> None:
         """Keep what an earlier parent started on the same plan; cancel what refers to another one."""
         digest = plan_digest(self._folder)
-        for child in _children(self._folder.uri):
+        for child in lane_runs.active(self._folder.uri):
             shards = self._shards_of(child, digest)
             work = self._progress.unfinished(shards)
             cancelling = child.state is not None and child.state.is_cancelling()
@@ -146,7 +120,7 @@ class _Fleet:
                 logger.info("keeping lane %s of an earlier start: %d shards", child.name, len(work))
                 self._lanes.append(Lane(child.id, frozenset(work), sum(work.values()), silent_since=time.monotonic()))
             elif not cancelling:
-                _cancel(child.id)
+                lane_runs.cancel(child.id)
 
     def _shards_of(self, child: FlowRun, digest: str) -> frozenset[int]:
         try:
@@ -162,33 +136,14 @@ class _Fleet:
         given = RefineShardsConfig(
             run=self._folder.uri, order=order.uri, shards=tuple(sorted(shards)), worker=self._config.worker
         )
-        key = f"{this_flow_run.id}-{self._dispatched}"
-
-        def create() -> FlowRun:
-            created = run_deployment(
-                DEPLOYMENT,
-                parameters={"config": given.model_dump(mode="json")},
-                flow_run_name=f"{len(shards)} shards from {min(shards)} on",
-                tags=[run_tag(self._folder.uri)],
-                timeout=0,
-                idempotency_key=key,
-                as_subflow=True,
-            )
-            assert isinstance(created, FlowRun)
-            return created
-
-        try:
-            child = _patiently(create)
-        except ObjectNotFound as e:
-            raise JobError(
-                f"there is no deployment {DEPLOYMENT}; run: prefect deploy --prefect-file infra/prefect.yaml --all"
-            ) from e
+        name = f"{len(shards)} shards from {min(shards)} on"
+        flow_run = lane_runs.create(given, name, key=f"{this_flow_run.id}-{self._dispatched}")
         left = sum(self._progress.unfinished(shards).values())
-        self._lanes.append(Lane(child.id, shards, left, failures, crashes, time.monotonic()))
+        self._lanes.append(Lane(flow_run, shards, left, failures, crashes, time.monotonic()))
 
     def _follow(self) -> None:
         """One look at the children's states, and at the ledger when one has ended or it is time."""
-        states = _states([lane.flow_run for lane in self._lanes])
+        states = lane_runs.states([lane.flow_run for lane in self._lanes])
         ended = [lane for lane in self._lanes if (s := states.get(lane.flow_run)) is None or s.is_final()]
         if ended or time.monotonic() - self._looked >= self._look_every_s:
             self._look()
@@ -213,7 +168,7 @@ class _Fleet:
             return
         if not ended:
             logger.warning("a lane has finished nothing for %.0f s; it is cancelled", self._silent_limit_s)
-            _cancel(lane.flow_run)
+            lane_runs.cancel(lane.flow_run)
         self._send_again(lane, frozenset(work), state)
 
     def _send_again(self, lane: Lane, shards: frozenset[int], state: State | None) -> None:
@@ -259,63 +214,3 @@ class _Fleet:
             f"{_FRUITLESS_CRASHES} times without finishing one:\n{reasons}\n"
             "Everything else is done and recorded; mend the cause and run the same command again."
         )
-
-
-def _children(run: str) -> list[FlowRun]:
-    """Lanes of this run folder that have not ended."""
-    active = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=[run_tag(run)]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ACTIVE)),
-    )
-    return _read_runs(active)
-
-
-def _states(ids: Sequence[UUID]) -> dict[UUID, State]:
-    found = _read_runs(FlowRunFilter(id=FlowRunFilterId(any_=list(ids))))
-    return {child.id: child.state for child in found if child.state is not None}
-
-
-def _read_runs(wanted: FlowRunFilter) -> list[FlowRun]:
-    """All pages, of up to 200 runs each, as the API gives them."""
-
-    def read() -> list[FlowRun]:
-        found: list[FlowRun] = []
-        with get_client(sync_client=True) as client:
-            while True:
-                page = client.read_flow_runs(flow_run_filter=wanted, limit=200, offset=len(found))
-                found += page
-                if len(page) < 200:
-                    return found
-
-    return _patiently(read)
-
-
-def _cancel(flow_run: UUID) -> None:
-    def cancel() -> None:
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(flow_run, Cancelling())
-
-    _patiently(cancel)
-
-
-def _patiently(call: Callable[[], _T]) -> _T:
-    """Repeat an API call while the server is away.
-
-    Raises:
-        JobError: it stayed away for a quarter of an hour.
-    """
-    deadline, pause = time.monotonic() + _OUTAGE_S, 1.0
-    while True:
-        try:
-            return call()
-        except (httpx.TransportError, PrefectHTTPStatusError) as e:
-            if isinstance(e, PrefectHTTPStatusError) and e.response.status_code < 500:
-                raise
-            if time.monotonic() > deadline:
-                raise JobError(
-                    f"the Prefect server has been away for {_OUTAGE_S:.0f} s ({e}); the lanes go on by themselves. "
-                    "Run the same command again once it is back."
-                ) from e
-            logger.warning("the Prefect server does not answer (%s); trying again in %.0f s", e, pause)
-        time.sleep(pause)
-        pause = min(2 * pause, 30.0)

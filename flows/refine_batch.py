@@ -16,7 +16,8 @@ from refine_ops.job.canary import judge_canary, sample_canary
 from refine_ops.job.folder import RunFolder, find_run, fingerprint_parts, open_run
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.ledger import compact, outcomes_table, read_ledger, write_part
-from refine_ops.job.plan import Plan, PlanReader, Remaining, make_plan, problem_outcomes, remaining
+from refine_ops.job.plan import Plan, PlanReader, make_plan, problem_outcomes
+from refine_ops.job.remaining import Remaining, remaining
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
 from refine_ops.report.config import DriftReportConfig
@@ -89,12 +90,6 @@ def parts_of(settings: RefineSettings) -> dict[str, str]:
 
 
 @task
-def open_folder(config: RefineBatchConfig) -> RunFolder:
-    """A lane's run folder; refuses one of another fingerprint."""
-    return open_run(config.out, parts_of(config.refine), config.model_dump(mode="json"))
-
-
-@task
 def find_folder(config: RefineBatchConfig, parts: dict[str, str]) -> RunFolder:
     """The run folder, there already or not; refuses one of another fingerprint."""
     return find_run(config.out, parts)
@@ -113,6 +108,7 @@ def plan_run(config: RefineBatchConfig, folder: RunFolder, parts: dict[str, str]
         limit=config.limit,
         shard_items=config.shard_items,
         review=read_review(folder.uri),
+        any_suffix=config.refine.write.changes_suffixes,
     )
     open_run(config.out, parts, config.model_dump(mode="json"))
     known = read_ledger(folder.outcomes, ["request"])

@@ -2,10 +2,9 @@
 
 from prefect import flow, get_run_logger
 
-from flows.refine_batch import open_folder, processes_for
+from flows.refine_batch import parts_of, processes_for
 from refine_ops.config import RefineShardsConfig
-from refine_ops.errors import JobError
-from refine_ops.job.folder import reopen_run
+from refine_ops.job.folder import find_run, reopen_run
 from refine_ops.job.launch import Node
 from refine_ops.job.order import read_order, share_of
 
@@ -20,9 +19,7 @@ def refine_shards(config: RefineShardsConfig) -> int:
     run, _ = reopen_run(config.run)
     order = read_order(config.order, run)
     settings = order.config.model_copy(update={"out": run.uri, "worker": config.worker or order.config.worker})
-    folder = open_folder(settings)
-    if folder.fingerprint != run.fingerprint:
-        raise JobError(f"{run.uri} changed its fingerprint while this lane started; run refine-batch again")
+    folder = find_run(run.uri, parts_of(settings.refine))
     todo = share_of(order, config.shards)
     logger = get_run_logger()
     logger.info("%d items to do in %d shards", len(todo.positions), len(config.shards))

@@ -56,8 +56,9 @@ def summarise(
     dead, whatever the ledger remembers of them.
     """
     ledger = read_ledger(folder.outcomes)
-    named = [*PlanReader(plan.uri).columns(["item_id"])["item_id"].to_pylist(), *(p.item_id for p in plan.problems)]
-    ledger = ledger.filter(pc.is_in(ledger["item_id"], value_set=pa.array(named, pa.string())))
+    planned = PlanReader(plan.uri).columns(["item_id"])["item_id"].combine_chunks()
+    named = pa.concat_arrays([planned, pa.array([p.item_id for p in plan.problems], pa.string())])
+    ledger = ledger.filter(pc.is_in(ledger["item_id"], value_set=named))
     dead = dead_letter(ledger)
     sink = pa.BufferOutputStream()
     pq.write_table(dead, sink)

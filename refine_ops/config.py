@@ -99,6 +99,11 @@ class WriteSettings(Settings):
     allow_unchanged: bool = Field(False, description="Publish an item whose region did not change at all.")
     save_change_mask: bool = Field(False, description="Also write a PNG of the allowed change, in image coordinates.")
 
+    @property
+    def changes_suffixes(self) -> bool:
+        """Whether an output's suffix may become another one than planned."""
+        return self.output_format != "source" or self.jpeg_fallback == "png"
+
 
 class ModelSettings(Settings):
     """Which refiner, and how it runs. None means: as the preset says."""

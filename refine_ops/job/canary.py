@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from refine_ops.config import CanaryGates
 from refine_ops.errors import JobError
 from refine_ops.job.ledger import read_ledger
-from refine_ops.job.plan import PlanReader, Remaining
+from refine_ops.job.plan import PlanReader
+from refine_ops.job.remaining import Remaining
 
 
 def sample_canary(plan: PlanReader, todo: Remaining, size: int) -> Remaining:

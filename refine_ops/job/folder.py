@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 PIXEL_PACKAGES: Final = (
     *("torch", "diffusers", "transformers", "peft"),
-    *("numpy", "opencv-python-headless", "pillow", "pyjpegio", "tifffile"),
+    *("numpy", "opencv-python-headless", "scikit-image", "pillow", "pyjpegio", "isal"),
 )
-"""Packages whose version may change a pixel; their versions enter the fingerprint."""
+"""Packages whose version may change a pixel or a published byte; their versions enter the fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)

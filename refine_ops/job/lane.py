@@ -9,8 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +19,8 @@ from refine_ops import storage
 from refine_ops.errors import ItemError, JobError
 from refine_ops.image import png_samples
 from refine_ops.image.verify import VerifyError
+from refine_ops.job.buckets import Buckets
+from refine_ops.job.budget import ByteBudget
 from refine_ops.job.flight import Flight
 from refine_ops.job.folder import RunFolder
 from refine_ops.job.ledger import LedgerWriter
@@ -44,24 +45,6 @@ class Counts:
     regions: int = 0
     model_s: float = 0.0
     first_image_s: float = 0.0
-
-
-class ByteBudget:
-    """Blocks whoever would hold more than `limit` bytes in all; a single larger holder is let through alone."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._used = limit, 0
-        self._changed = threading.Condition()
-
-    def acquire(self, size: int) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._used == 0 or self._used + size <= self._limit)
-            self._used += size
-
-    def release(self, size: int) -> None:
-        with self._changed:
-            self._used -= size
-            self._changed.notify_all()
 
 
 class Lane:
@@ -97,7 +80,7 @@ class Lane:
         self._slots = threading.Semaphore(in_flight)
         self._plan_lock = threading.Lock()
         self._changed = threading.Condition()
-        self._buckets: dict[Hashable, list[Flight]] = defaultdict(list)
+        self._buckets = Buckets(refiner.batch_size)
         self._in_flight: dict[int, Flight] = {}
         self._readers_left = 1 if spec.solo else spec.worker.read_threads
         self._finishing: queue.SimpleQueue[tuple[Flight, Patch] | None] = queue.SimpleQueue()
@@ -189,7 +172,7 @@ class Lane:
             flight.work = self._refiner.prepare(conditioning)
         flight.waiting_since = time.monotonic()
         with self._changed:
-            self._buckets[flight.work.bucket].append(flight)
+            self._buckets.add(flight)
             self._changed.notify_all()
 
     # -- the model
@@ -198,29 +181,13 @@ class Lane:
         """A full bucket, or after a short wait the one that has waited longest; None when nothing can come any more."""
         with self._changed:
             while self._failure is None:
-                full = [k for k, flights in self._buckets.items() if len(flights) >= self._batch_size(k)]
-                if full:
-                    return self._pop(min(full, key=self._oldest))
+                if batch := self._buckets.pop_full():
+                    return batch
                 if not self._in_flight and not self._readers_left:
                     return None
-                if not self._changed.wait(_LINGER_S) and self._buckets:
-                    return self._pop(min(self._buckets, key=self._oldest))
+                if not self._changed.wait(_LINGER_S) and (batch := self._buckets.pop_oldest()):
+                    return batch
             return None
-
-    def _oldest(self, bucket: Hashable) -> float:
-        return self._buckets[bucket][0].waiting_since
-
-    def _batch_size(self, bucket: Hashable) -> int:
-        return self._refiner.batch_size(self._buckets[bucket][0].model_size)
-
-    def _pop(self, bucket: Hashable) -> list[Flight]:
-        flights, size = self._buckets[bucket], self._batch_size(bucket)
-        batch, rest = flights[:size], flights[size:]
-        if rest:
-            self._buckets[bucket] = rest
-        else:
-            del self._buckets[bucket]
-        return batch
 
     def _refine(self, batch: list[Flight]) -> list[Patch | None]:
         """Run the model; where a batch fails, one by one, so that only the items that fail alone are dead."""

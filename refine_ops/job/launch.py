@@ -24,7 +24,8 @@ from refine_ops.errors import JobError
 from refine_ops.job.elastic import run_elastic
 from refine_ops.job.folder import RunFolder
 from refine_ops.job.ledger import outcomes_table, read_parts, write_part
-from refine_ops.job.plan import PlanReader, Remaining, identity_of
+from refine_ops.job.plan import PlanReader
+from refine_ops.job.remaining import Remaining, identity_of
 from refine_ops.job.scratch import Progress, Scratch, Spec
 from refine_ops.records import Outcome
 

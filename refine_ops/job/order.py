@@ -19,7 +19,8 @@ from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import ItemError, JobError
 from refine_ops.job.folder import RunFolder
 from refine_ops.job.ledger import read_ledger, read_parts
-from refine_ops.job.plan import PlanReader, Remaining
+from refine_ops.job.plan import PlanReader
+from refine_ops.job.remaining import Remaining
 
 _CONFIG: Final = b"refine_ops.config"
 _PLAN: Final = b"refine_ops.plan"

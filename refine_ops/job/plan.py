@@ -9,13 +9,11 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -76,11 +74,13 @@ def make_plan(
     limit: int | None = None,
     shard_items: int = 1024,
     review: Review = NO_REVIEW,
+    any_suffix: bool = False,
 ) -> Plan:
     """Validate the manifest and, with `out`, write `<out>/plan.parquet`.
 
     Rows that cannot be refined are returned as `problems` and left out of the plan. Shards hold at most `shard_items`
-    items and four times as many regions. Items that a review excludes are left out; rejected ones get a salt.
+    items and four times as many regions. Items that a review excludes are left out; rejected ones get a salt. With
+    `any_suffix` (the run may write another format) outputs must differ in more than their suffix.
 
     Raises:
         JobError: the manifest cannot be read, or is refused as a whole (duplicate ids, two items writing one output,
@@ -88,7 +88,9 @@ def make_plan(
     """
     with tempfile.TemporaryDirectory() as scratch:
         local = os.path.join(scratch, "plan.parquet")
-        plan = scan_manifest(manifest, local, access=access, limit=limit, shard_items=shard_items, review=review)
+        plan = scan_manifest(
+            manifest, local, access=access, limit=limit, shard_items=shard_items, review=review, any_suffix=any_suffix
+        )
         refuse(manifest, plan.problems)
         if out is None:
             return replace(plan, uri="")
@@ -105,6 +107,7 @@ def scan_manifest(
     limit: int | None = None,
     shard_items: int = 1024,
     review: Review = NO_REVIEW,
+    any_suffix: bool = False,
 ) -> Plan:
     """Read the whole manifest into a plan at the local path `local`, with every problem of every row, fatal or not."""
     problems: list[RowProblem] = []
@@ -117,7 +120,7 @@ def scan_manifest(
                 salt = review.salts.get(parsed.item_id, "")
                 sharder.add(replace(parsed, salt=salt) if salt else parsed)
         sharder.close()
-    problems += _duplicates(local)
+    problems += _duplicates(local, any_suffix)
     return Plan(local, sharder.items, sharder.regions, sharder.shards, tuple(problems))
 
 
@@ -221,15 +224,20 @@ def _item_of(row: dict[str, Any]) -> Item:
     return Item(row["item_id"], row["image"], row["output"], tuple(regions), row["row"], row["category"], row["salt"])
 
 
-def _duplicates(plan: str) -> list[RowProblem]:
+def _duplicates(plan: str, any_suffix: bool) -> list[RowProblem]:
     """Ids and outputs that occur twice, and outputs that are a folder of another one."""
     table = pq.read_table(plan, columns=["item_id", "output", "row"])
+    outputs = pc.replace_substring_regex(table["output"], r"\.[^./]*$", "") if any_suffix else table["output"]
+    suffix = " without suffix (the run may write another format)" if any_suffix else ""
     found = []
-    for column, reason in (("item_id", "item_id.duplicate"), ("output", "output.duplicate")):
-        counts = pc.value_counts(table[column])
+    for values, reason, what in (
+        (table["item_id"], "item_id.duplicate", "item_id"),
+        (outputs, "output.duplicate", f"output{suffix}"),
+    ):
+        counts = pc.value_counts(values)
         for entry in counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1)).to_pylist():
-            rows = table.filter(pc.equal(table[column], entry["values"])).to_pylist()
-            message = f"{column} {entry['values']!r} is used by rows {[r['row'] for r in rows][:5]}; it must be unique"
+            rows = table.filter(pc.equal(values, entry["values"])).to_pylist()
+            message = f"{entry['values']!r} is the {what} of rows {[r['row'] for r in rows][:5]}; it must be unique"
             found.append(RowProblem(rows[1]["row"], rows[1]["item_id"], reason, message))
             if len(found) >= _SHOWN_PROBLEMS:
                 return found
@@ -263,62 +271,3 @@ class PlanReader:
 
     def columns(self, names: list[str]) -> pa.Table:
         return self._file.read(columns=names)
-
-
-@dataclass(frozen=True, slots=True)
-class Remaining:
-    """Positions in the plan still to be done, ascending, and which of them may replace an output already there."""
-
-    positions: npt.NDArray[np.int64]
-    replace: npt.NDArray[np.bool_]
-    done: int
-    dead: int
-
-
-def remaining(plan: PlanReader, ledger: pa.Table, *, recheck: bool, retry_dead: bool) -> Remaining:
-    """Compare the plan with the ledger (columns `status, request, identity`): done items are skipped while their
-    request and, with `recheck`, their inputs' identity are unchanged; dead ones too unless `retry_dead`.
-    """
-    table = plan.columns(["item_id", "request"])
-    index = pc.index_in(table["item_id"], value_set=ledger["item_id"].combine_chunks())
-    known = np.asarray(pc.is_valid(index))
-    matched = ledger.take(pc.drop_null(index)) if known.any() else ledger.slice(0, 0)
-    skip = np.zeros(len(table), dtype=bool)
-    skip[known] = np.asarray(pc.equal(table["request"].combine_chunks().filter(pa.array(known)), matched["request"]))
-    dead = np.zeros(len(table), dtype=bool)
-    dead[known] = np.asarray(pc.equal(matched["status"], "dead"))
-    if retry_dead:
-        skip &= ~dead
-    if recheck and skip.any():
-        recorded = np.full(len(table), "", dtype=object)
-        recorded[known] = matched["identity"].to_numpy(zero_copy_only=False)
-        positions = np.flatnonzero(skip)
-        with ThreadPoolExecutor(16) as pool:
-            for chunk in np.array_split(positions, len(positions) // 4096 + 1):
-                now = pool.map(identity_of, [plan.item(int(p))[0] for p in chunk])
-                skip[chunk] = [a == b for a, b in zip(now, recorded[chunk], strict=True)]
-    todo = np.flatnonzero(~skip)
-    return Remaining(todo, known[todo], done=int((skip & ~dead).sum()), dead=int((skip & dead).sum()))
-
-
-def identity_of(item: Item) -> str:
-    """What the stores say of all inputs of an item, without reading them; absent ones count as 'missing'."""
-    return identity_from({uri: _identity(uri) for uri in input_uris(item)})
-
-
-def identity_from(identities: dict[str, str]) -> str:
-    text = json.dumps(sorted(identities.items()))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def input_uris(item: Item) -> list[str]:
-    """Image, masks and references, each once."""
-    named = [item.image, *(uri for r in item.regions for uri in (r.mask, r.reference) if uri)]
-    return list(dict.fromkeys(named))
-
-
-def _identity(uri: str) -> str:
-    try:
-        return storage.identity(uri)
-    except ItemError as e:
-        return e.reason

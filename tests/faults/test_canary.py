@@ -14,7 +14,8 @@ from refine_ops.job.canary import judge_canary, sample_canary
 from refine_ops.job.folder import RunFolder, fingerprint_parts, open_run
 from refine_ops.job.launch import Node
 from refine_ops.job.ledger import read_ledger
-from refine_ops.job.plan import PlanReader, Remaining, make_plan, remaining
+from refine_ops.job.plan import PlanReader, make_plan
+from refine_ops.job.remaining import Remaining, remaining
 
 from .node import FAST, make_items, outputs_of, run_node
 

@@ -22,7 +22,8 @@ from refine_ops.config import RefineBatchConfig
 from refine_ops.job.folder import fingerprint_parts, open_run
 from refine_ops.job.launch import Node
 from refine_ops.job.ledger import read_ledger
-from refine_ops.job.plan import PlanReader, make_plan, remaining
+from refine_ops.job.plan import PlanReader, make_plan
+from refine_ops.job.remaining import remaining
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
 from tests.faults.node import make_items

@@ -177,3 +177,11 @@ def test_a_manifest_that_is_no_parquet_is_a_clear_error(folder: Path, content: b
     (folder / "m.parquet").write_bytes(content)
     with pytest.raises(JobError, match="not a readable Parquet file"):
         list(read_items(str(folder / "m.parquet")))
+
+
+def test_outputs_that_a_change_of_format_would_make_one_are_refused(folder: Path) -> None:
+    rows = [{"item_id": n, "image": "a.jpg", "output": f"shoes/1.{n}", "regions": [BOX]} for n in ("jpg", "png")]
+    manifest = write(folder / "m.jsonl", rows)
+    assert make_plan(manifest, None, access=AccessSettings()).items == 2
+    with pytest.raises(JobError, match=r"'shoes/1' is the output without suffix .* rows \[0, 1\]"):
+        make_plan(manifest, None, access=AccessSettings(), any_suffix=True)

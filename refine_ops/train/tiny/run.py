@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from diffusers import QwenImageTransformer2DModel
-from torch.utils.data import DataLoader
 
 from refine_ops.data.synthetic.prompts import all_prompts
 from refine_ops.model.stages import unpack
 from refine_ops.train.tiny.average import Average
-from refine_ops.train.tiny.samples import Mix, RenderedBatches
+from refine_ops.train.tiny.samples import Mix, RenderedBatches, rendered_ahead
 from refine_ops.train.tiny.transformer import channel_weights, encode_batch, loss_of, replayed, velocity
 
 log = logging.getLogger(__name__)
@@ -59,10 +58,8 @@ def train(
         bound = schedule.poses[0] + (schedule.poses[1] - schedule.poses[0]) * phase / max(schedule.phases - 1, 1)
         recipe = replace(schedule.mix.recipe, seed=schedule.mix.recipe.seed + phase)
         mix = replace(schedule.mix, pose=bound, recipe=recipe)
-        loader = DataLoader(
-            RenderedBatches(mix, schedule.folders, all_prompts()), batch_size=None, num_workers=1, prefetch_factor=8
-        )
-        fresh = (encode_batch(vae, batch, device) for batch in loader)
+        rendered = rendered_ahead(RenderedBatches(mix, schedule.folders, all_prompts()))
+        fresh = (encode_batch(vae, batch, device) for batch in rendered)
         for batch in replayed(fresh, KEPT, REPLAYED, generator):
             if weights is None:
                 rows, columns = batch.shapes[0][1:]

@@ -6,11 +6,11 @@ A batch has one shape: all of its samples have a reference or none has, and all 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from refine_ops.data import synthetic
 from refine_ops.data.degrade import ALL_EQUAL
@@ -22,6 +22,7 @@ from refine_ops.model.stages import encode_prompts
 from refine_ops.model.tiny import GRID_PX, assemble, shapes, tokenizer
 from refine_ops.records import Conditioning
 
+_Rendered = TypeVar("_Rendered")
 TEXT_TOKENS = 56
 """Longest prompt behind the template, with three thumbnails; batches are padded to it."""
 TEMPLATE_TOKENS = 64
@@ -79,6 +80,11 @@ class RenderedBatches(IterableDataset[Batch]):
         while True:
             yield make_batch(number, self.mix, library, spec, text_encoder)
             number += 1
+
+
+def rendered_ahead(batches: IterableDataset[_Rendered]) -> Iterator[_Rendered]:
+    """Batches from a process of their own. It is spawned: a fork of a process with threads may hang."""
+    return iter(DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=8, multiprocessing_context="spawn"))
 
 
 def input_spec(processor: Any) -> InputSpec:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from refine_ops.data import synthetic
 from refine_ops.model.tiny import one_frame, shapes, vae_start
 from refine_ops.records import U8Image
 from refine_ops.train.tiny.average import Average
+from refine_ops.train.tiny.samples import rendered_ahead
 
 log = logging.getLogger(__name__)
 SIDE_PX = 64
@@ -52,7 +53,7 @@ def train(
     minutes: float, recipe: synthetic.Recipe, folders: tuple[Path, ...], device: torch.device, seed: int = 0
 ) -> Any:
     """A trained VAE (`AutoencoderKLQwenImage` in fp32, its latents' mean and deviation in its configuration)."""
-    batches = iter(DataLoader(Pictures(recipe, folders), batch_size=None, num_workers=1, prefetch_factor=8))
+    batches = rendered_ahead(Pictures(recipe, folders))
     sample = torch.cat([next(batches) for _ in range(12)])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
