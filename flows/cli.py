@@ -165,7 +165,7 @@ def check(
     for problem in problems:
         print(f"row {problem.row}\t{problem.item_id!r}\t{problem.reason}\t{problem.message}")
     bad = len({p.row for p in problems})
-    print(f"{plan.items} items can be read, {bad} rows have problems (rows count from 0)", file=sys.stderr)
+    print(f"{plan.items} items planned, {bad} rows have problems (rows count from 0)", file=sys.stderr)
     if problems:
         sys.exit(EXIT_BAD_INPUT)
 
