@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from flows.progress import Ticker
 from refine_ops import storage
 from refine_ops.config import AccessSettings, RefineSettings, WorkerSettings
 from refine_ops.errors import ItemError
@@ -33,11 +34,12 @@ def check_manifest(
 
 
 def _open_all(plan: PlanReader, access: AccessSettings, settings: RefineSettings) -> Iterator[RowProblem]:
-    budget = ByteBudget(WorkerSettings().queue_bytes)
+    budget, ticker = ByteBudget(WorkerSettings().queue_bytes), Ticker("check")
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(plan), _CHUNK):
             items = [plan.item(p)[0] for p in range(start, min(start + _CHUNK, len(plan)))]
-            for problem in pool.map(lambda item: _open(item, access, settings, budget), items):
+            for done, problem in enumerate(pool.map(lambda item: _open(item, access, settings, budget), items), start):
+                ticker.update(done + 1, len(plan))
                 if problem is not None:
                     yield problem
 

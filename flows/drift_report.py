@@ -1,16 +1,18 @@
 """Flow `drift-report`: what past runs did to pictures, for an operator; alarms become events."""
 
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
+from flows.progress import Ticker
 from refine_ops import storage
 from refine_ops.errors import JobError
 from refine_ops.report.build import Built, build_report
-from refine_ops.report.cases import open_run
+from refine_ops.report.cases import Case, open_run
 from refine_ops.report.config import DriftReportConfig, PerceptualSettings
 from refine_ops.report.folders import folder_cases
 from refine_ops.report.markdown import markdown_summary
@@ -54,14 +56,22 @@ def measure_with_models(config: DriftReportConfig, settings: PerceptualSettings)
     meter, limits = RunMeter(settings), config.measure.limits
     for uri in config.runs:
         run = open_run(uri, config.nights)
-        meter.measure(run.cases(), storage.join(run.uri, FILE), limits)
+        meter.measure(_ticked(run.cases(), run.count()), storage.join(run.uri, FILE), limits)
     if config.folders is not None:
-        meter.measure(folder_cases(config.folders), storage.join(config.report_folder, FILE), limits)
+        pairs = list(folder_cases(config.folders))
+        meter.measure(_ticked(pairs, len(pairs)), storage.join(config.report_folder, FILE), limits)
+
+
+def _ticked(cases: Iterable[Case], count: int) -> Iterator[Case]:
+    ticker = Ticker("models")
+    for done, case in enumerate(cases):
+        ticker.update(done, count)
+        yield case
 
 
 @task(persist_result=False)
 def build(config: DriftReportConfig) -> Built:
-    return build_report(config)
+    return build_report(config, Ticker("report").update)
 
 
 @task(persist_result=False)

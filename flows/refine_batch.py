@@ -1,5 +1,6 @@
 """The flow `refine-batch`: validate -> plan -> refine -> summarise -> report."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -50,8 +51,8 @@ def refine_batch(config: RefineBatchConfig) -> RunSummary:
         todo = find_remaining(config, folder)
     verdict = refine_items(config, folder, todo)
     summary = write_summary(config, folder, plan, verdict, todo.done + todo.dead)
-    if 0 < summary.done <= config.report_items:
-        drift_report(DriftReportConfig(runs=(folder.uri,)))
+    if due := due_report(config, folder, summary, refined=verdict is not None):
+        drift_report(due)
     if summary.dead_share > config.error_budget:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.dead_by_reason.items())
         raise ErrorBudgetExceeded(
@@ -61,6 +62,35 @@ def refine_batch(config: RefineBatchConfig) -> RunSummary:
             "tries again what has not changed."
         )
     return summary
+
+
+def due_report(
+    config: RefineBatchConfig, folder: RunFolder, summary: RunSummary, refined: bool
+) -> DriftReportConfig | None:
+    """The drift report: of the whole folder up to `report_items`, of this night alone in a folder that has grown
+    larger, and none where nothing has changed since the last one."""
+    whole = summary.done <= config.report_items
+    if not summary.done or not config.report_items:
+        return None
+    if not refined and (not whole or reported_counts(folder) == (summary.done, summary.dead)):
+        logger.info("nothing was refined; the drift report stays as it is")
+        return None
+    if not whole and summary.refined_now > config.report_items:
+        logger.info(
+            "%d items are too many for a drift report here (report_items %d): refine-ops report %s --nights 1",
+            *(summary.refined_now, config.report_items, folder.uri),
+        )
+        return None
+    return DriftReportConfig(runs=(folder.uri,), nights=None if whole else 1)
+
+
+def reported_counts(folder: RunFolder) -> tuple[int, int] | None:
+    """(done, dead) as the folder's own report has them; None without one."""
+    uri = storage.join(folder.uri, "report", "report.json")
+    if not storage.exists(uri):
+        return None
+    runs = json.loads(storage.read(uri))["runs"]
+    return (runs[0]["done"], runs[0]["dead"]) if len(runs) == 1 else None
 
 
 def resolve_adapters(settings: RefineSettings) -> RefineSettings:

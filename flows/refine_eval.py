@@ -6,6 +6,7 @@ from uuid import UUID
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
+from flows.progress import Ticker
 from refine_ops import storage
 from refine_ops.eval.build import build_cases
 from refine_ops.eval.cases import CaseSet
@@ -40,9 +41,10 @@ def prepare(config: RefineEvalConfig) -> CaseSet:
 def measure(config: RefineEvalConfig) -> Evaluation:
     """Run and measure every method, showing how far it is; an update costs 14 ms, so one a case."""
     created = create_progress_artifact(0.0, key="refine-eval-progress", description="refine-eval")
-    names = [m.name for m in config.all_methods]
+    names, ticker = [m.name for m in config.all_methods], Ticker("eval", "cases")
 
     def progress(done: int, total: int, method: str) -> None:
+        ticker.update(names.index(method) * total + done, len(names) * total, method)
         share = (names.index(method) + done / total) / len(names)
         if isinstance(created, UUID):
             update_progress_artifact(created, 100 * share, description=f"{method}: case {done} of {total}")

@@ -190,8 +190,9 @@ class RefineBatchConfig(Settings):
     report_items: int = Field(
         20_000,
         ge=0,
-        description="Build the drift report at the end of runs of at most this many items, as it decodes every image "
-        "twice more. For larger runs start the flow drift-report where there are cores; 0: never.",
+        description="Build the drift report at the end if the folder holds at most this many items, or else of this "
+        "night alone if it refined no more; it decodes every image twice more. For larger nights start the flow "
+        "drift-report where there are cores; 0: never.",
     )
 
     @model_validator(mode="after")

@@ -94,7 +94,8 @@ def open_item(item: Item, inputs: Mapping[str, bytes], settings: RefineSettings)
         inputs: Bytes of the image, the masks and the references by URI.
 
     Raises:
-        ItemError: an input is not what it should be; `reference.too_large` where an item's references together have
+        ItemError: an input is not what it should be; `region.below_mcu` where `confine: region` leaves a JPEG's region
+            nothing that may change; `reference.too_large` where an item's references together have
             more pixels than one image may have.
     """
     limits, uris = settings.limits, _references(item)
@@ -103,6 +104,9 @@ def open_item(item: Item, inputs: Mapping[str, bytes], settings: RefineSettings)
         region.PackedMask.of(region.region_mask(r, source.size, inputs[r.mask] if r.mask else None, limits))
         for r in item.regions
     )
+    if settings.paste.confine == "region":
+        for r, mask in zip(item.regions, masks, strict=True):
+            paste.permitted(source, region.paste_mask(mask.unpacked(), r.paste))
     pixels = sum(header_pixels(inputs[uri]) for uri in uris)
     if pixels > limits.max_pixels:
         raise ItemError(

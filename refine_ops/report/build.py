@@ -12,7 +12,7 @@ from refine_ops.report.cases import open_run
 from refine_ops.report.config import DriftReportConfig
 from refine_ops.report.folders import folder_cases
 from refine_ops.report.html import render_html
-from refine_ops.report.measure import measure_cases
+from refine_ops.report.measure import OnProgress, measure_cases, no_progress
 from refine_ops.report.measures import ItemMeasure
 from refine_ops.report.modelled import FILE, with_modelled
 from refine_ops.report.nights import night_name, night_of
@@ -32,7 +32,7 @@ class Built:
     alarms: tuple[Alarm, ...]
 
 
-def build_report(config: DriftReportConfig) -> Built:
+def build_report(config: DriftReportConfig, on_progress: OnProgress = no_progress) -> Built:
     """Make the report `config` asks for; with `source`, only render its HTML again.
 
     Raises:
@@ -42,7 +42,7 @@ def build_report(config: DriftReportConfig) -> Built:
     if config.source is not None:
         page = render_html(folder, config.layout)
         return Built(folder, page, json.loads(storage.read(storage.join(folder, "report.json"))), ())
-    measured, planned = _measure(config, folder)
+    measured, planned = _measure(config, folder, on_progress)
     figures = [run_figures(run, items, planned.get(run, len(items)), config.cost) for run, items in measured.items()]
     alarms, history, state = _trend(measured, config)
     summary = summarise(
@@ -59,18 +59,20 @@ def build_report(config: DriftReportConfig) -> Built:
     return Built(folder, render_html(folder, config.layout), summary, tuple(alarms))
 
 
-def _measure(config: DriftReportConfig, folder: str) -> tuple[dict[str, list[ItemMeasure]], dict[str, int]]:
+def _measure(
+    config: DriftReportConfig, folder: str, on_progress: OnProgress
+) -> tuple[dict[str, list[ItemMeasure]], dict[str, int]]:
     """Measures by run, in the order given, and how many items each whole run planned."""
     if config.folders is not None:
         pairs = folder_cases(config.folders)
         if config.perceptual is not None:
             pairs = with_modelled(pairs, storage.join(folder, FILE))
         cases = list(pairs)
-        items = measure_cases(cases, len(cases), folder, config.measure)
+        items = measure_cases(cases, len(cases), folder, config.measure, on_progress)
         return {items[0].run: items}, {}
     runs = [open_run(uri, config.nights) for uri in config.runs]
     found = (case for run in runs for case in with_modelled(run.cases(), storage.join(run.uri, FILE)))
-    items = measure_cases(found, sum(run.count() for run in runs), folder, config.measure)
+    items = measure_cases(found, sum(run.count() for run in runs), folder, config.measure, on_progress)
     measured: dict[str, list[ItemMeasure]] = {run.uri: [] for run in runs}
     for item in items:
         measured[item.run].append(item)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from refine_ops import storage
 from refine_ops.config import PasteSettings, WriteSettings
@@ -77,19 +78,22 @@ class RunCases:
     def cases(self) -> Iterator[Case]:
         """Items with an outcome, in manifest order; memory is bounded by the ledger's size.
 
-        A done item that the manifest no longer holds has no regions to judge it by and is left out with a warning.
+        What the manifest no longer holds is left out: a done item with a warning, as there are no regions to judge it
+        by; a dead one by the dead letter, which names those whose rows cannot be refined too.
         """
         ledger = self._ledger()
         ledger = ledger.take(pc.sort_indices(ledger, sort_keys=[("row", "ascending")]))
         plan = PlanReader(self.folder.plan)
         ids = plan.columns(["item_id"])["item_id"].combine_chunks()
-        rules, shared = self._rules(), self._slices()
+        rules, shared, still_dead = self._rules(), self._slices(), self._dead_letter()
         for start in range(0, len(ledger), _BATCH):
             batch = ledger.slice(start, _BATCH)
             positions = np.asarray(pc.fill_null(pc.index_in(batch["item_id"], value_set=ids), -1))
             for row, position in zip(batch.to_pylist(), positions, strict=True):
                 if position < 0 and row["status"] == "done":
                     logger.warning("%s: item %r is not in the plan any more and is left out", self.uri, row["item_id"])
+                    continue
+                if position < 0 and still_dead is not None and row["item_id"] not in still_dead:
                     continue
                 regions = plan.item(int(position))[0].regions if position >= 0 else ()
                 yield self._case(row, regions, rules, shared)
@@ -100,6 +104,13 @@ class RunCases:
             return ledger
         numbers = night_of(ledger["finished_at"].to_numpy())
         return ledger.filter(pa.array(numbers > numbers.max() - self.nights))
+
+    def _dead_letter(self) -> frozenset[str] | None:
+        """Ids in the dead letter; None for a run that has not come to an end yet."""
+        if not storage.exists(self.folder.dead_letter):
+            return None
+        table = pq.read_table(pa.BufferReader(storage.read(self.folder.dead_letter)), columns=["item_id"])
+        return frozenset(table["item_id"].to_pylist())
 
     def planned(self) -> int:
         """How many items the run was to do."""

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -22,13 +22,22 @@ logger = logging.getLogger(__name__)
 _WAITING_PER_PROCESS = 4
 
 Work = tuple[Case, bool]
+OnProgress = Callable[[int, int], None]
+"""Called with (done, of how many)."""
 
 
-def measure_cases(cases: Iterable[Case], count: int, folder: str, settings: MeasureSettings) -> list[ItemMeasure]:
+def no_progress(done: int, total: int) -> None:
+    """Shows nothing."""
+
+
+def measure_cases(
+    cases: Iterable[Case], count: int, folder: str, settings: MeasureSettings, on_progress: OnProgress = no_progress
+) -> list[ItemMeasure]:
     """Compare all cases and write `items.parquet` and `evidence/` below `folder`; returns the measures.
 
     Args:
         count: how many cases there will be; pictures of clean items are kept evenly, every n-th.
+        on_progress: called with how many are measured, and `count`.
 
     Raises:
         JobError: the report cannot be written.
@@ -42,6 +51,7 @@ def measure_cases(cases: Iterable[Case], count: int, folder: str, settings: Meas
         write_evidence(folder, part, page)
         measured += [(compared.measure, part) for compared in page]
         part += 1
+        on_progress(len(measured), count)
     write_items(folder, measured)
     return [measure for measure, _ in measured]
 

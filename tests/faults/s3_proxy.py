@@ -16,8 +16,9 @@ from typing import Final, Literal
 
 Kind = Literal[
     "500", "503", "slow-down", "timeout", "reset", "reset-mid-body", "short-read", "damaged-read", "damaged-write",
-    "lost-answer", "expired", "unconditional",
+    "lost-answer", "expired", "unconditional", "slow",
 ]  # fmt: skip
+SLOW_S: Final = 2.0
 _ERRORS: Final = {
     "500": (500, "InternalError"),
     "503": (503, "ServiceUnavailable"),
@@ -81,6 +82,8 @@ def s3_proxy(upstream: str) -> Iterator[Proxy]:
             elif fault is not None and fault.kind == "reset":
                 self._hang_up()
             else:
+                if fault is not None and fault.kind == "slow":
+                    time.sleep(SLOW_S)
                 if fault is not None and fault.kind == "damaged-write":
                     body = bytes([body[0] ^ 1]) + body[1:]
                 self._forward(body, fault)

@@ -7,20 +7,22 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from tests.faults.s3_proxy import Proxy, s3_proxy
+
 from .site import Site, free_port
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """Endpoint of an S3 server with the bucket `lake`; this process uses it too."""
+def s3() -> Iterator[Proxy]:
+    """An S3 server with the bucket `lake`, behind a proxy that can misbehave; this process uses it too."""
     server = ThreadedMotoServer(port=free_port(), verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    endpoint = f"http://{host.replace('0.0.0.0', '127.0.0.1')}:{port}"
     before = os.environ.get("AWS_ENDPOINT_URL")
-    os.environ["AWS_ENDPOINT_URL"] = endpoint
-    boto3.client("s3").create_bucket(Bucket="lake")
-    yield endpoint
+    with s3_proxy(f"http://{host.replace('0.0.0.0', '127.0.0.1')}:{port}") as proxy:
+        os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
+        boto3.client("s3").create_bucket(Bucket="lake")
+        yield proxy
     server.stop()
     if before is None:
         del os.environ["AWS_ENDPOINT_URL"]
@@ -29,9 +31,9 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory, s3: str) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, s3: Proxy) -> Iterator[Site]:
     """A Prefect server with everything in `infra/` deployed."""
-    site = Site(tmp_path_factory.mktemp("prefect"), AWS_ENDPOINT_URL=s3)
+    site = Site(tmp_path_factory.mktemp("prefect"), AWS_ENDPOINT_URL=s3.endpoint)
     try:
         site.deploy()
         yield site

@@ -27,6 +27,7 @@ from refine_ops.job.remaining import remaining
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
 from tests.faults.node import make_items
+from tests.faults.s3_proxy import Fault, Proxy
 
 from .site import Site, end, kill, tree, wait_for
 
@@ -100,7 +101,9 @@ def check(out: str, oracle: dict[str, str], count: int) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_lanes_are_killed_the_parent_is_killed_the_server_restarts(nodes: Site, tmp_path: Path) -> None:
+def test_lanes_are_killed_the_parent_is_killed_the_server_restarts(nodes: Site, s3: Proxy, tmp_path: Path) -> None:
+    """Each output takes two seconds to store until the parent is dead, so that everything dies in mid-work."""
+    s3.faults.append(Fault("slow", method="PUT", path="/outputs/", times=10_000))
     count, out = 72, "s3://lake/run-small"
     config = settings(upload(tmp_path / "images", count, "small"), out)
     control, first, second = nodes._processes[-1], nodes.worker("refine-lanes", "a"), nodes.worker("refine-lanes", "b")
@@ -116,6 +119,7 @@ def test_lanes_are_killed_the_parent_is_killed_the_server_restarts(nodes: Site, 
     nodes.start_server()
     wait_for("lanes at work", lambda: nodes.lanes("RUNNING"), WAIT_S)
     kill(tree(nodes.process_of(control)))  # the parent dies without a word; its lanes do not notice
+    s3.faults.clear()
     orphans = {lane["id"] for lane in nodes.lanes("SCHEDULED", "PENDING", "RUNNING")}
     second_parent = nodes.run("refine-batch/refine-batch", config)
     assert nodes.finish(second_parent, WAIT_S) == "COMPLETED", nodes.logs()

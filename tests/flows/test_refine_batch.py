@@ -131,12 +131,17 @@ def test_a_run_refines_what_it_can_records_what_it_cannot_and_resumes(site: Path
     assert (out / "report" / "report.html").exists()
     assert (out / "report" / "contact_sheet.png").exists()
 
+    report = json.loads((out / "report" / "report.json").read_bytes())
+    assert (report["runs"][0]["done"], report["runs"][0]["dead"]) == (4, 12)
+    reported_at = (out / "report" / "report.json").stat().st_mtime_ns
+
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out / "outputs").iterdir()}
     again = cli(*arguments, "--error-budget", "0.1", home=home)
     assert again.returncode == 1
     assert "12 of 16 items are dead" in again.stderr
     assert "2 file.missing" in again.stderr
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out / "outputs").iterdir()} == before
+    assert (out / "report" / "report.json").stat().st_mtime_ns == reported_at, "nothing has changed"
 
     other = cli(*arguments, "--set", "refine.paste.blur_px=13", home=home)
     assert other.returncode == 2
@@ -147,6 +152,8 @@ def test_a_run_refines_what_it_can_records_what_it_cannot_and_resumes(site: Path
     mended = cli("run", str(site / "mended.jsonl"), "--out", str(out), *QUICK, home=home)
     assert mended.returncode == 0, mended.stderr
     assert pq.read_table(out / "dead_letter.parquet").num_rows == 0
+    report = json.loads((out / "report" / "report.json").read_bytes())
+    assert (report["runs"][0]["done"], report["runs"][0]["dead"]) == (4, 0), "dead rows that are gone do not count"
 
 
 def test_what_cannot_be_run_is_one_message_and_exit_2(site: Path, home: Path, tmp_path: Path) -> None:

@@ -24,9 +24,11 @@ from PIL import ExifTags, Image
 from skimage.metrics import structural_similarity
 from test_strict_background import jpeg_allowance, near
 
-from refine_ops.config import WriteSettings
+from refine_ops.config import PasteSettings, RefineSettings, WriteSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import read, write
+from refine_ops.records import Item, Region
+from refine_ops.refine import open_item
 
 BOX = (70, 60, 101, 85)
 WIDTH, HEIGHT = 203, 149
@@ -152,6 +154,15 @@ def test_a_region_below_one_mcu_cannot_be_confined(rgb: np.ndarray) -> None:
     with pytest.raises(ItemError, match="no JPEG block lies wholly inside") as caught:
         refine(jpeg(rgb, "420"), [(3, 3, 12, 12)], confine=True)
     assert caught.value.reason == "region.below_mcu"
+
+
+def test_a_region_that_cannot_be_confined_is_refused_before_anything_runs(rgb: np.ndarray) -> None:
+    """By `check --open`, and before the model sees the item's other regions."""
+    regions = tuple(Region(f"r{i}", "x", box=box) for i, box in enumerate([(0, 0, 64, 64), (3, 3, 12, 12)]))
+    item, inputs = Item("a", "a.jpg", "a.jpg", regions, 0), {"a.jpg": jpeg(rgb, "420")}
+    assert len(open_item(item, inputs, RefineSettings()).masks) == 2
+    with pytest.raises(ItemError, match="no JPEG block lies wholly inside"):
+        open_item(item, inputs, RefineSettings(paste=PasteSettings(confine="region")))
 
 
 def test_a_missing_backend_is_refused_or_becomes_png(rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,11 @@ from prefect.events.worker import EventsWorker
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.drift_report import EVENT_ALARM, EVENT_VIOLATION, DriftFound, drift_report, review_apply
+from flows.refine_batch import due_report
+from flows.summary import RunSummary
+from refine_ops.config import RefineBatchConfig
 from refine_ops.report.build import build_report
+from refine_ops.report.cases import open_run
 from refine_ops.report.config import DriftReportConfig, MeasureSettings, TrendSettings
 from refine_ops.report.markdown import markdown_summary
 from refine_ops.report.review import read_marks
@@ -52,6 +56,28 @@ def test_the_flow_writes_reports_events_and_fails_as_told(
         assert {e.event for e in sent} >= {EVENT_ALARM, EVENT_VIOLATION}
         alarm = next(e for e in sent if e.event == EVENT_ALARM)
         assert alarm.payload["metric"] == "raw_de00"
+
+
+def test_a_report_is_due_of_the_folder_of_last_night_or_not_at_all(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "run")
+    for i in range(4):
+        made.add(f"{i}", photo_edit(i))
+    folder = open_run(made.write()).folder
+    build_report(DriftReportConfig(runs=(folder.uri,), measure=ONE))
+
+    def due(limit: int, done: int, now: int) -> DriftReportConfig | None:
+        config = RefineBatchConfig(manifest="m.jsonl", out=folder.uri, report_items=limit)
+        summary = RunSummary(folder.uri, done, 0, now, 0, 1.0, 0, {}, "", "")
+        return due_report(config, folder, summary, refined=now > 0)
+
+    whole, night = (DriftReportConfig(runs=(folder.uri,), nights=n) for n in (None, 1))
+    assert due(limit=8, done=8, now=4) == whole
+    assert due(limit=8, done=4, now=0) is None, "reported already"
+    assert due(limit=8, done=3, now=0) == whole, "the manifest holds less now"
+    assert due(limit=8, done=9, now=4) == night
+    assert due(limit=8, done=9, now=0) is None
+    assert due(limit=8, done=20, now=9) is None
+    assert due(limit=0, done=4, now=4) is None
 
 
 def test_the_summary_shows_pictures_and_takes_no_markup_from_names(tmp_path: Path) -> None:
