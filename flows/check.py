@@ -26,7 +26,13 @@ def check_manifest(
     """The plan's counts and all problems, by row; with `open_files` every image, mask and reference is decoded too."""
     with tempfile.TemporaryDirectory() as scratch:
         local = str(Path(scratch) / "plan.parquet")
-        plan = scan_manifest(manifest, local, access=access, any_suffix=settings.write.changes_suffixes)
+        plan = scan_manifest(
+            manifest,
+            local,
+            access=access,
+            any_suffix=settings.write.changes_suffixes,
+            on_progress=Ticker("plan").update,
+        )
         problems = list(plan.problems)
         if open_files:
             problems += _open_all(PlanReader(local), access, settings)

@@ -121,10 +121,17 @@ def run(
     settings = load_config(RefineBatchConfig, config, set_, given)
     if plan_only:
         from flows.estimate import describe
+        from flows.progress import Ticker
         from refine_ops.job.plan import make_plan
 
-        suffixes = settings.refine.write.changes_suffixes
-        planned = make_plan(settings.manifest, None, access=settings.access, limit=settings.limit, any_suffix=suffixes)
+        planned = make_plan(
+            settings.manifest,
+            None,
+            access=settings.access,
+            limit=settings.limit,
+            any_suffix=settings.refine.write.changes_suffixes,
+            on_progress=Ticker("plan").update,
+        )
         print(describe(planned))
         return
     _announce(settings.refine)
@@ -165,7 +172,7 @@ def check(
     for problem in problems:
         print(f"row {problem.row}\t{problem.item_id!r}\t{problem.reason}\t{problem.message}")
     bad = len({p.row for p in problems})
-    print(f"{plan.items} items planned, {bad} rows have problems (rows count from 0)", file=sys.stderr)
+    print(f"{plan.items:,} items planned, {bad:,} rows have problems (rows count from 0)", file=sys.stderr)
     if problems:
         sys.exit(EXIT_BAD_INPUT)
 

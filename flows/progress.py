@@ -20,13 +20,14 @@ class Ticker:
         self._label, self._unit, self._stream = label, unit, stream or sys.stderr
         self._started = self._printed = time.monotonic()
 
-    def update(self, done: int, total: int, detail: str = "") -> None:
-        """`done` of `total` are done since this object was made; may be called as often as one likes."""
+    def update(self, done: int, total: int | None = None, detail: str = "") -> None:
+        """`done` of `total` (None: nobody knows) since this object was made; may be called as often as one likes."""
         now = time.monotonic()
         if now - self._printed < _TERMINAL_EVERY_S:
             return
         self._printed = now
-        line = f"{done:,}/{total:,} {self._unit}{pace(done, total, now - self._started, self._unit)}"
+        of = "" if total is None else f"/{total:,}"
+        line = f"{done:,}{of} {self._unit}{pace(done, total or done, now - self._started, self._unit)}"
         print(f"{self._label}: {line}{detail and ', ' + detail}", file=self._stream, flush=True)
 
 
@@ -85,7 +86,7 @@ def pace(done: int, total: int, elapsed_s: float, unit: str) -> str:
         return ""
     rate = done / elapsed_s
     left = f", {duration((total - done) / rate)} left" if done < total else ""
-    return f", {rate:.2f} {unit}/s{left}"
+    return f", {rate:,.{0 if rate >= 100 else 2}f} {unit}/s{left}"
 
 
 def duration(seconds: float) -> str:

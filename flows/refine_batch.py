@@ -8,7 +8,7 @@ from prefect import flow, get_run_logger, task
 
 from flows.drift_report import drift_report
 from flows.lanes import cancel_lanes, run_on_pool
-from flows.progress import ProgressDisplay
+from flows.progress import ProgressDisplay, Ticker
 from flows.summary import RunSummary, summarise
 from refine_ops import registry, storage
 from refine_ops.config import RefineBatchConfig, RefineSettings
@@ -76,7 +76,7 @@ def due_report(
         logger.info("nothing was refined; the drift report stays as it is")
         return None
     if not whole and summary.refined_now > config.report_items:
-        logger.info(
+        logger.warning(
             "%d items are too many for a drift report here (report_items %d): refine-ops report %s --nights 1",
             *(summary.refined_now, config.report_items, folder.uri),
         )
@@ -138,6 +138,7 @@ def plan_run(config: RefineBatchConfig, folder: RunFolder, parts: dict[str, str]
         limit=config.limit,
         shard_items=config.shard_items,
         review=read_review(folder.uri),
+        on_progress=Ticker("plan").update,
         any_suffix=config.refine.write.changes_suffixes,
     )
     open_run(config.out, parts, config.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""The plan: the validated manifest as `plan.parquet`, one row group per shard, and what of it is still to be done.
+"""The plan: the validated manifest as `plan.parquet`, one row group per shard.
 
 The plan reads the manifest only, never an image. It is made anew at every start; the ledger says what is done.
 """
@@ -23,6 +23,7 @@ from refine_ops.config import AccessSettings
 from refine_ops.errors import ItemError, JobError
 from refine_ops.job.manifest import SCHEMA, read_items
 from refine_ops.job.rows import RowProblem
+from refine_ops.progress import OnProgress, no_progress
 from refine_ops.records import Item, Outcome, Region, Scribble
 
 PLAN_SCHEMA: Final = pa.schema(
@@ -36,6 +37,7 @@ PLAN_SCHEMA: Final = pa.schema(
     ]
 )
 _SHOWN_PROBLEMS = 20
+_PROGRESS_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ def make_plan(
     shard_items: int = 1024,
     review: Review = NO_REVIEW,
     any_suffix: bool = False,
+    on_progress: OnProgress = no_progress,
 ) -> Plan:
     """Validate the manifest and, with `out`, write `<out>/plan.parquet`.
 
@@ -89,7 +92,14 @@ def make_plan(
     with tempfile.TemporaryDirectory() as scratch:
         local = os.path.join(scratch, "plan.parquet")
         plan = scan_manifest(
-            manifest, local, access=access, limit=limit, shard_items=shard_items, review=review, any_suffix=any_suffix
+            manifest,
+            local,
+            access=access,
+            limit=limit,
+            shard_items=shard_items,
+            review=review,
+            any_suffix=any_suffix,
+            on_progress=on_progress,
         )
         refuse(manifest, plan.problems)
         if out is None:
@@ -108,12 +118,15 @@ def scan_manifest(
     shard_items: int = 1024,
     review: Review = NO_REVIEW,
     any_suffix: bool = False,
+    on_progress: OnProgress = no_progress,
 ) -> Plan:
     """Read the whole manifest into a plan at the local path `local`, with every problem of every row, fatal or not."""
     problems: list[RowProblem] = []
     with pq.ParquetWriter(local, PLAN_SCHEMA, compression="zstd") as writer:
         sharder = _Sharder(writer, shard_items)
-        for parsed in read_items(manifest, access, limit):
+        for count, parsed in enumerate(read_items(manifest, access, limit), start=1):
+            if count % _PROGRESS_ROWS == 0:
+                on_progress(count, None)
             if isinstance(parsed, RowProblem):
                 problems.append(parsed)
             elif parsed.item_id not in review.excluded:

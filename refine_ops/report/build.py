@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from refine_ops import storage
+from refine_ops.progress import OnProgress, no_progress
 from refine_ops.report.alarms import Alarm, find_alarms
 from refine_ops.report.cases import open_run
 from refine_ops.report.config import DriftReportConfig
 from refine_ops.report.folders import folder_cases
 from refine_ops.report.html import render_html
-from refine_ops.report.measure import OnProgress, measure_cases, no_progress
+from refine_ops.report.measure import measure_cases
 from refine_ops.report.measures import ItemMeasure
 from refine_ops.report.modelled import FILE, with_modelled
 from refine_ops.report.nights import night_name, night_of

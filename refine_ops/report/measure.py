@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -11,6 +11,7 @@ from multiprocessing import get_context
 
 import cv2
 
+from refine_ops.progress import OnProgress, no_progress
 from refine_ops.report.cases import Case
 from refine_ops.report.compare import Compared, compare, failed
 from refine_ops.report.config import MeasureSettings
@@ -22,12 +23,6 @@ logger = logging.getLogger(__name__)
 _WAITING_PER_PROCESS = 4
 
 Work = tuple[Case, bool]
-OnProgress = Callable[[int, int], None]
-"""Called with (done, of how many)."""
-
-
-def no_progress(done: int, total: int) -> None:
-    """Shows nothing."""
 
 
 def measure_cases(

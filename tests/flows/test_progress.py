@@ -13,6 +13,7 @@ from flows.progress import Ticker, pace
         (5, 10, 0.0, ""),
         (5, 20, 10.0, ", 0.50 items/s, 30 s left"),
         (10, 10, 4.0, ", 2.50 items/s"),
+        (60_000, 60_000, 2.0, ", 30,000 items/s"),
         (1, 36_001, 1.0, ", 1.00 items/s, 10 h 0 min left"),
     ],
 )
