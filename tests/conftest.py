@@ -1,5 +1,6 @@
 """Shared fixtures: real photos, and a home for Prefect that no test run shares with the user's."""
 
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -16,6 +17,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "testing")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "testing")
 os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+
+
+def pytest_sessionfinish() -> None:
+    """Prefect's servers take leave at exit, when pytest has closed the stream they would log to."""
+    logging.raiseExceptions = False
 
 
 @pytest.fixture(scope="session")
