@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -77,10 +78,11 @@ def _read_manifest(uri: str) -> bytes:
 def fingerprint(config: BuildDatasetConfig, manifest: bytes) -> str:
     """SHA-256 of everything that determines the samples but the images themselves, which the plan holds by hash.
 
+    Local checkpoints count by their files, wherever they lie; one on the hub by its name.
     `manifest` is the manifest's bytes, or for the synthetic source the list of its assets' hashes.
     """
     what = {
-        "config": _without(config.model_dump(mode="json"), _FREE_ON_RESUME),
+        "config": _without(_with_weights(config.model_dump(mode="json")), _FREE_ON_RESUME),
         "manifest": hashlib.sha256(manifest).hexdigest(),
         "versions": {"schema": VERSION, "package": __version__, "numpy": np.__version__, "opencv": cv2.__version__},
     }
@@ -113,6 +115,19 @@ def _candidates(config: BuildDatasetConfig, manifest: bytes) -> list[Candidate]:
     if not kept:
         raise JobError(f"exclude {config.exclude} leaves no row of the manifest")
     return plan_rows(kept, source.samples_per_row, config.seed, config.validation_share, config.limits)
+
+
+def _with_weights(value: Any) -> Any:
+    """The configuration with a hash of its files for each local checkpoint's path."""
+    if isinstance(value, list):
+        return [_with_weights(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "allow_hub" in value and Path(value["model"]).is_dir():
+        from refine_ops.model.fingerprint import hash_folder  # imports torch, as what is named here does
+
+        return {**value, "model": hash_folder(Path(value["model"]))}
+    return {k: _with_weights(v) for k, v in value.items()}
 
 
 def _without(value: Any, names: set[str]) -> Any:

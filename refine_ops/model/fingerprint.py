@@ -22,7 +22,7 @@ def fingerprint_model(model: ResolvedModel, settings: ModelSettings) -> dict[str
     Paths do not enter: a copy of the same model elsewhere has the same fingerprint. Nothing is loaded, so a process
     without a GPU can compute it.
     """
-    values = {f"weights.{part}": _hash_folder(model.folder / part) for part in COMPONENTS}
+    values = {f"weights.{part}": hash_folder(model.folder / part) for part in COMPONENTS}
     for index, (path, scale) in enumerate(model.loras):
         values[f"lora.{index}"] = f"{_hash_file(path)} x {scale}"
     preset = dataclasses.asdict(model.preset)
@@ -32,11 +32,14 @@ def fingerprint_model(model: ResolvedModel, settings: ModelSettings) -> dict[str
     return values | {f"version.{name}": version(name) for name in _VERSIONS}
 
 
-def _hash_folder(folder: Path) -> str:
-    files = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
+def hash_folder(folder: Path) -> str:
+    """SHA-256 over the names and contents of a checkpoint's weights, configurations and vocabularies."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES)
     with ThreadPoolExecutor(_HASH_THREADS) as pool:
         hashes = list(pool.map(_hash_file, files))
-    lines = "\n".join(f"{path.name} {digest}" for path, digest in zip(files, hashes, strict=True))
+    lines = "\n".join(
+        f"{path.relative_to(folder).as_posix()} {digest}" for path, digest in zip(files, hashes, strict=True)
+    )
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

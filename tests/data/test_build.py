@@ -24,8 +24,14 @@ from photos import (
 )
 
 from refine_ops.data.build import build
-from refine_ops.data.config import BuildDatasetConfig, InstructSettings, ManifestSource, SyntheticSource
-from refine_ops.data.folder import open_folder
+from refine_ops.data.config import (
+    BuildDatasetConfig,
+    InstructSettings,
+    ManifestSource,
+    SamSegmentation,
+    SyntheticSource,
+)
+from refine_ops.data.folder import fingerprint, open_folder
 from refine_ops.errors import JobError
 
 
@@ -90,7 +96,7 @@ KILLED = """
 import sys
 from refine_ops.data.build import build
 from refine_ops.data.config import BuildDatasetConfig
-from refine_ops.data.folder import open_folder
+from refine_ops.data.folder import fingerprint, open_folder
 if __name__ == "__main__":
     config = BuildDatasetConfig.model_validate_json(sys.argv[1])
     for i, report in enumerate(build(config, open_folder(config).todo)):
@@ -174,6 +180,18 @@ def test_a_finished_set_has_nothing_to_do_and_another_configuration_is_refused(t
     assert open_folder(config.model_copy(update={"workers": 4})).todo == {}
     with pytest.raises(JobError, match="another configuration"):
         open_folder(config.model_copy(update={"seed": 9}))
+
+
+def test_a_checkpoint_counts_by_its_files_wherever_it_lies(tmp_path: Path) -> None:
+    def identity(folder: Path, weights: bytes) -> str:
+        (folder / "unet").mkdir(parents=True)
+        (folder / "unet" / "model.safetensors").write_bytes(weights)
+        source = ManifestSource(manifest="m.jsonl", segment=SamSegmentation(model=str(folder)))
+        return fingerprint(BuildDatasetConfig(out="set", source=source), b"")
+
+    first = identity(tmp_path / "a", b"1")
+    assert first == identity(tmp_path / "copy", b"1")
+    assert first != identity(tmp_path / "b", b"2")
 
 
 def test_excluded_families_are_nowhere_and_unknown_names_are_refused(tmp_path: Path) -> None:
