@@ -1,7 +1,7 @@
 """Defects of known kind and size, planted one by one among clean items: each must be found, and ranked first.
 
-The small version runs always; `-m slow` plants 500 of each kind. `-s` shows the table. Seams that are missed lie where
-the picture's own edges hide them, or in black that cannot get darker.
+The small version runs always; `-m slow` plants 500 of each kind. `-s` shows the table. Most of the seams that are
+missed lie where the picture's own edges hide them, or in black that cannot get darker.
 
 Last full run: 2026-11-24, 5a0fef2, `pytest -m slow tests/report/test_planted.py -s`, 7 minutes; 500 of each kind: found
 100 % (seam 94.0 %), ranked first of twelve and among the first ten of 101 the same; no clean item flagged; of runs with
