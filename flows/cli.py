@@ -120,19 +120,9 @@ def run(
     }
     settings = load_config(RefineBatchConfig, config, set_, given)
     if plan_only:
-        from flows.estimate import describe
-        from flows.progress import Ticker
-        from refine_ops.job.plan import make_plan
+        from flows.estimate import plan_only as count
 
-        planned = make_plan(
-            settings.manifest,
-            None,
-            access=settings.access,
-            limit=settings.limit,
-            any_suffix=settings.refine.write.changes_suffixes,
-            on_progress=Ticker("plan").update,
-        )
-        print(describe(planned))
+        print(count(settings))
         return
     _announce(settings.refine)
     start_prefect(verbose)

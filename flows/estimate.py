@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
-from flows.progress import duration
-from refine_ops.job.plan import Plan
+from flows.progress import Ticker, duration
+from refine_ops.config import RefineBatchConfig
+from refine_ops.job.plan import Plan, make_plan
 from refine_ops.model.presets import PRESETS
 
 _H100_STEP_S: Final = 0.569
@@ -23,6 +24,24 @@ class Estimate:
     device: str
     region_s: float
     device_s: float
+
+
+def plan_only(config: RefineBatchConfig) -> str:
+    """What the run would do and cost, as text; nothing is written.
+
+    Raises:
+        JobError: the manifest cannot be read, or is refused as a whole.
+    """
+    plan = make_plan(
+        config.manifest,
+        None,
+        access=config.access,
+        limit=config.limit,
+        shard_items=config.shard_items,
+        any_suffix=config.refine.write.changes_suffixes,
+        on_progress=Ticker("plan").update,
+    )
+    return describe(plan)
 
 
 def estimates(plan: Plan) -> list[Estimate]:

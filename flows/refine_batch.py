@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import flow, get_run_logger, task
@@ -68,11 +69,13 @@ def due_report(
     config: RefineBatchConfig, folder: RunFolder, summary: RunSummary, refined: bool
 ) -> DriftReportConfig | None:
     """The drift report: of the whole folder up to `report_items`, of this night alone in a folder that has grown
-    larger, and none where nothing has changed since the last one."""
-    whole = summary.done <= config.report_items
+    larger, and none where nothing has changed since the last one, unless that found a broken promise."""
     if not summary.done or not config.report_items:
         return None
-    if not refined and (not whole or reported_counts(folder) == (summary.done, summary.dead)):
+    whole, last = summary.done <= config.report_items, last_report(folder)
+    violated = last is not None and last.violated
+    known = not whole or (last is not None and (last.done, last.dead) == (summary.done, summary.dead))
+    if not refined and known and not violated:
         logger.info("nothing was refined; the drift report stays as it is")
         return None
     if not whole and summary.refined_now > config.report_items:
@@ -84,13 +87,25 @@ def due_report(
     return DriftReportConfig(runs=(folder.uri,), nights=None if whole else 1)
 
 
-def reported_counts(folder: RunFolder) -> tuple[int, int] | None:
-    """(done, dead) as the folder's own report has them; None without one."""
+@dataclass(frozen=True, slots=True)
+class LastReport:
+    """What the drift report in a run folder says; a broken promise must not pass for mended by starting again."""
+
+    done: int
+    dead: int
+    violated: bool
+
+
+def last_report(folder: RunFolder) -> LastReport | None:
+    """The folder's own report; None without one, or where it covers other runs too."""
     uri = storage.join(folder.uri, "report", "report.json")
     if not storage.exists(uri):
         return None
-    runs = json.loads(storage.read(uri))["runs"]
-    return (runs[0]["done"], runs[0]["dead"]) if len(runs) == 1 else None
+    summary = json.loads(storage.read(uri))
+    if len(summary["runs"]) != 1:
+        return None
+    [run] = summary["runs"]
+    return LastReport(run["done"], run["dead"], summary["verdict"]["state"] == "violated")
 
 
 def resolve_adapters(settings: RefineSettings) -> RefineSettings:

@@ -58,7 +58,7 @@ def measure_drift(before: U8Image, after: U8Image, known: Mask) -> Drift | None:
         return None
     if np.array_equal(before[known], after[known]):
         return Drift(0.0, 0.0, 0.0, 0.0, 1.0)
-    colour = de00(before[known], after[known])
+    colour = de00(before, after, known)
     grey_before, grey_after = (cv2.cvtColor(i, cv2.COLOR_RGB2GRAY).astype(np.float32) for i in (before, after))
     whole = cv2.erode(
         known.astype(np.uint8), np.ones((2 * _WINDOW_REACH_PX + 1,) * 2, np.uint8), borderType=cv2.BORDER_REPLICATE

@@ -33,23 +33,17 @@ def measure_effect(before: U8Image, after: U8Image, region: Mask) -> Effect:
     energy_before, energy_after = (cv2.mean(_gradient_energy(g), inside)[0] for g in (grey_before, grey_after))
     return Effect(
         levels=sum(cv2.mean(difference, inside)[:3]) / 3,
-        de00=float(_de00_inside(before, after, region).mean()),
+        de00=float(de00(before, after, region).mean()),
         ssim=cv2.mean(ssim_map(grey_before, grey_after), inside)[0],
         detail=float(np.log2((energy_after + 1.0) / (energy_before + 1.0))),
     )
 
 
-def _de00_inside(before: U8Image, after: U8Image, region: Mask) -> npt.NDArray[np.float64]:
-    """CIEDE2000 on the region's pixels, thinned out before they are gathered."""
-    places = np.flatnonzero(region)
-    places = places[:: max(1, -(-len(places) // _SAMPLE))]
-    return de00(before.reshape(-1, 3)[places], after.reshape(-1, 3)[places])
-
-
-def de00(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """CIEDE2000 of two lists of sRGB pixels `(K, 3)`, on an evenly spread sample of at most 16,384 of them."""
-    stride = max(1, -(-len(first) // _SAMPLE))
-    result: npt.NDArray[np.float64] = deltaE_ciede2000(rgb2lab(first[::stride]), rgb2lab(second[::stride]))
+def de00(first: U8Image, second: U8Image, where: Mask) -> npt.NDArray[np.float64]:
+    """CIEDE2000 `(K,)` of two images' pixels in `where`, on an evenly spread sample of at most 16,384 of them."""
+    places = np.flatnonzero(where)
+    at = np.unravel_index(places[:: max(1, -(-len(places) // _SAMPLE))], where.shape)
+    result: npt.NDArray[np.float64] = deltaE_ciede2000(rgb2lab(first[at]), rgb2lab(second[at]))
     return result
 
 

@@ -96,7 +96,7 @@ KILLED = """
 import sys
 from refine_ops.data.build import build
 from refine_ops.data.config import BuildDatasetConfig
-from refine_ops.data.folder import fingerprint, open_folder
+from refine_ops.data.folder import open_folder
 if __name__ == "__main__":
     config = BuildDatasetConfig.model_validate_json(sys.argv[1])
     for i, report in enumerate(build(config, open_folder(config).todo)):

@@ -79,6 +79,11 @@ def test_a_report_is_due_of_the_folder_of_last_night_or_not_at_all(tmp_path: Pat
     assert due(limit=8, done=20, now=9) is None
     assert due(limit=0, done=4, now=4) is None
 
+    made.add("stray", photo_edit(4).with_stray_pixel())
+    build_report(DriftReportConfig(runs=(made.write(),), measure=ONE))
+    assert due(limit=8, done=5, now=0) == whole, "a broken promise is told every time"
+    assert due(limit=4, done=5, now=0) == night
+
 
 def test_the_summary_shows_pictures_and_takes_no_markup_from_names(tmp_path: Path) -> None:
     run = MadeRun(tmp_path / "run")
