@@ -9,10 +9,10 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.progress import duration
 from refine_ops import storage
-from refine_ops.data.build import build
-from refine_ops.data.card import write_card
+from refine_ops.data.building.build import build
+from refine_ops.data.building.dataset_folder import Plan, open_folder
+from refine_ops.data.card.card import write_card
 from refine_ops.data.config import BuildDatasetConfig
-from refine_ops.data.folder import Plan, open_folder
 
 
 @task(name="plan")

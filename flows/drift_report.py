@@ -15,8 +15,8 @@ from refine_ops.report.build import Built, build_report
 from refine_ops.report.cases import Case, open_run
 from refine_ops.report.config import DriftReportConfig, PerceptualSettings
 from refine_ops.report.folders import folder_cases
-from refine_ops.report.markdown import markdown_summary
-from refine_ops.report.modelled import FILE
+from refine_ops.report.measure.from_models import FILE
+from refine_ops.report.page.markdown import markdown_summary
 from refine_ops.report.review import Action, Mark, apply_decisions, read_decisions
 
 logger = logging.getLogger(__name__)

@@ -8,18 +8,18 @@ from pathlib import Path
 from prefect import flow, get_run_logger, task
 
 from flows.drift_report import drift_report
-from flows.lanes import cancel_lanes, run_on_pool
+from flows.fleet import cancel_lanes, run_on_pool
 from flows.progress import ProgressDisplay, Ticker
 from flows.summary import RunSummary, summarise
-from refine_ops import registry, storage
+from refine_ops import adapters, storage
 from refine_ops.config import RefineBatchConfig, RefineSettings
 from refine_ops.errors import JobError
-from refine_ops.job.canary import judge_canary, sample_canary
-from refine_ops.job.folder import RunFolder, find_run, fingerprint_parts, open_run
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.ledger import compact, outcomes_table, read_ledger, write_part
-from refine_ops.job.plan import Plan, PlanReader, make_plan, problem_outcomes
-from refine_ops.job.remaining import Remaining, remaining
+from refine_ops.job.planning.canary import judge_canary, sample_canary
+from refine_ops.job.planning.plan import Plan, PlanReader, make_plan, problem_outcomes
+from refine_ops.job.planning.remaining import Remaining, remaining
+from refine_ops.job.run_folder import RunFolder, find_run, fingerprint_parts, open_run
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
 from refine_ops.report.config import DriftReportConfig
@@ -122,8 +122,8 @@ def resolve_adapters(settings: RefineSettings) -> RefineSettings:
         if Path(name).exists():
             files.append(name)
             continue
-        found = registry.resolve(name, model.registry)
-        for difference in registry.drift(registry.show(model.registry, found.version).base, base):
+        found = adapters.resolve(name, model.registry)
+        for difference in adapters.drift(adapters.show(model.registry, found.version).base, base):
             logger.warning("adapter %s: %s", found.version, difference)
         files.append(str(found.file))
     return settings.model_copy(update={"model": model.model_copy(update={"adapters": tuple(files)})})

@@ -8,12 +8,12 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 
 from flows.progress import Ticker
 from refine_ops import storage
-from refine_ops.eval.build import build_cases
-from refine_ops.eval.cases import CaseSet
+from refine_ops.eval.cases.build import build_cases
+from refine_ops.eval.cases.case_set import CaseSet
 from refine_ops.eval.compare import Comparison, compare
 from refine_ops.eval.config import BuildCasesConfig, RefineEvalConfig, VaeCropConfig
-from refine_ops.eval.render import as_markdown
 from refine_ops.eval.run import Evaluation, evaluate, open_cases
+from refine_ops.eval.tables.render import as_markdown
 from refine_ops.eval.vae_crop import vae_crop
 
 __all__ = ["BuildCasesConfig", "Comparison", "VaeCropConfig", "build_cases", "compare", "refine_eval", "vae_crop"]

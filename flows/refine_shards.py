@@ -4,9 +4,9 @@ from prefect import flow, get_run_logger
 
 from flows.refine_batch import parts_of, processes_for
 from refine_ops.config import RefineShardsConfig
-from refine_ops.job.folder import find_run, reopen_run
 from refine_ops.job.launch import Node
-from refine_ops.job.order import read_order, share_of
+from refine_ops.job.planning.order import read_order, share_of
+from refine_ops.job.run_folder import find_run, reopen_run
 
 
 @flow(name="refine-shards")

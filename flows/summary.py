@@ -17,11 +17,11 @@ from refine_ops import storage
 from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import ItemError
 from refine_ops.image import read
-from refine_ops.job.folder import RunFolder
 from refine_ops.job.launch import NodeVerdict
 from refine_ops.job.ledger import dead_letter, read_ledger
-from refine_ops.job.plan import Plan, PlanReader
-from refine_ops.report.sheet import Pair, contact_sheet
+from refine_ops.job.planning.plan import Plan, PlanReader
+from refine_ops.job.run_folder import RunFolder
+from refine_ops.report.page.contact_sheet import Pair, contact_sheet
 
 _SHOWN_PAIRS = 8
 _SHOWN_DEAD = 100

@@ -12,14 +12,14 @@ from PIL import Image
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
+from refine_ops.adapters import AdapterCard
 from refine_ops.eval.run import Evaluation, evaluate
-from refine_ops.registry import AdapterCard
-from refine_ops.train.ablation import evaluation, variants
 from refine_ops.train.config import TrainLoraConfig
-from refine_ops.train.progress import read_metrics
-from refine_ops.train.promote import Judged, judge, publish
+from refine_ops.train.metrics_log import read_metrics
+from refine_ops.train.promotion.ablation import evaluation, variants
+from refine_ops.train.promotion.promote import Judged, judge, publish
 from refine_ops.train.run import TrainResult, train
-from refine_ops.train.samples import read_samples
+from refine_ops.train.samples.dataset import read_samples
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ import numpy as np
 
 from refine_ops.config import ImageLimits, RefineSettings
 from refine_ops.errors import ItemError
-from refine_ops.image import align, focus, paste, read, region, verify, write
+from refine_ops.image import align, focus, paste, read, region, write
 from refine_ops.image.header import header_pixels
 from refine_ops.image.source import Format, Source
+from refine_ops.proof import verify
 from refine_ops.records import (
     Alignment,
     Blend,

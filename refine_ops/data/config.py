@@ -136,7 +136,7 @@ class MaskSettings(Settings):
 
 
 class ModelFree(Settings):
-    """Degradations that need no weights (`refine_ops.data.degrade`)."""
+    """Degradations that need no weights (`refine_ops.data.stages.damages`)."""
 
     kind: Literal["model-free"] = "model-free"
     weight: float = Field(1.0, gt=0)
@@ -205,7 +205,7 @@ class SyntheticSource(Settings):
 
 
 class ManifestSource(Settings):
-    """Images, or image pairs, listed in a manifest (`refine_ops.data.sources`)."""
+    """Images, or image pairs, listed in a manifest (`refine_ops.data.source_manifest`)."""
 
     kind: Literal["manifest"] = "manifest"
     manifest: str = Field(description="Parquet, JSONL or CSV; local path, file:// or s3://.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from refine_ops.data.degrade import DAMAGES
+from refine_ops.data.stages.damages import DAMAGES
 from refine_ops.errors import JobError
 
 

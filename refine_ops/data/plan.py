@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from refine_ops import storage
 from refine_ops.config import ImageLimits
-from refine_ops.data.sources import SourceRow
+from refine_ops.data.source_manifest import SourceRow
 from refine_ops.errors import ItemError, JobError
 
 _READ_THREADS = 8

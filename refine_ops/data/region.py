@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from refine_ops.data.config import MaskKind, MaskSettings
-from refine_ops.data.scribble import Limits, dilated, scribble_mask
+from refine_ops.data.stages.masks import Limits, dilated, scribble_mask
 from refine_ops.errors import ItemError
 from refine_ops.records import Mask
 

@@ -5,17 +5,17 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from refine_ops.errors import EXIT_BAD_INPUT, EXIT_OK, JobError
-from refine_ops.eval.background import METRICS
-from refine_ops.eval.features import CLIP, DINO
-from refine_ops.eval.judge import DIMENSIONS
-from refine_ops.eval.layout import Row, Table
-from refine_ops.eval.metrics import Metric
-from refine_ops.eval.perceptual import LPIPS_ALEX, LPIPS_BG, LPIPS_VGG, VGG
-from refine_ops.eval.region import MASK_PSNR, MSE, PSNR, SSIM
-from refine_ops.eval.render import as_markdown
+from refine_ops.eval.metrics.background import METRICS
+from refine_ops.eval.metrics.features import CLIP, DINO
+from refine_ops.eval.metrics.fidelity import MASK_PSNR, MSE, PSNR, SSIM
+from refine_ops.eval.metrics.metric import Metric
+from refine_ops.eval.metrics.perceptual import LPIPS_ALEX, LPIPS_BG, LPIPS_VGG, VGG
+from refine_ops.eval.metrics.text import TEXT
+from refine_ops.eval.metrics.vlm_grades import DIMENSIONS
 from refine_ops.eval.results import Results, load_results, merged, paired
 from refine_ops.eval.stats import PairedResult, holm, paired_comparison
-from refine_ops.eval.text import TEXT
+from refine_ops.eval.tables.layout import Row, Table
+from refine_ops.eval.tables.render import as_markdown
 
 KNOWN: Final = {
     m.name: m

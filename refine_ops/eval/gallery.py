@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from refine_ops import storage
-from refine_ops.eval.cases import CaseSet, EvalInput, load_input
+from refine_ops.eval.cases.case_set import CaseSet, EvalInput, load_input
 from refine_ops.eval.config import RefineEvalConfig
 from refine_ops.eval.measure import MethodRun, find_output
-from refine_ops.eval.metrics import Metric
+from refine_ops.eval.metrics.metric import Metric
 from refine_ops.eval.results import Results
 from refine_ops.image.read import decode
 from refine_ops.records import Box, U8Image

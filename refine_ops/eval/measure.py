@@ -16,13 +16,13 @@ import numpy as np
 from refine_ops import storage
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError, JobError
-from refine_ops.eval.allowed import allowed_change
-from refine_ops.eval.cases import CaseSet, EvalInput, LoadedInput, load_input
-from refine_ops.eval.methods import Method
-from refine_ops.eval.metrics import CaseBatch, Meter, Metric
+from refine_ops.eval.cases.case_set import CaseSet, EvalInput, LoadedInput, load_input
+from refine_ops.eval.methods.open import Method
+from refine_ops.eval.metrics.metric import CaseBatch, Meter, Metric
 from refine_ops.eval.results import NOT_APPLICABLE, Score
 from refine_ops.image.read import decode, sniff
 from refine_ops.image.source import MEDIA_SUFFIX
+from refine_ops.proof.allowed import allowed_change
 
 _SUFFIXES = tuple(MEDIA_SUFFIX.values())
 Stored = dict[str, dict[str, float | None]]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from refine_ops import storage
 from refine_ops.errors import ItemError, JobError
-from refine_ops.eval.metrics import Scores
+from refine_ops.eval.metrics.metric import Scores
 
 VERSION: Final = 1
 NOT_APPLICABLE: Final = "does not apply to this input"

@@ -8,23 +8,23 @@ import torch
 
 from refine_ops import storage
 from refine_ops.errors import JobError
-from refine_ops.eval.background import BackgroundMeter
-from refine_ops.eval.build import build_cases
-from refine_ops.eval.cases import CaseSet, EvalInput, load_cases
+from refine_ops.eval.cases.build import build_cases
+from refine_ops.eval.cases.case_set import CaseSet, EvalInput, load_cases
 from refine_ops.eval.config import BuildCasesConfig, ControlMethod, RefineEvalConfig, RefinerMethod
-from refine_ops.eval.features import feature_meters
 from refine_ops.eval.gallery import write_gallery
-from refine_ops.eval.judge import open_judge
-from refine_ops.eval.layout import Table
 from refine_ops.eval.measure import MethodRun, measure_case
-from refine_ops.eval.methods import open_method
-from refine_ops.eval.metrics import Meter
-from refine_ops.eval.perceptual import perceptual_meters
-from refine_ops.eval.region import RegionMeter
-from refine_ops.eval.render import as_html, as_markdown
+from refine_ops.eval.methods.open import open_method
+from refine_ops.eval.metrics.background import BackgroundMeter
+from refine_ops.eval.metrics.features import feature_meters
+from refine_ops.eval.metrics.fidelity import RegionMeter
+from refine_ops.eval.metrics.metric import Meter
+from refine_ops.eval.metrics.perceptual import perceptual_meters
+from refine_ops.eval.metrics.text import text_meter
+from refine_ops.eval.metrics.vlm_grades import open_judge
 from refine_ops.eval.results import Results, Score, save_results
-from refine_ops.eval.tables import all_tables
-from refine_ops.eval.text import text_meter
+from refine_ops.eval.tables.layout import Table
+from refine_ops.eval.tables.render import as_html, as_markdown
+from refine_ops.eval.tables.tables import all_tables
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]

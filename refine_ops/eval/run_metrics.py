@@ -10,15 +10,15 @@ import torch
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError, JobError
-from refine_ops.eval.metrics import to_tensor
-from refine_ops.eval.perceptual import MIN_SIDE_PX, lpips_network
-from refine_ops.eval.text import TextMeter, accuracy, text_meter
-from refine_ops.eval.trunks import MissingWeights
+from refine_ops.eval.metrics.metric import to_tensor
+from refine_ops.eval.metrics.perceptual import MIN_SIDE_PX, lpips_network
+from refine_ops.eval.metrics.text import TextMeter, accuracy, text_meter
+from refine_ops.eval.metrics.trunks import MissingWeights
 from refine_ops.records import Box, Region, U8Image
 from refine_ops.report.cases import Case
 from refine_ops.report.config import PerceptualSettings
-from refine_ops.report.modelled import write_modelled
-from refine_ops.report.pair import Pair, open_pair, raw_patch
+from refine_ops.report.measure.from_models import write_modelled
+from refine_ops.report.measure.pair import Pair, open_pair, raw_patch
 
 _CONTEXT_PX: Final = 16
 _DRIFT_CONTEXT_PX: Final = 128

@@ -20,13 +20,13 @@ from refine_ops import storage
 from refine_ops.data.synthetic.assets import DEMO_PHOTOS
 from refine_ops.errors import JobError
 from refine_ops.eval.config import VaeCropConfig
-from refine_ops.eval.layout import Row, Table
-from refine_ops.eval.plot import curves_svg
-from refine_ops.eval.region import psnr
-from refine_ops.eval.render import as_markdown
+from refine_ops.eval.metrics.fidelity import psnr
 from refine_ops.eval.stats import Interval, cluster_interval
+from refine_ops.eval.tables.layout import Row, Table
+from refine_ops.eval.tables.plot import curves_svg
+from refine_ops.eval.tables.render import as_markdown
 from refine_ops.image.read import decode_reference, sniff
-from refine_ops.model.vae import OneFrameVae
+from refine_ops.model.network.vae import OneFrameVae
 from refine_ops.records import U8Image
 
 GRID_PX = 32

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 
 from refine_ops.errors import ItemError
-from refine_ops.image import exif, jpeg, png, png_samples, webp
+from refine_ops.image.formats import exif, jpeg, png, png_pixels, webp
 from refine_ops.image.source import Format, Samples, Source, upright
 
 _XMP_APP1 = b"http://ns.adobe.com/xap/1.0/\0"
@@ -47,7 +47,7 @@ def expand_grey(samples: Samples) -> Samples:
 def _as_png(samples: Samples, icc: bytes | None, block: bytes | None, xmp: bytes | None) -> bytes:
     if samples.shape[2] == 2 and samples.dtype == np.uint16:
         samples = expand_grey(samples)
-    coded = png_samples.encode(samples)
+    coded = png_pixels.encode(samples)
     header_end = len(png.SIGNATURE) + 25
     extra = []
     if icc:

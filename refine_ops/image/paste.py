@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from refine_ops.errors import ItemError
-from refine_ops.image import colour, jpeg, splice
+from refine_ops.image import colour
+from refine_ops.image.formats import jpeg, jpeg_blocks
 from refine_ops.image.source import F32, Samples, Source, as_stored, upright
 from refine_ops.records import Blend, FocusCrop, Mask, U8Image
 
@@ -57,7 +58,7 @@ def permitted(source: Source, region: Mask) -> Mask:
         return region
     orientation = source.native.orientation
     stored = np.ascontiguousarray(as_stored(region, orientation))
-    inside = splice.whole_mcus(stored, jpeg.layout(source.data, source.name))
+    inside = jpeg_blocks.whole_mcus(stored, jpeg.layout(source.data, source.name))
     if not inside.any():
         raise ItemError(
             "region.below_mcu", f"{source.name}: no JPEG block lies wholly inside the region; use confine: none"

@@ -7,7 +7,8 @@ from PIL import Image
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
-from refine_ops.image import colour, jpeg, png, png_samples, tiff, webp
+from refine_ops.image import colour
+from refine_ops.image.formats import jpeg, png, png_pixels, tiff, webp
 from refine_ops.image.source import Format, Native, Samples, Source, upright
 from refine_ops.records import Mask, U8Image
 
@@ -17,7 +18,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 SUPPORTED: Final = "JPEG (8-bit baseline or progressive), PNG (8/16-bit, palette), WebP (still), TIFF (8/16-bit strips)"
 _WHITE: Final = (255, 255, 255)
-_DECODERS: Final = {"jpeg": jpeg.decode, "png": png_samples.decode, "webp": webp.decode, "tiff": tiff.decode}
+_DECODERS: Final = {"jpeg": jpeg.decode, "png": png_pixels.decode, "webp": webp.decode, "tiff": tiff.decode}
 
 
 def sniff(data: bytes) -> Format | None:

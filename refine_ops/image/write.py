@@ -10,7 +10,8 @@ from PIL import Image
 
 from refine_ops.config import WriteSettings
 from refine_ops.errors import ItemError
-from refine_ops.image import convert, exif, jpeg, png, png_rows, png_samples, splice, tiff, webp
+from refine_ops.image import convert
+from refine_ops.image.formats import exif, jpeg, jpeg_blocks, png, png_pixels, png_rows, tiff, webp
 from refine_ops.image.paste import Canvas
 from refine_ops.image.source import Format, Samples, Source, as_stored, upright
 from refine_ops.records import Mask
@@ -66,20 +67,20 @@ def encode(source: Source, canvas: Canvas, settings: WriteSettings, *, confined:
 
 def change_mask(canvas: Canvas) -> bytes:
     """A grey PNG in image coordinates: 0 where nothing was touched, 255 where the result replaced the source."""
-    return png_samples.encode(canvas.change[:, :, None])
+    return png_pixels.encode(canvas.change[:, :, None])
 
 
 def _converted(source: Source, canvas: Canvas, target: Format) -> Encoded:
     return Encoded(convert.encode(source, canvas.samples, target), target, canvas.support, converted=True)
 
 
-def _jpeg(source: Source, canvas: Canvas, settings: WriteSettings, bleed: splice.Bleed) -> Encoded:
+def _jpeg(source: Source, canvas: Canvas, settings: WriteSettings, bleed: jpeg_blocks.Bleed) -> Encoded:
     native = source.native
     plan = jpeg.layout(source.data, source.name)
-    touched = splice.touched_mcus(as_stored(canvas.support, native.orientation), plan)
-    coded = splice.splice(source.data, plan, native.samples, canvas.samples, touched, bleed)
+    touched = jpeg_blocks.touched_mcus(as_stored(canvas.support, native.orientation), plan)
+    coded = jpeg_blocks.splice(source.data, plan, native.samples, canvas.samples, touched, bleed)
     fresh = _fresh_exif(jpeg.exif_block(plan), canvas, settings)
-    allowed = upright(splice.reachable_px(touched, plan, bleed), native.orientation)
+    allowed = upright(jpeg_blocks.reachable_px(touched, plan, bleed), native.orientation)
     data = jpeg.reassemble(source.data, plan, coded, fresh)
     return Encoded(data, "jpeg", allowed, touched_mcus=int(touched.sum()))
 
@@ -93,7 +94,7 @@ def _png(source: Source, canvas: Canvas, settings: WriteSettings) -> bytes:
     changed = np.any(as_stored(canvas.support, source.native.orientation), axis=1)
     data = png_rows.splice(parts, samples, changed)
     if data is None:
-        whole = png_samples.encode_palette(samples[..., 0], parts) if parts.has_palette else png_samples.encode(samples)
+        whole = png_pixels.encode_palette(samples[..., 0], parts) if parts.has_palette else png_pixels.encode(samples)
         data = png.image_data(parts, whole, source.name)
     return png.reassemble(parts, data, _fresh_exif(parts.first(b"eXIf"), canvas, settings))
 
@@ -114,7 +115,7 @@ def _palette_entries(source: Source, canvas: Canvas, parts: png.Chunks) -> npt.N
     Raises:
         ItemError: `palette.too_coarse` where the nearest entries are off by more than 8/255 on average.
     """
-    entries, table = png_samples.indices(parts), png_samples.palette(parts).astype(np.int32)
+    entries, table = png_pixels.indices(parts), png_pixels.palette(parts).astype(np.int32)
     edited = (canvas.samples != source.native.samples).any(axis=2)
     if not edited.any():
         return entries

@@ -22,10 +22,10 @@ from refine_ops import storage
 from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import JobError
 from refine_ops.job.elastic import run_elastic
-from refine_ops.job.folder import RunFolder
 from refine_ops.job.ledger import outcomes_table, read_parts, write_part
-from refine_ops.job.plan import PlanReader
-from refine_ops.job.remaining import Remaining, identity_of
+from refine_ops.job.planning.plan import PlanReader
+from refine_ops.job.planning.remaining import Remaining, identity_of
+from refine_ops.job.run_folder import RunFolder
 from refine_ops.job.scratch import Progress, Scratch, Spec
 from refine_ops.records import Outcome
 
@@ -56,7 +56,7 @@ class Node:
         config: RefineBatchConfig,
         processes: int,
         on_progress: OnProgress | None = None,
-        module: str = "refine_ops.job.worker",
+        module: str = "refine_ops.job.rank.worker",
     ) -> None:
         self._module = module
         self._folder, self._config, self._processes, self._on_progress = folder, config, processes, on_progress

@@ -8,10 +8,10 @@ import torch
 
 from refine_ops.config import ModelSettings
 from refine_ops.model import stages
-from refine_ops.model import transformer as fast
 from refine_ops.model.inputs import Prepared, TextInput
 from refine_ops.model.load import Networks
 from refine_ops.model.memory import Footprint
+from refine_ops.model.network import transformer as fast
 from refine_ops.model.presets import Preset
 from refine_ops.model.prompts import PromptEncoder
 from refine_ops.model.sizes import token_grid

@@ -9,10 +9,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
-from refine_ops.model.fp8 import quantize_linears
 from refine_ops.model.load import Networks
-from refine_ops.model.transformer import BlockForward, block_forward
-from refine_ops.model.vae import OneFrameVae
+from refine_ops.model.network.fp8 import quantize_linears
+from refine_ops.model.network.transformer import BlockForward, block_forward
+from refine_ops.model.network.vae import OneFrameVae
 
 
 def accelerate(networks: Networks, settings: ModelSettings, device: torch.device) -> Networks:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refine_ops.report.config import TrendSettings
-from refine_ops.report.measures import METRICS, RUN_METRICS, Metric
+from refine_ops.report.figures import METRICS, RUN_METRICS, Metric
 from refine_ops.report.trend import TrendPoint, series
 
 _BY_NAME = {m.name: m for m in METRICS + RUN_METRICS}

@@ -11,12 +11,12 @@ from refine_ops.progress import OnProgress, no_progress
 from refine_ops.report.alarms import Alarm, find_alarms
 from refine_ops.report.cases import open_run
 from refine_ops.report.config import DriftReportConfig
+from refine_ops.report.figures import ItemMeasure
 from refine_ops.report.folders import folder_cases
-from refine_ops.report.html import render_html
-from refine_ops.report.measure import measure_cases
-from refine_ops.report.measures import ItemMeasure
-from refine_ops.report.modelled import FILE, with_modelled
+from refine_ops.report.measure.from_models import FILE, with_modelled
+from refine_ops.report.measure.many import measure_cases
 from refine_ops.report.nights import night_name, night_of
+from refine_ops.report.page.html import render_html
 from refine_ops.report.summary import run_figures, summarise
 from refine_ops.report.trend import TrendPoint, append_trend, read_trend, run_points
 

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from refine_ops import storage
 from refine_ops.config import PasteSettings, WriteSettings
 from refine_ops.errors import ItemError
-from refine_ops.job.folder import RunFolder, reopen_run
 from refine_ops.job.ledger import read_ledger
-from refine_ops.job.plan import PlanReader
+from refine_ops.job.planning.plan import PlanReader
+from refine_ops.job.run_folder import RunFolder, reopen_run
 from refine_ops.records import Alignment, Box, Region
 from refine_ops.report.nights import night_of
 

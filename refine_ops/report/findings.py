@@ -1,7 +1,7 @@
 """Which numbers are worth a person's time: thresholds turned into findings, each with its value, limit and unit."""
 
 from refine_ops.report.config import Thresholds
-from refine_ops.report.measures import Finding, FindingCode
+from refine_ops.report.figures import Finding, FindingCode
 
 
 def strict_findings(

@@ -11,9 +11,9 @@ from pydantic import Field, ValidationError
 from refine_ops import storage
 from refine_ops.config import Settings
 from refine_ops.errors import ItemError, JobError
-from refine_ops.job.folder import reopen_run
 from refine_ops.job.ledger import read_ledger
-from refine_ops.job.plan import Review
+from refine_ops.job.planning.plan import Review
+from refine_ops.job.run_folder import reopen_run
 
 SCHEMA = "refine-ops/decisions/1"
 _MAX_BYTES = 256 << 20

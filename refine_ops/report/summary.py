@@ -9,7 +9,7 @@ import numpy as np
 
 from refine_ops.report.alarms import Alarm
 from refine_ops.report.config import Cost, Thresholds
-from refine_ops.report.measures import FINDINGS, METRICS, RUN_METRICS, FindingCode, ItemMeasure, Metric
+from refine_ops.report.figures import FINDINGS, METRICS, RUN_METRICS, FindingCode, ItemMeasure, Metric
 from refine_ops.report.nights import busy_s
 from refine_ops.report.trend import ALL, TrendPoint
 

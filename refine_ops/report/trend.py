@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refine_ops import storage
-from refine_ops.report.measures import FINDINGS, METRICS, ItemMeasure
+from refine_ops.report.figures import FINDINGS, METRICS, ItemMeasure
 
 ALL = "all"
 """The slice that holds every item."""

@@ -21,8 +21,8 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file, save_file
 
+from refine_ops.adapters import WEIGHTS_NAME
 from refine_ops.errors import JobError
-from refine_ops.registry import WEIGHTS_NAME
 from refine_ops.train.adapter import file_keys
 
 _STEP: Final = "step-"

@@ -11,9 +11,9 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from refine_ops.model.transformer import Shapes, block_forward, context, modulations
+from refine_ops.model.network.transformer import Shapes, block_forward, context, modulations
 from refine_ops.train.config import LoraSettings
-from refine_ops.train.draws import derive_seed
+from refine_ops.train.samples.draws import derive_seed
 
 IMAGE_STREAM: Final = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_STREAM: Final = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")

@@ -13,11 +13,11 @@ from refine_ops.model import stages
 from refine_ops.model.presets import Preset
 from refine_ops.model.speed import best_attention
 from refine_ops.records import U8Image
-from refine_ops.train.batches import BatchSpec, make_batch, unpack_regions
-from refine_ops.train.cache import EncodedCache, Entry
 from refine_ops.train.denoiser import Denoiser
-from refine_ops.train.draws import derive_seed
-from refine_ops.train.networks import Trainee
+from refine_ops.train.samples.batches import BatchSpec, make_batch, unpack_regions
+from refine_ops.train.samples.cache import EncodedCache, Entry
+from refine_ops.train.samples.draws import derive_seed
+from refine_ops.train.samples.encoders import Trainee
 
 _CELL_PX: Final = 384
 _OUTLINE: Final = (255, 0, 160)

@@ -9,14 +9,14 @@ import torch
 from refine_ops import storage
 from refine_ops.errors import JobError
 from refine_ops.model.presets import Preset
-from refine_ops.train import validate
-from refine_ops.train.batches import BatchSpec
-from refine_ops.train.cache import EncodedCache, Entry
+from refine_ops.train import held_out_loss
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.denoiser import Denoiser
-from refine_ops.train.encode import Planned
 from refine_ops.train.grid import draw_grid
-from refine_ops.train.networks import Trainee
+from refine_ops.train.samples.batches import BatchSpec
+from refine_ops.train.samples.cache import EncodedCache, Entry
+from refine_ops.train.samples.encode import Planned
+from refine_ops.train.samples.encoders import Trainee
 
 
 class Observation:
@@ -50,7 +50,9 @@ class Observation:
         self._config, self._preset, self._cache, self._trainee, self._spec = config, preset, cache, trainee, spec
         self._accelerator, self._device = accelerator, device
         run = config.run
-        self._set = validate.choose(held_out, run.validation_items, run.sigma_buckets, config.loss, sparse, config.seed)
+        self._set = held_out_loss.choose(
+            held_out, run.validation_items, run.sigma_buckets, config.loss, sparse, config.seed
+        )
 
     def __call__(self, model: Denoiser, step: int) -> dict[str, float]:
         """Held-out losses (`validate.summarise`); writes `validation/step-....png`."""
@@ -58,7 +60,7 @@ class Observation:
             return {}
         accelerator = self._accelerator
         place = (accelerator.process_index, accelerator.num_processes)
-        sums = validate.local_sums(model, self._set, self._cache, self._spec, self._device, *place)
+        sums = held_out_loss.local_sums(model, self._set, self._cache, self._spec, self._device, *place)
         total = accelerator.reduce(sums.float().to(self._device), reduction="sum").double().cpu()
         shown = self._set.entries[: self._config.run.grid_items]
         if shown:
@@ -68,4 +70,4 @@ class Observation:
             )
             if accelerator.is_main_process:
                 storage.write(str(Path(self._config.out) / "validation" / f"step-{step:08d}.png"), picture)
-        return validate.summarise(total, self._set)
+        return held_out_loss.summarise(total, self._set)

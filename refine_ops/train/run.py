@@ -11,15 +11,15 @@ import torch
 
 import refine_ops
 from refine_ops import storage
+from refine_ops.adapters import WEIGHTS_NAME
 from refine_ops.errors import JobError
 from refine_ops.job.elastic import run_elastic
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
-from refine_ops.registry import WEIGHTS_NAME
-from refine_ops.train import plan
+from refine_ops.train import run_folder
 from refine_ops.train.config import TrainLoraConfig
-from refine_ops.train.progress import read_metrics
-from refine_ops.train.samples import read_samples
+from refine_ops.train.metrics_log import read_metrics
+from refine_ops.train.samples.dataset import read_samples
 from refine_ops.train.worker import FAILURE, RESULT
 
 _LIBRARIES: Final = ("peft", "accelerate")
@@ -49,7 +49,7 @@ def train(config: TrainLoraConfig, on_tick: Callable[[], None] | None = None) ->
     fingerprint = training_fingerprint(config)
     if not read_samples(config.dataset, config.exclude):
         raise JobError(f"{config.dataset}: `exclude` leaves no samples; name fewer families")
-    run = plan.open_run(config, fingerprint)
+    run = run_folder.open_run(config, fingerprint)
     if (finished := _result(run, fingerprint, config.run.steps)) is not None:
         return finished
     (run / FAILURE).unlink(missing_ok=True)

@@ -11,23 +11,23 @@ from typing import Any, Final
 import torch
 
 from refine_ops import storage
+from refine_ops.adapters import WEIGHTS_NAME
 from refine_ops.errors import EXIT_DRAINED, EXIT_JOB_ERROR, JobError
 from refine_ops.job.elastic import die_with_parent
 from refine_ops.model.load import model_dtype
 from refine_ops.model.source import ResolvedModel, resolve_model
-from refine_ops.registry import WEIGHTS_NAME
-from refine_ops.train import plan
+from refine_ops.train import run_folder
 from refine_ops.train.adapter import adapter_bytes, trained_as
-from refine_ops.train.batches import BatchSpec, TrainingBatches, candidates
-from refine_ops.train.cache import EncodedCache
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.denoiser import Denoiser
-from refine_ops.train.draws import DrawOrder
-from refine_ops.train.encode import Planned, SampleEncoder, tasks
 from refine_ops.train.group import join_group
-from refine_ops.train.networks import Trainee, encoding_identity, load_encoders, load_trainee
 from refine_ops.train.observe import Observation
-from refine_ops.train.samples import read_samples
+from refine_ops.train.samples.batches import BatchSpec, TrainingBatches, candidates
+from refine_ops.train.samples.cache import EncodedCache
+from refine_ops.train.samples.dataset import read_samples
+from refine_ops.train.samples.draws import DrawOrder
+from refine_ops.train.samples.encode import Planned, SampleEncoder, tasks
+from refine_ops.train.samples.encoders import Trainee, encoding_identity, load_encoders, load_trainee
 from refine_ops.train.shard import shard
 from refine_ops.train.trainer import Stopped, Task, Trainer
 
@@ -91,7 +91,7 @@ def run_rank(config: TrainLoraConfig, fingerprint: dict[str, str], run: Path) ->
         model_dtype(config.model, accelerator.device),
     )
     cache = EncodedCache(rank.cache_folder)
-    planned = plan.read_plan(run) or _encode(rank, cache)
+    planned = run_folder.read_plan(run) or _encode(rank, cache)
     # Sharding moves the transformer to the device block by block; whole, it might not fit.
     sharded = config.run.sharding == "fsdp2"
     trainee = load_trainee(rank.model, torch.device("cpu") if sharded else rank.device, rank.dtype)
@@ -120,17 +120,17 @@ def _encode(rank: _Rank, cache: EncodedCache) -> list[Planned]:
         results.append(result)
         if len(results) % 100 == 0 or len(results) == len(share):
             logger.info("encoded %d of %d crops", len(results), len(share))
-    plan.write_part(rank.run, accelerator.process_index, results)
+    run_folder.write_part(rank.run, accelerator.process_index, results)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        plan.merge_parts(rank.run, accelerator.num_processes)
+        run_folder.merge_parts(rank.run, accelerator.num_processes)
     accelerator.wait_for_everyone()
     cache.refresh()
     del encoder
     gc.collect()
     if rank.device.type == "cuda":
         torch.cuda.empty_cache()
-    planned = plan.read_plan(rank.run)
+    planned = run_folder.read_plan(rank.run)
     if planned is None:
         raise JobError(f"{rank.run}: plan.parquet is not visible to every rank; the run folder must be shared")
     return planned
@@ -199,7 +199,7 @@ def _write_adapter(rank: _Rank, planned: list[Planned], trained: dict[str, torch
         dtype=torch.bfloat16 if config.run.save_dtype == "bfloat16" else torch.float32,
     )
     storage.write(str(rank.run / "adapter" / WEIGHTS_NAME), data)
-    result = {"steps": config.run.steps, "sha256": storage.sha256(data), "data": plan.data_digest(planned)}
+    result = {"steps": config.run.steps, "sha256": storage.sha256(data), "data": run_folder.data_digest(planned)}
     storage.write(str(rank.run / RESULT), json.dumps(result, indent=1).encode())
 
 

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from refine_ops.config import AlignSettings, ImageLimits, WriteSettings
-from refine_ops.image import align, focus, paste, read, verify, write
+from refine_ops.image import align, focus, paste, read, write
+from refine_ops.proof import verify
 
 WIDTH, HEIGHT = 4000, 3000
 BOX = (1700, 1200, 2100, 1500)

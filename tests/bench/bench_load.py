@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from refine_ops.config import RefineBatchConfig
-from refine_ops.job.manifest import SCHEMA
+from refine_ops.job.planning.manifest import SCHEMA
 from tests.faults.node import run_node
 from tests.flows.site import tree
 

@@ -23,11 +23,11 @@ from skimage import data
 from refine_ops import storage
 from refine_ops.config import AccessSettings, ImageLimits, RefineSettings, WorkerSettings
 from refine_ops.image import read
-from refine_ops.job.folder import RunFolder
-from refine_ops.job.lane import Lane
 from refine_ops.job.ledger import LedgerWriter, read_ledger
-from refine_ops.job.manifest import SCHEMA
-from refine_ops.job.plan import PlanReader, make_plan
+from refine_ops.job.planning.manifest import SCHEMA
+from refine_ops.job.planning.plan import PlanReader, make_plan
+from refine_ops.job.rank.pipeline import Lane
+from refine_ops.job.run_folder import RunFolder
 from refine_ops.job.scratch import Journal, Scratch, Spec
 from tests.faults.trivial_worker import TrivialRefiner
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refine_ops.config import AccessSettings
-from refine_ops.job.manifest import SCHEMA
-from refine_ops.job.plan import make_plan
+from refine_ops.job.planning.manifest import SCHEMA
+from refine_ops.job.planning.plan import make_plan
 
 CHUNK = 100_000
 

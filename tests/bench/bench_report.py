@@ -35,7 +35,7 @@ from refine_ops.image.write import encode
 from refine_ops.records import Alignment, FocusCrop, Region
 from refine_ops.report.cases import Case, Rules
 from refine_ops.report.config import MeasureSettings
-from refine_ops.report.measure import measure_cases
+from refine_ops.report.measure.many import measure_cases
 
 SIDE = 1024
 

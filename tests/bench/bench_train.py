@@ -25,13 +25,13 @@ from typing import Any
 
 import torch
 
-from refine_ops.model.random_weights import FULL, SMALL, random_pipeline
+from refine_ops.model.doctor.random_weights import FULL, SMALL, random_pipeline
 from refine_ops.model.speed import best_attention
-from refine_ops.train.batches import Batch
 from refine_ops.train.config import LoraSettings, OptimizerSettings
 from refine_ops.train.denoiser import Checkpointing, Denoiser, trainable
 from refine_ops.train.loss import boundary_loss
 from refine_ops.train.optimize import make_optimizer
+from refine_ops.train.samples.batches import Batch
 
 TEXT_TOKENS = 700
 H100_BF16_TFLOPS = 785.0

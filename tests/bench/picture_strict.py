@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage import data
 
 from refine_ops.config import ImageLimits, WriteSettings
-from refine_ops.image import focus, paste, read, verify, write
+from refine_ops.image import focus, paste, read, write
+from refine_ops.proof import verify
 
 BOX = (190, 60, 262, 150)
 CAPTION_PX = 46

@@ -11,8 +11,8 @@ import torch
 import transformers
 from diffusers import QwenImageEditPlusPipeline
 
+from refine_ops.model.doctor.random_weights import FULL, SMALL, random_pipeline
 from refine_ops.model.presets import PIPELINE_GRID_PX, PRESETS, Preset
-from refine_ops.model.random_weights import FULL, SMALL, random_pipeline
 from refine_ops.records import Conditioning
 
 

@@ -12,10 +12,10 @@ from refiner_setup import Setup
 
 from refine_ops.config import ModelSettings
 from refine_ops.model import stages
-from refine_ops.model import transformer as fast
-from refine_ops.model.fp8 import quantize_linears
 from refine_ops.model.inputs import PICTURE
 from refine_ops.model.load import Networks
+from refine_ops.model.network import transformer as fast
+from refine_ops.model.network.fp8 import quantize_linears
 from refine_ops.model.speed import accelerate, best_attention, compiled_block
 
 TOKEN_LIMIT = 66_000

@@ -16,12 +16,12 @@ import torch
 from refiner_setup import Setup, make_setup
 
 from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings, WorkerSettings
-from refine_ops.job.folder import open_run
 from refine_ops.job.launch import Node
 from refine_ops.job.ledger import read_ledger
-from refine_ops.job.plan import PlanReader, make_plan
-from refine_ops.job.remaining import remaining
-from refine_ops.job.worker import main as run_rank
+from refine_ops.job.planning.plan import PlanReader, make_plan
+from refine_ops.job.planning.remaining import remaining
+from refine_ops.job.rank.worker import main as run_rank
+from refine_ops.job.run_folder import open_run
 from refine_ops.model.load import Networks
 from refine_ops.model.refiner import StagedRefiner, build_refiner
 

@@ -2,7 +2,7 @@
 
 python -m tests.bench.simulate_fleet --images 10000000 --gpus 256
 
-An event simulation of what `flows.lanes` does: the parent deals shards to lanes, one lane occupies a node (8 GPUs),
+An event simulation of what `flows.fleet` does: the parent deals shards to lanes, one lane occupies a node (8 GPUs),
 ranks pull items from their node's counter, a preempted node loses what is in flight and what the ledger does not hold
 yet, and its unfinished shards are dispatched again to whichever node is free. It counts what the real thing would ask
 of S3 and of Prefect. It does not simulate: contention in S3 or the network, slow disks, compile caches, or a Prefect

@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from refine_ops.model.random_weights import SMALL, random_pipeline
+from refine_ops.model.doctor.random_weights import SMALL, random_pipeline
 from tests.bench import bench_train
 
 

@@ -23,7 +23,8 @@ from photos import (
     write_manifest,
 )
 
-from refine_ops.data.build import build
+from refine_ops.data.building.build import build
+from refine_ops.data.building.dataset_folder import fingerprint, open_folder
 from refine_ops.data.config import (
     BuildDatasetConfig,
     InstructSettings,
@@ -31,7 +32,6 @@ from refine_ops.data.config import (
     SamSegmentation,
     SyntheticSource,
 )
-from refine_ops.data.folder import fingerprint, open_folder
 from refine_ops.errors import JobError
 
 
@@ -94,9 +94,9 @@ def test_another_seed_is_another_set(tmp_path: Path) -> None:
 
 KILLED = """
 import sys
-from refine_ops.data.build import build
+from refine_ops.data.building.build import build
 from refine_ops.data.config import BuildDatasetConfig
-from refine_ops.data.folder import open_folder
+from refine_ops.data.building.dataset_folder import open_folder
 if __name__ == "__main__":
     config = BuildDatasetConfig.model_validate_json(sys.argv[1])
     for i, report in enumerate(build(config, open_folder(config).todo)):
@@ -144,7 +144,7 @@ def test_a_sample_that_kills_its_workers_is_rejected_and_the_rest_is_built(
     poisonous = "rocket-3-000"
     (tmp_path / "sitecustomize.py").write_text(
         "import os\n"
-        "import refine_ops.data.photo as photo\n"
+        "import refine_ops.data.stages.photo as photo\n"
         "read = photo.read_pair\n"
         "def deadly(candidate, *rest):\n"
         f"    if candidate.sample_id == {poisonous!r}:\n"

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refine_ops.data.config import DiffusersInpainting, ModelFree
-from refine_ops.data.degrade import DAMAGES
-from refine_ops.data.degrader import ModelFreeDegrader
-from refine_ops.data.inpaint import DiffusersDegrader
-from refine_ops.data.sample import REACH_PX, change_over, damage
+from refine_ops.data.stages.damages import DAMAGES
+from refine_ops.data.stages.degrade import ModelFreeDegrader
+from refine_ops.data.stages.inpaint import DiffusersDegrader
+from refine_ops.data.stages.sample import REACH_PX, change_over, damage
 from refine_ops.errors import JobError
 from refine_ops.records import Mask, U8Image
 

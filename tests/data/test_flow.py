@@ -16,8 +16,9 @@ from photos import ANNOTATIONS, PHOTOS, assert_sound, content, photo_config, row
 
 from flows.build_dataset import build_dataset
 from refine_ops import storage
-from refine_ops.data.build import build
-from refine_ops.data.card import write_card
+from refine_ops.data.building.build import build
+from refine_ops.data.building.dataset_folder import open_folder
+from refine_ops.data.card.card import write_card
 from refine_ops.data.config import (
     BuildDatasetConfig,
     OpenAiVlm,
@@ -25,8 +26,7 @@ from refine_ops.data.config import (
     ValidateSettings,
     VlmGrounding,
 )
-from refine_ops.data.folder import open_folder
-from refine_ops.data.vlm import EndpointDown
+from refine_ops.vlm.openai import EndpointDown
 
 
 def test_the_flow_builds_resumes_and_states_its_throughput(tmp_path: Path) -> None:

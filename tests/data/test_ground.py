@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from openai_server import Answer, Server, says, serve
 
-from refine_ops.data.chat import AnswerError
 from refine_ops.data.config import BoxLimits, OpenAiVlm, VlmGrounding
-from refine_ops.data.ground import GivenBoxes, Grounded, choose
-from refine_ops.data.ground_vlm import VlmGrounder
-from refine_ops.data.sources import SourceRow
-from refine_ops.data.vlm import OpenAiChat
+from refine_ops.data.source_manifest import SourceRow
+from refine_ops.data.stages.ground import GivenBoxes, Grounded, choose
+from refine_ops.detect.objects_vlm import VlmGrounder
 from refine_ops.errors import ItemError
 from refine_ops.records import U8Image
+from refine_ops.vlm.openai import OpenAiChat
+from refine_ops.vlm.questions import AnswerError
 
 TARGET = np.random.default_rng(0).integers(0, 256, (400, 800, 3), np.uint8)
 REFERENCE = np.random.default_rng(1).integers(0, 256, (500, 250, 3), np.uint8)

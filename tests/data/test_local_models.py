@@ -7,14 +7,14 @@ import pytest
 import tiny_checkpoints
 import torch
 
-from refine_ops.data.chat import AnswerError, Question, Reply
 from refine_ops.data.config import DinoGrounding, LocalVlm, SamSegmentation
-from refine_ops.data.ground_dino import DinoGrounder
-from refine_ops.data.sam import Sam
-from refine_ops.data.sources import SourceRow
-from refine_ops.data.vlm_local import LocalChat
+from refine_ops.data.source_manifest import SourceRow
+from refine_ops.detect.objects_dino import DinoGrounder
+from refine_ops.detect.segment_sam import Sam
 from refine_ops.errors import ItemError, JobError
 from refine_ops.records import U8Image
+from refine_ops.vlm.local import LocalChat
+from refine_ops.vlm.questions import AnswerError, Question, Reply
 
 torch.set_num_threads(1)
 IMAGE: U8Image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from refine_ops.config import AccessSettings, ImageLimits
 from refine_ops.data.plan import from_table, plan_rows, plan_synthetic, sample_seed, split_groups, to_table
-from refine_ops.data.sources import SourceRow, read_manifest
+from refine_ops.data.source_manifest import SourceRow, read_manifest
 from refine_ops.errors import JobError
 
 ANYWHERE = AccessSettings()

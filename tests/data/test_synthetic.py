@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refine_ops.data import scribble
-from refine_ops.data.degrade import DAMAGES, degrade
+from refine_ops.data.stages import masks
+from refine_ops.data.stages.damages import DAMAGES, degrade
 from refine_ops.data.synthetic import Recipe, assets, library, render
 from refine_ops.data.synthetic.marks import MARKS
 from refine_ops.data.synthetic.prompts import all_prompts
@@ -135,9 +135,9 @@ def test_degrade_draws_by_weight_and_names_unknown_ones() -> None:
 def test_scribbles_stay_on_the_dilated_object_within_limits(seed: int, x: int, w: int, h: int) -> None:
     shape = np.zeros((128, 128), bool)
     shape[30 : 30 + h, x : x + w] = True
-    allowed = scribble.dilated(shape)
+    allowed = masks.dilated(shape)
     try:
-        mask = scribble.scribble_mask(shape, np.random.default_rng(seed))
+        mask = masks.scribble_mask(shape, np.random.default_rng(seed))
     except ItemError as error:
         assert error.reason == "scribble.limits"  # noqa: PT017 (both outcomes are right)
         return
@@ -148,7 +148,7 @@ def test_scribbles_stay_on_the_dilated_object_within_limits(seed: int, x: int, w
 
 def test_no_object_no_mask() -> None:
     nothing = np.zeros((16, 16), bool)
-    for draw in (scribble.box_mask, lambda shape: scribble.scribble_mask(shape, np.random.default_rng(0))):
+    for draw in (masks.box_mask, lambda shape: masks.scribble_mask(shape, np.random.default_rng(0))):
         with pytest.raises(ItemError) as caught:
             draw(nothing)
         assert caught.value.reason == "object.empty"

@@ -8,9 +8,9 @@ import pytest
 from openai_server import Answer, Server, says, serve
 
 from refine_ops.data.config import OpenAiVlm, ValidateSettings
-from refine_ops.data.validate import Rejected, validate
-from refine_ops.data.vlm import OpenAiChat
+from refine_ops.data.stages.validate import Rejected, validate
 from refine_ops.records import Mask, U8Image
+from refine_ops.vlm.openai import OpenAiChat
 
 CLEAN: U8Image = np.full((60, 80, 3), 120, np.uint8)
 MASK: Mask = np.zeros((60, 80), bool)

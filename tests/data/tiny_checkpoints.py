@@ -41,7 +41,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from refine_ops.model.random_weights import random_pipeline
+from refine_ops.model.doctor.random_weights import random_pipeline
 
 
 def sam2(folder: Path) -> Path:

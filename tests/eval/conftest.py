@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 from pictures import make_batch  # noqa: E402
 from trunk_weights import write_trunk  # noqa: E402
 
-from refine_ops.eval.metrics import CaseBatch  # noqa: E402
+from refine_ops.eval.metrics.metric import CaseBatch  # noqa: E402
 
 
 @pytest.fixture(scope="session")

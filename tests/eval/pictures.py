@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import skimage.data
 
-from refine_ops.eval.metrics import CaseBatch
+from refine_ops.eval.metrics.metric import CaseBatch
 from refine_ops.records import U8Image
 
 BOX = (80, 32, 176, 128)

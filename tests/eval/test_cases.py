@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from refine_ops.config import ImageLimits
 from refine_ops.data.synthetic import assets
 from refine_ops.errors import ItemError, JobError
-from refine_ops.eval.allowed import allowed_change
-from refine_ops.eval.annotations import read_annotations
-from refine_ops.eval.build import build_cases
-from refine_ops.eval.candidates import Candidate, pick, select
-from refine_ops.eval.cases import FREE_CATEGORIES, REFERENCE_CATEGORIES, load_cases, load_input
+from refine_ops.eval.cases.annotations import read_annotations
+from refine_ops.eval.cases.build import build_cases
+from refine_ops.eval.cases.case_set import FREE_CATEGORIES, REFERENCE_CATEGORIES, load_cases, load_input
+from refine_ops.eval.cases.degraded import Candidate, pick, select
+from refine_ops.eval.cases.mini import write_mini
 from refine_ops.eval.config import BuildCasesConfig
-from refine_ops.eval.mini import write_mini
+from refine_ops.proof.allowed import allowed_change
 
 LIMITS = ImageLimits()
 SOME = ("object-tower", "text-code", "person-smile")

@@ -11,9 +11,9 @@ import torch
 import transformers
 
 from refine_ops.errors import JobError
-from refine_ops.eval.features import feature_meters
-from refine_ops.eval.perceptual import lpips_network, perceptual_meters
-from refine_ops.eval.text import accuracy, text_meter
+from refine_ops.eval.metrics.features import feature_meters
+from refine_ops.eval.metrics.perceptual import lpips_network, perceptual_meters
+from refine_ops.eval.metrics.text import accuracy, text_meter
 
 CPU = torch.device("cpu")
 

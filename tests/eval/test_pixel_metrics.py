@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pictures import make_batch
 from skimage import metrics as reference
 
-from refine_ops.eval.background import BackgroundMeter, seam_energy
-from refine_ops.eval.metrics import to_tensor
-from refine_ops.eval.region import RegionMeter
-from refine_ops.eval.ssim import change_map, ssim_map, whole_windows
+from refine_ops.eval.metrics.background import BackgroundMeter, seam_energy
+from refine_ops.eval.metrics.fidelity import RegionMeter
+from refine_ops.eval.metrics.metric import to_tensor
+from refine_ops.eval.metrics.ssim import change_map, ssim_map, whole_windows
 
 CPU = torch.device("cpu")
 BACKGROUND, REGION = BackgroundMeter(CPU), RegionMeter(CPU)

@@ -11,7 +11,7 @@ from skimage import io as picture
 
 from refine_ops.config import RefineSettings
 from refine_ops.errors import EXIT_BAD_INPUT, EXIT_OK, ItemError, JobError
-from refine_ops.eval import measure, methods
+from refine_ops.eval import measure
 from refine_ops.eval.compare import compare
 from refine_ops.eval.config import (
     CONTROLS,
@@ -21,6 +21,7 @@ from refine_ops.eval.config import (
     RefineEvalConfig,
     RefinerMethod,
 )
+from refine_ops.eval.methods import open
 from refine_ops.eval.results import load_results
 from refine_ops.eval.run import Evaluation, evaluate
 
@@ -130,13 +131,13 @@ def test_a_rerun_computes_only_what_is_new(
     out = tmp_path / "copy"
     shutil.copytree(evaluation.uri, out)
     run: list[str] = []
-    original = methods.OurRefiner.run
+    original = open.OurRefiner.run
 
     def watched(self: Any, inputs: Any) -> list[bytes | ItemError]:
         run.extend(i.item.input_id for i in inputs)
         return original(self, inputs)
 
-    monkeypatch.setattr(methods.OurRefiner, "run", watched)
+    monkeypatch.setattr(open.OurRefiner, "run", watched)
     measured = watch_meters(monkeypatch)
     same = config(frozen, out, OURS, *CONTROLS, metrics={"weights": alexnet})
     again = evaluate(same)
@@ -180,7 +181,7 @@ def test_a_method_that_fails_on_one_input_keeps_the_others(frozen: str, tmp_path
     def run(self: Any, inputs: Any) -> list[bytes | ItemError]:
         return [ItemError("control.refused", "no") if "soft" in i.item.input_id else i.data for i in inputs]
 
-    monkeypatch.setattr(methods.ControlOutputs, "run", run)
+    monkeypatch.setattr(open.ControlOutputs, "run", run)
     found = evaluate(config(frozen, tmp_path, CONTROLS[1]))
     assert len(values(found, "input as it is", "mse")) == 8
     assert "control.refused: no" in found.markdown
@@ -204,7 +205,7 @@ def test_compare_fails_on_a_worse_method_and_passes_an_equal_or_better_one(evalu
 
 
 def test_results_of_other_cases_are_not_compared(evaluation: Evaluation, frozen: str, tmp_path: Path) -> None:
-    from refine_ops.eval.cases import load_cases, save_cases
+    from refine_ops.eval.cases.case_set import load_cases, save_cases
 
     shutil.copytree(frozen, tmp_path / "set")
     save_cases(str(tmp_path / "set"), load_cases(frozen).inputs[:6])

@@ -12,8 +12,8 @@ import torch
 
 from refine_ops.errors import JobError
 from refine_ops.eval.config import VaeCropConfig
-from refine_ops.eval.plot import curves_svg
 from refine_ops.eval.stats import Interval
+from refine_ops.eval.tables.plot import curves_svg
 from refine_ops.eval.vae_crop import open_vae, reconstruct, vae_crop
 
 CPU = torch.device("cpu")

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from refine_ops.config import RefineBatchConfig, WorkerSettings
-from refine_ops.job.folder import fingerprint_parts, open_run
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.ledger import outcomes_table, read_ledger, write_part
-from refine_ops.job.plan import PlanReader, make_plan, problem_outcomes
-from refine_ops.job.remaining import remaining
+from refine_ops.job.planning.plan import PlanReader, make_plan, problem_outcomes
+from refine_ops.job.planning.remaining import remaining
+from refine_ops.job.run_folder import fingerprint_parts, open_run
 from refine_ops.report.review import read_review
 
 FAST = WorkerSettings(flush_items=8, flush_s=0.5, read_threads=2, write_threads=2, grace_s=5.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 from refine_ops import storage
 from refine_ops.config import RefineBatchConfig
 from refine_ops.job.ledger import read_ledger
-from refine_ops.job.manifest import read_items
+from refine_ops.job.planning.manifest import read_items
 from refine_ops.records import Item
 from refine_ops.refine import refine_image
 

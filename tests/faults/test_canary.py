@@ -10,12 +10,12 @@ import pytest
 
 from refine_ops.config import CanaryGates, RefineBatchConfig
 from refine_ops.errors import JobError
-from refine_ops.job.canary import judge_canary, sample_canary
-from refine_ops.job.folder import RunFolder, fingerprint_parts, open_run
 from refine_ops.job.launch import Node
 from refine_ops.job.ledger import read_ledger
-from refine_ops.job.plan import PlanReader, make_plan
-from refine_ops.job.remaining import Remaining, remaining
+from refine_ops.job.planning.canary import judge_canary, sample_canary
+from refine_ops.job.planning.plan import PlanReader, make_plan
+from refine_ops.job.planning.remaining import Remaining, remaining
+from refine_ops.job.run_folder import RunFolder, fingerprint_parts, open_run
 
 from .node import FAST, make_items, outputs_of, run_node
 

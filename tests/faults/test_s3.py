@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 from refine_ops import s3, storage
 from refine_ops.config import RefineSettings
 from refine_ops.errors import ItemError, JobError, Missing
-from refine_ops.job.folder import fingerprint_parts, open_run
+from refine_ops.job.run_folder import fingerprint_parts, open_run
 
 from .s3_proxy import Fault, Kind, Proxy, s3_proxy
 

@@ -21,7 +21,7 @@ import torch
 
 from refine_ops import s3, storage
 from refine_ops.config import ModelSettings
-from refine_ops.job import worker
+from refine_ops.job.rank import worker
 from refine_ops.records import Conditioning, Patch
 
 

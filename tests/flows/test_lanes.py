@@ -19,11 +19,11 @@ import pytest
 
 from refine_ops import storage
 from refine_ops.config import RefineBatchConfig
-from refine_ops.job.folder import fingerprint_parts, open_run
 from refine_ops.job.launch import Node
 from refine_ops.job.ledger import read_ledger
-from refine_ops.job.plan import PlanReader, make_plan
-from refine_ops.job.remaining import remaining
+from refine_ops.job.planning.plan import PlanReader, make_plan
+from refine_ops.job.planning.remaining import remaining
+from refine_ops.job.run_folder import fingerprint_parts, open_run
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
 from tests.faults.node import make_items

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.lanes import deal
+from flows.fleet import deal
 from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import JobError
-from refine_ops.job.folder import RunFolder, fingerprint_parts, open_run
 from refine_ops.job.ledger import outcomes_table, write_part
-from refine_ops.job.order import OrderProgress, read_order, share_of, write_order
-from refine_ops.job.plan import PlanReader, make_plan
-from refine_ops.job.remaining import remaining
+from refine_ops.job.planning.order import OrderProgress, read_order, share_of, write_order
+from refine_ops.job.planning.plan import PlanReader, make_plan
+from refine_ops.job.planning.remaining import remaining
+from refine_ops.job.run_folder import RunFolder, fingerprint_parts, open_run
 from refine_ops.records import Outcome
 from tests.faults.node import make_items
 

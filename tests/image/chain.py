@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from refine_ops.config import ImageLimits, WriteSettings
-from refine_ops.image import focus, paste, read, verify, write
+from refine_ops.image import focus, paste, read, write
 from refine_ops.image.source import Source
+from refine_ops.proof import verify
 from refine_ops.records import Box, FocusCrop, Verification
 
 LIMITS = ImageLimits()

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from refine_ops.image import png, png_rows
+from refine_ops.image.formats import png, png_rows
 from tests.image.made_files import png_chunk, unfilter_png
 
 HEIGHT, WIDTH = 23, 9

@@ -21,7 +21,7 @@ from made_files import (
 )
 from PIL import Image
 
-from refine_ops.image.verify import VerifyError, verify
+from refine_ops.proof.verify import VerifyError, verify
 
 RGB = picture(np.random.default_rng(5), 80, 64)
 BOX = (30, 20, 44, 33)

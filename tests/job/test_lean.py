@@ -14,7 +14,8 @@ import {module}
 
 
 @pytest.mark.parametrize(
-    "module", ["refine_ops.job.worker", "refine_ops.model.refiner", "refine_ops.train.worker", "refine_ops.job.launch"]
+    "module",
+    ["refine_ops.job.rank.worker", "refine_ops.model.refiner", "refine_ops.train.worker", "refine_ops.job.launch"],
 )
 def test_it_imports_without_what_lean_images_lack(module: str) -> None:
     code = BLOCK.format(blocked=["prefect", "boto3", "botocore", "jpegio"], module=module)
@@ -24,6 +25,6 @@ def test_it_imports_without_what_lean_images_lack(module: str) -> None:
 
 def test_planning_and_reports_import_without_torch() -> None:
     code = BLOCK.format(blocked=["torch", "diffusers", "transformers"], module="refine_ops.report.build")
-    code += "import refine_ops.job.plan, refine_ops.image.write"
+    code += "import refine_ops.job.planning.plan, refine_ops.image.write"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-1500:]

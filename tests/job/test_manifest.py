@@ -10,9 +10,9 @@ import pytest
 
 from refine_ops.config import AccessSettings
 from refine_ops.errors import JobError
-from refine_ops.job.manifest import SCHEMA, read_items
-from refine_ops.job.plan import PlanReader, make_plan
-from refine_ops.job.rows import RowProblem
+from refine_ops.job.planning.manifest import SCHEMA, read_items
+from refine_ops.job.planning.plan import PlanReader, make_plan
+from refine_ops.job.planning.rows import RowProblem
 from refine_ops.records import Item, Scribble
 
 BOX = {"box": [1, 2, 30, 40], "prompt": "Refine the label"}

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from refine_ops.config import ModelSettings
+from refine_ops.model.doctor.random_weights import random_pipeline
 from refine_ops.model.load import Networks
 from refine_ops.model.presets import Preset, apply_overrides
-from refine_ops.model.random_weights import random_pipeline
 from refine_ops.model.refiner import StagedRefiner, build_refiner
 from refine_ops.records import Conditioning
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from refine_ops.config import ModelSettings
-from refine_ops.model import doctor, selftest
+from refine_ops.model.doctor import doctor, selftest
 
 CPU = torch.device("cpu")
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
+from refine_ops.model.doctor.random_weights import random_pipeline
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.load import load_networks, model_dtype
 from refine_ops.model.presets import LIGHTNING_SHIFT, PRESETS
-from refine_ops.model.random_weights import random_pipeline
 from refine_ops.model.refiner import load_refiner
 from refine_ops.model.source import resolve_model
 from refine_ops.records import Refiner
@@ -174,6 +174,6 @@ def test_the_model_needs_neither_prefect_nor_boto3() -> None:
 
     code = (
         "import sys; sys.modules['prefect'] = sys.modules['boto3'] = None\n"
-        "import refine_ops.model.refiner, refine_ops.model.doctor"
+        "import refine_ops.model.refiner, refine_ops.model.doctor.doctor"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

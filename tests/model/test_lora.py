@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
+from refine_ops.model.doctor.random_weights import random_pipeline
 from refine_ops.model.load import load_networks
 from refine_ops.model.lora import METADATA_KEY, fuse_loras, read_lora
-from refine_ops.model.random_weights import random_pipeline
 from refine_ops.model.source import resolve_model
 
 LAYER = "transformer_blocks.1.img_mlp.net.2"

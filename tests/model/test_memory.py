@@ -64,7 +64,7 @@ def test_what_never_fits_is_one_items_error(make_refiner: Any, make_item: Any, m
 
 
 def test_values_that_are_not_finite_are_an_items_error(make_refiner: Any, make_item: Any) -> None:
-    from refine_ops.model.random_weights import random_pipeline
+    from refine_ops.model.doctor.random_weights import random_pipeline
 
     pipeline = random_pipeline(seed=3)
     with torch.no_grad():

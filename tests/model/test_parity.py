@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from refine_ops.model.doctor.random_weights import random_pipeline
 from refine_ops.model.presets import LIGHTNING_SHIFT
-from refine_ops.model.random_weights import random_pipeline
 from refine_ops.records import Conditioning
 
 SMALL_VLM_PIXELS = 64 * 64

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from refine_ops.model.doctor.random_weights import random_pipeline
+from refine_ops.model.doctor.selftest import image_positions
 from refine_ops.model.load import Networks
 from refine_ops.model.prompts import PromptEncoder
-from refine_ops.model.random_weights import random_pipeline
-from refine_ops.model.selftest import image_positions
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
-from refine_ops.model import transformer as fast
+from refine_ops.model.doctor.random_weights import random_pipeline
+from refine_ops.model.network import transformer as fast
 from refine_ops.model.presets import Preset, apply_overrides
-from refine_ops.model.random_weights import random_pipeline
 from refine_ops.model.sparse import LEVELS, choose_tokens, generated_mask
 
 TOKEN_PX = 16

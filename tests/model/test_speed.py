@@ -8,9 +8,9 @@ import torch
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
-from refine_ops.model.fp8 import Fp8Linear, quantize_linears, quantize_rows
+from refine_ops.model.doctor.random_weights import random_pipeline
 from refine_ops.model.load import Networks
-from refine_ops.model.random_weights import random_pipeline
+from refine_ops.model.network.fp8 import Fp8Linear, quantize_linears, quantize_rows
 from refine_ops.model.speed import accelerate
 
 

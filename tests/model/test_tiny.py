@@ -8,10 +8,11 @@ import torch
 from diffusers import AutoencoderKLQwenImage, QwenImageEditPlusPipeline
 from PIL import Image
 
-from refine_ops.data.demo import __file__ as demo_file
+from refine_ops.data.demo.material import __file__ as demo_file
 from refine_ops.data.synthetic.prompts import all_prompts
 from refine_ops.model import tiny
-from refine_ops.model.tiny import assemble, one_frame, shapes, tokenizer, vae_start
+from refine_ops.model.tiny import one_frame, shapes, tokenizer
+from refine_ops.train.tiny import assemble, vae_start
 
 torch.set_num_threads(1)
 MIB = 2**20

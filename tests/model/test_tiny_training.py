@@ -12,10 +12,11 @@ from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from refine_ops.data import synthetic
 from refine_ops.data.synthetic import assets
 from refine_ops.data.synthetic.prompts import all_prompts
-from refine_ops.eval.mini import write_mini
+from refine_ops.eval.cases.mini import write_mini
 from refine_ops.model import tiny
-from refine_ops.model.tiny import assemble, one_frame, shapes
-from refine_ops.model.transformer import context
+from refine_ops.model.network.transformer import context
+from refine_ops.model.tiny import one_frame, shapes
+from refine_ops.train.tiny import assemble
 from refine_ops.train.tiny.average import Average
 from refine_ops.train.tiny.run import Schedule, save, train
 from refine_ops.train.tiny.samples import Batch, Mix, input_spec, make_batch

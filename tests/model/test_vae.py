@@ -7,8 +7,8 @@ import torch
 from diffusers import AutoencoderKLQwenImage
 
 from refine_ops.model import stages
-from refine_ops.model.random_weights import random_pipeline
-from refine_ops.model.vae import OneFrameVae
+from refine_ops.model.doctor.random_weights import random_pipeline
+from refine_ops.model.network.vae import OneFrameVae
 
 
 def wide_vae() -> AutoencoderKLQwenImage:

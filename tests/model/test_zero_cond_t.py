@@ -2,7 +2,8 @@
 
 0.36.0 modulates every image token at the sampler's timestep t. From 0.37.0 a checkpoint whose config sets `zero_cond_t`
 has its condition tokens modulated at t = 0 instead, so the same file gives another picture. To record again:
-`pip install --no-deps --target OLD diffusers==0.36.0`, then `PYTHONPATH=OLD python -m refine_ops.model.selftest`.
+`pip install --no-deps --target OLD diffusers==0.36.0`, then
+`PYTHONPATH=OLD python -m refine_ops.model.doctor.selftest`.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from refine_ops.model import selftest
+from refine_ops.model.doctor import selftest
 
 
 @pytest.mark.parametrize("velocity", [selftest.diffusers_velocity, selftest.fast_velocity])

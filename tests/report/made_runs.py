@@ -16,9 +16,9 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 from refine_ops import storage
 from refine_ops.config import AccessSettings
 from refine_ops.image.paste import blend_mask
-from refine_ops.job.folder import open_run
 from refine_ops.job.ledger import outcomes_table, write_part
-from refine_ops.job.plan import make_plan
+from refine_ops.job.planning.plan import make_plan
+from refine_ops.job.run_folder import open_run
 from refine_ops.records import Alignment, Box, Outcome, RegionOutcome, U8Image
 
 SIDE = 320

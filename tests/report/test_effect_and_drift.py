@@ -7,9 +7,9 @@ from made_runs import SIDE, photo_edit
 from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import structural_similarity
 
+from refine_ops.judge.evidence.change import de00, measure_effect, ssim_map
+from refine_ops.judge.evidence.drift import from_alignment, measure_drift
 from refine_ops.records import Alignment
-from refine_ops.report.drift import from_alignment, measure_drift
-from refine_ops.report.effect import de00, measure_effect, ssim_map
 
 EDIT = photo_edit(0)
 KNOWN = ~cv2.dilate(EDIT.mask.view(np.uint8), np.ones((17, 17), np.uint8)).astype(bool)

@@ -16,7 +16,7 @@ from refine_ops.config import RefineBatchConfig
 from refine_ops.report.build import build_report
 from refine_ops.report.cases import open_run
 from refine_ops.report.config import DriftReportConfig, MeasureSettings, TrendSettings
-from refine_ops.report.markdown import markdown_summary
+from refine_ops.report.page.markdown import markdown_summary
 from refine_ops.report.review import read_marks
 
 ONE = MeasureSettings(processes=1)

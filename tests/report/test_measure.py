@@ -18,12 +18,12 @@ from refine_ops import storage
 from refine_ops.errors import JobError
 from refine_ops.report.build import build_report
 from refine_ops.report.cases import Case, Rules, open_run
-from refine_ops.report.compare import compare
 from refine_ops.report.config import Cost, DriftReportConfig, FolderPair, MeasureSettings, TrendSettings
 from refine_ops.report.folders import folder_cases
 from refine_ops.report.items import item_of, read_evidence, read_items
-from refine_ops.report.measure import compare_all
-from refine_ops.report.modelled import FILE, with_modelled, write_modelled
+from refine_ops.report.measure.case import compare
+from refine_ops.report.measure.from_models import FILE, with_modelled, write_modelled
+from refine_ops.report.measure.many import compare_all
 
 ONE = MeasureSettings(processes=1)
 

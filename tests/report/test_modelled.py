@@ -16,7 +16,7 @@ from refine_ops.report.build import build_report
 from refine_ops.report.cases import open_run
 from refine_ops.report.config import DriftReportConfig, FolderPair, MeasureSettings, PerceptualSettings
 from refine_ops.report.items import read_items
-from refine_ops.report.modelled import FILE, with_modelled
+from refine_ops.report.measure.from_models import FILE, with_modelled
 from tests.eval.trunk_weights import write_trunk
 
 ONE = MeasureSettings(processes=1)

@@ -18,9 +18,9 @@ from made_runs import Edit, MadeRun, photo_edit
 
 from refine_ops.report.alarms import find_alarms
 from refine_ops.report.cases import open_run
-from refine_ops.report.compare import compare
 from refine_ops.report.config import MeasureSettings, TrendSettings
-from refine_ops.report.measures import FindingCode, ItemMeasure
+from refine_ops.report.figures import FindingCode, ItemMeasure
+from refine_ops.report.measure.case import compare
 from refine_ops.report.trend import run_points
 
 COMPANY = 11

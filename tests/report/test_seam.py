@@ -4,7 +4,7 @@ import pytest
 from made_runs import photo_edit
 
 from refine_ops.image.paste import blend_mask
-from refine_ops.report.seam import measure_seam
+from refine_ops.judge.evidence.seam import measure_seam
 
 
 def _grey(shape: tuple[int, int] = (160, 200), level: int = 120) -> np.ndarray:

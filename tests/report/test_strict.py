@@ -15,9 +15,9 @@ from refine_ops.image.paste import Canvas, blend_mask
 from refine_ops.image.read import decode
 from refine_ops.image.source import Source
 from refine_ops.image.write import encode
+from refine_ops.proof.recheck import allowed_change, check_strict
 from refine_ops.records import FocusCrop
 from refine_ops.report.cases import Rules
-from refine_ops.report.strict import allowed_change, check_strict
 
 EDIT = photo_edit(1)
 SUPPORT = cv2.dilate(EDIT.mask.view(np.uint8), np.ones((17, 17), np.uint8)).astype(bool)

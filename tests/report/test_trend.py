@@ -5,7 +5,7 @@ import pytest
 
 from refine_ops.report.alarms import find_alarms
 from refine_ops.report.config import TrendSettings
-from refine_ops.report.measures import Finding, ItemMeasure
+from refine_ops.report.figures import Finding, ItemMeasure
 from refine_ops.report.trend import TrendPoint, append_trend, read_trend, run_points
 
 SETTINGS = TrendSettings()

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from refine_ops import storage
 from refine_ops.config import RefineBatchConfig, Settings, child_environment
-from refine_ops.job.folder import fingerprint_parts, open_run
+from refine_ops.job.run_folder import fingerprint_parts, open_run
 from tests.flows.site import ROOT
 
 SHIPPED = sorted([*(ROOT / "refine_ops").rglob("*.py"), *(ROOT / "flows").rglob("*.py")])

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from refine_ops import storage
 from refine_ops.config import AccessSettings, RefineSettings
 from refine_ops.errors import ItemError, JobError
-from refine_ops.job.folder import fingerprint_parts, open_run
-from refine_ops.job.manifest import read_items
-from refine_ops.job.plan import make_plan
-from refine_ops.job.rows import RowProblem
+from refine_ops.job.planning.manifest import read_items
+from refine_ops.job.planning.plan import make_plan
+from refine_ops.job.planning.rows import RowProblem
+from refine_ops.job.run_folder import fingerprint_parts, open_run
 from refine_ops.records import Item
 
 REGION = {"box": [0, 0, 9, 9], "prompt": "Refine it"}

@@ -17,7 +17,7 @@ import torch
 
 from refine_ops.config import FocusSettings, ImageLimits, ModelSettings, RefineSettings
 from refine_ops.data import synthetic
-from refine_ops.data.sample import damage
+from refine_ops.data.stages.sample import damage
 from refine_ops.eval.stats import cluster_interval, paired_comparison
 from refine_ops.image.read import decode, decode_mask
 from refine_ops.model.refiner import load_refiner
@@ -32,7 +32,7 @@ from refine_ops.train.config import (
     TrainLoraConfig,
 )
 from refine_ops.train.run import train
-from refine_ops.train.samples import Sample, read_files, read_samples
+from refine_ops.train.samples.dataset import Sample, read_files, read_samples
 from tests.train.dataset_folder import Picture, write_dataset
 
 STYLE, DAMAGE = "halftone", "washed_out"

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from refine_ops.model.random_weights import random_pipeline
+from refine_ops.model.doctor.random_weights import random_pipeline
 from refine_ops.train.config import LoraSettings, OptimizerSettings
 from refine_ops.train.denoiser import Denoiser, trainable
 from refine_ops.train.optimize import load_parameters, make_optimizer, whole

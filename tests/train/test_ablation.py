@@ -9,8 +9,8 @@ from prefect.testing.utilities import prefect_test_harness
 from refine_ops.config import FocusSettings, ModelSettings, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.eval.config import MetricSettings
-from refine_ops.train.ablation import BASE, WHOLE, WITHOUT_BOUNDARY, WITHOUT_FOCUS, evaluation, variants
 from refine_ops.train.config import CropSettings, GateSettings, LoraSettings, LossSettings, RunSettings, TrainLoraConfig
+from refine_ops.train.promotion.ablation import BASE, WHOLE, WITHOUT_BOUNDARY, WITHOUT_FOCUS, evaluation, variants
 
 FROZEN = Path(__file__).parents[1] / "eval" / "frozen"
 

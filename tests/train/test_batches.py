@@ -9,12 +9,12 @@ import torch
 
 from refine_ops.model.sparse import choose_tokens
 from refine_ops.model.stages import pack
-from refine_ops.train.batches import Batch, BatchSpec, TrainingBatches, candidates, make_batch
-from refine_ops.train.cache import EncodedCache, Entry
 from refine_ops.train.config import LossSettings, RunSettings
-from refine_ops.train.draws import DrawOrder
-from refine_ops.train.loader import rank_batches
 from refine_ops.train.loss import band_on_latents
+from refine_ops.train.samples.batches import Batch, BatchSpec, TrainingBatches, candidates, make_batch
+from refine_ops.train.samples.cache import EncodedCache, Entry
+from refine_ops.train.samples.draws import DrawOrder
+from refine_ops.train.samples.loader import rank_batches
 
 SPEC = BatchSpec(LossSettings(), latent_px=8, target_ring=0, text_multiple=4)
 SIZE = (96, 64)

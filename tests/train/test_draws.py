@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refine_ops.errors import JobError
-from refine_ops.train.draws import Candidate, DrawOrder, derive_seed
+from refine_ops.train.samples.draws import Candidate, DrawOrder, derive_seed
 
 
 def _candidates(with_reference: int, without: int, buckets: int = 2) -> list[Candidate]:

@@ -13,14 +13,14 @@ from refine_ops.errors import JobError
 from refine_ops.model import stages
 from refine_ops.model.refiner import load_refiner
 from refine_ops.model.source import ResolvedModel, resolve_model
-from refine_ops.train.batches import BatchSpec, unpack_regions
-from refine_ops.train.cache import EncodedCache
 from refine_ops.train.config import CropSettings, LoraSettings, LossSettings, TrainLoraConfig
 from refine_ops.train.denoiser import Denoiser
-from refine_ops.train.encode import Planned, SampleEncoder, Skipped, tasks
 from refine_ops.train.grid import refine_entry
-from refine_ops.train.networks import Encoders, load_encoders, load_trainee
-from refine_ops.train.samples import make_crop, read_files, read_samples
+from refine_ops.train.samples.batches import BatchSpec, unpack_regions
+from refine_ops.train.samples.cache import EncodedCache
+from refine_ops.train.samples.dataset import make_crop, read_files, read_samples
+from refine_ops.train.samples.encode import Planned, SampleEncoder, Skipped, tasks
+from refine_ops.train.samples.encoders import Encoders, load_encoders, load_trainee
 
 CPU = torch.device("cpu")
 CROP = CropSettings(geometry=FocusSettings(focus_pixels=64 * 64))

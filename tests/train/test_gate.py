@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from refine_ops.train.gate import Criterion, Decision, decide
+from refine_ops.train.promotion.decision import Criterion, Decision, decide
 
 
 def _scores(rng: np.random.Generator, cases: int, gain: float, spread: float = 1.0) -> tuple[dict, dict]:

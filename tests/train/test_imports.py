@@ -9,7 +9,7 @@ def test_training_imports_without_what_lean_images_lack() -> None:
         "import sys\n"
         "for name in ('prefect', 'boto3', 'botocore', 'jpegio'):\n"
         "    sys.modules[name] = None\n"
-        "import refine_ops.train.worker, refine_ops.train.run, refine_ops.registry\n"
+        "import refine_ops.train.worker, refine_ops.train.run, refine_ops.adapters\n"
         "print('flows' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refine_ops.data.degrade import DAMAGES
-from refine_ops.data.drawn import FAMILIES
+from refine_ops.data.stages.damages import DAMAGES
+from refine_ops.data.synthetic.maker import FAMILIES
 from refine_ops.eval.stats import paired_comparison
 from refine_ops.train.run import train
 from tests.train import new_family

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from refine_ops import registry
+from refine_ops import adapters as registry
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
-from refine_ops.eval.build import build_cases
+from refine_ops.eval.cases.build import build_cases
 from refine_ops.eval.config import BuildCasesConfig
 from refine_ops.model.source import resolve_model
 from refine_ops.train.adapter import adapter_bytes
 from refine_ops.train.config import GateSettings, LoraSettings, TrainLoraConfig
 from refine_ops.train.denoiser import Denoiser, trainable
-from refine_ops.train.networks import load_trainee
-from refine_ops.train.promote import Judged, judge
+from refine_ops.train.promotion.promote import Judged, judge
+from refine_ops.train.samples.encoders import load_trainee
 
 CASES = 4
 BASE = ModelSettings(model="tiny", device="cpu")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
-from refine_ops import registry, storage
+from refine_ops import adapters, storage
 from refine_ops.errors import JobError
 
 
@@ -38,62 +38,62 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_published_versions_are_listed_oldest_first_and_shown_with_their_card(folder: str) -> None:
-    first = registry.publish(folder, b"one", metrics={"gain_db": 1.5}, base={"torch": "2.14"})
-    second = registry.publish(folder, b"two", label="nightly")
-    assert [c.version for c in registry.versions(folder)] == [first.version, second.version]
-    shown = registry.show(folder, first.version)
+    first = adapters.publish(folder, b"one", metrics={"gain_db": 1.5}, base={"torch": "2.14"})
+    second = adapters.publish(folder, b"two", label="nightly")
+    assert [c.version for c in adapters.versions(folder)] == [first.version, second.version]
+    shown = adapters.show(folder, first.version)
     assert shown == first
     assert shown.metrics == {"gain_db": 1.5}
     assert second.version.startswith("nightly-")
 
 
 def test_a_version_is_immutable_and_publishing_equal_bytes_again_changes_nothing(folder: str) -> None:
-    first = registry.publish(folder, b"one", note="first")
-    assert registry.publish(folder, b"one", note="second") == first
-    assert len(registry.versions(folder)) == 1
+    first = adapters.publish(folder, b"one", note="first")
+    assert adapters.publish(folder, b"one", note="second") == first
+    assert len(adapters.versions(folder)) == 1
 
 
 def test_a_version_without_its_card_does_not_exist(folder: str) -> None:
-    card = registry.publish(folder, b"one")
+    card = adapters.publish(folder, b"one")
     storage.delete(storage.join(folder, "versions", card.version, "card.json"))
-    assert registry.versions(folder) == []
+    assert adapters.versions(folder) == []
     with pytest.raises(JobError, match="no adapter version"):
-        registry.resolve(card.version, folder)
+        adapters.resolve(card.version, folder)
 
 
 def test_promote_and_rollback_walk_back_through_what_was_current(folder: str) -> None:
-    a, b, c = (registry.publish(folder, data).version for data in (b"a", b"b", b"c"))
-    assert registry.current(folder) is None
+    a, b, c = (adapters.publish(folder, data).version for data in (b"a", b"b", b"c"))
+    assert adapters.current(folder) is None
     for version in (a, b, c):
-        registry.promote(folder, version, "better")
-    assert registry.show(folder, "current").version == c
-    assert registry.rollback(folder).version == b
-    assert registry.rollback(folder).version == a
+        adapters.promote(folder, version, "better")
+    assert adapters.show(folder, "current").version == c
+    assert adapters.rollback(folder).version == b
+    assert adapters.rollback(folder).version == a
     with pytest.raises(JobError, match="nothing to roll back"):
-        registry.rollback(folder)
-    assert [p.version for p in registry.history(folder)] == [a, b, c, b, a]
-    registry.promote(folder, c)
-    assert registry.rollback(folder).version == a
+        adapters.rollback(folder)
+    assert [p.version for p in adapters.history(folder)] == [a, b, c, b, a]
+    adapters.promote(folder, c)
+    assert adapters.rollback(folder).version == a
 
 
 def test_a_decision_made_on_an_older_pointer_is_refused(folder: str) -> None:
-    a, b = (registry.publish(folder, data).version for data in (b"a", b"b"))
-    seen = registry.promote(folder, a).index
-    registry.promote(folder, b)
+    a, b = (adapters.publish(folder, data).version for data in (b"a", b"b"))
+    seen = adapters.promote(folder, a).index
+    adapters.promote(folder, b)
     with pytest.raises(JobError, match="pointer moved"):
-        registry.promote(folder, a, expected=seen)
+        adapters.promote(folder, a, expected=seen)
     with pytest.raises(JobError, match="pointer moved"):
-        registry.promote(folder, a, expected=None)
+        adapters.promote(folder, a, expected=None)
 
 
 def test_of_many_promoters_at_once_exactly_one_wins(folder: str) -> None:
-    names = [registry.publish(folder, bytes([65 + k])).version for k in range(6)]
+    names = [adapters.publish(folder, bytes([65 + k])).version for k in range(6)]
     gate, won, lost = threading.Barrier(len(names)), [], []
 
     def run(version: str) -> None:
         gate.wait()
         try:
-            won.append(registry.promote(folder, version, expected=None).version)
+            won.append(adapters.promote(folder, version, expected=None).version)
         except JobError:
             lost.append(version)
 
@@ -104,40 +104,40 @@ def test_of_many_promoters_at_once_exactly_one_wins(folder: str) -> None:
         t.join()
     assert len(won) == 1
     assert len(lost) == 5
-    assert registry.show(folder, "current").version == won[0]
+    assert adapters.show(folder, "current").version == won[0]
 
 
 def test_resolve_gives_a_local_file_with_the_published_bytes(folder: str) -> None:
-    card = registry.publish(folder, b"weights")
-    registry.promote(folder, card.version)
-    resolved = registry.resolve("current", folder)
+    card = adapters.publish(folder, b"weights")
+    adapters.promote(folder, card.version)
+    resolved = adapters.resolve("current", folder)
     assert resolved.file.read_bytes() == b"weights"
     assert (resolved.version, resolved.sha256) == (card.version, storage.sha256(b"weights"))
-    assert registry.resolve(card.version, folder) == resolved
+    assert adapters.resolve(card.version, folder) == resolved
 
 
 def test_a_changed_weights_file_is_refused(tmp_path: Path) -> None:
-    card = registry.publish(str(tmp_path), b"weights")
-    (tmp_path / "versions" / card.version / registry.WEIGHTS_NAME).write_bytes(b"other")
+    card = adapters.publish(str(tmp_path), b"weights")
+    (tmp_path / "versions" / card.version / adapters.WEIGHTS_NAME).write_bytes(b"other")
     with pytest.raises(JobError, match="SHA-256 differs"):
-        registry.resolve(card.version, str(tmp_path))
+        adapters.resolve(card.version, str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "a/b", ".hidden"])
 def test_names_cannot_leave_the_registry(tmp_path: Path, name: str) -> None:
     with pytest.raises(JobError, match="no adapter version"):
-        registry.resolve(name, str(tmp_path))
+        adapters.resolve(name, str(tmp_path))
 
 
 def test_a_hand_edited_pointer_is_named(tmp_path: Path) -> None:
-    card = registry.publish(str(tmp_path), b"weights")
-    registry.promote(str(tmp_path), card.version)
+    card = adapters.publish(str(tmp_path), b"weights")
+    adapters.promote(str(tmp_path), card.version)
     (tmp_path / "pointer" / "00000001.json").write_text(json.dumps([1]))
     with pytest.raises(JobError, match="edited by hand"):
-        registry.current(str(tmp_path))
+        adapters.current(str(tmp_path))
 
 
 def test_drift_names_what_differs_and_ignores_what_one_side_lacks() -> None:
     trained = {"transformer": "aaa", "torch": "2.11", "diffusers": "0.42.1"}
     used = {"transformer": "bbb", "torch": "2.11", "peft": "0.21"}
-    assert registry.drift(trained, used) == ["transformer: trained with aaa, used with bbb"]
+    assert adapters.drift(trained, used) == ["transformer: trained with aaa, used with bbb"]

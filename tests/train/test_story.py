@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from refine_ops import registry
-from refine_ops.train.progress import read_metrics
+from refine_ops import adapters
+from refine_ops.train.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 README = Path(__file__).parents[2] / "README.md"
@@ -44,14 +44,14 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
     return folder, printed
 
 
-def _current(folder: Path) -> registry.AdapterCard:
-    return registry.show(str(folder / "adapters"), "current")
+def _current(folder: Path) -> adapters.AdapterCard:
+    return adapters.show(str(folder / "adapters"), "current")
 
 
 def test_the_first_adapter_beats_the_base_and_is_promoted(story: tuple[Path, dict[str, str]]) -> None:
     folder, printed = story
     assert "promote: the new adapter becomes current" in printed["refine-ops train train.yaml"]
-    assert len(registry.history(str(folder / "adapters"))) == 1
+    assert len(adapters.history(str(folder / "adapters"))) == 1
     rows = [row for row in read_metrics(folder / "first" / "metrics.jsonl") if "validation_loss" in row]
     assert rows[-1]["validation_loss"] < rows[0]["validation_loss"]
 
@@ -61,7 +61,7 @@ def test_bad_adapters_are_refused(story: tuple[Path, dict[str, str]]) -> None:
     verdicts = [text for command, text in printed.items() if command.startswith("refine-ops train train.yaml --out")]
     assert len(verdicts) == 2
     assert all("the incumbent stays" in text for text in verdicts)
-    assert len(registry.versions(str(folder / "adapters"))) == 3
+    assert len(adapters.versions(str(folder / "adapters"))) == 3
     assert _current(folder).settings == json.loads((folder / "first" / "train.json").read_text())["settings"]
 
 

@@ -31,9 +31,9 @@ from refine_ops.train.config import (
     RunSettings,
     TrainLoraConfig,
 )
-from refine_ops.train.plan import open_run
-from refine_ops.train.progress import LossWatch, read_metrics
+from refine_ops.train.metrics_log import LossWatch, read_metrics
 from refine_ops.train.run import train, training_fingerprint
+from refine_ops.train.run_folder import open_run
 from refine_ops.train.trainer import Stopped
 from refine_ops.train.worker import run_rank
 

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from refine_ops.data import scribble
-from refine_ops.data.degrade import ALL_EQUAL, degrade
+from refine_ops.data.stages import masks
+from refine_ops.data.stages.damages import ALL_EQUAL, degrade
 from refine_ops.data.synthetic import assets, grounds
 from refine_ops.data.synthetic.marks import MARKS, Sprite
 from refine_ops.data.synthetic.prompts import prompt_for
@@ -214,5 +214,5 @@ def _mask(shape: Mask, rng: np.random.Generator) -> tuple[MaskKind, Mask]:
     closed = cv2.morphologyEx(shape.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((13, 13), np.uint8)).astype(bool)
     pick = rng.random()
     if pick < 0.5:
-        return "scribble", scribble.scribble_mask(closed, rng)
-    return ("box", scribble.box_mask(closed)) if pick < 0.8 else ("object", scribble.dilated(closed))
+        return "scribble", masks.scribble_mask(closed, rng)
+    return ("box", masks.box_mask(closed)) if pick < 0.8 else ("object", masks.dilated(closed))

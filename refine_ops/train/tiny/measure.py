@@ -19,9 +19,9 @@ import torch
 
 from refine_ops.config import ModelSettings
 from refine_ops.data import synthetic
-from refine_ops.data.degrade import ALL_EQUAL
+from refine_ops.data.stages.damages import ALL_EQUAL
 from refine_ops.data.synthetic.render import PHOTO
-from refine_ops.eval.perceptual import lpips_network
+from refine_ops.eval.metrics.perceptual import lpips_network
 from refine_ops.eval.stats import cluster_interval, paired_comparison
 from refine_ops.image.paste import blend_mask
 from refine_ops.model.refiner import StagedRefiner, load_refiner

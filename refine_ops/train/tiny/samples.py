@@ -13,14 +13,15 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from refine_ops.data import synthetic
-from refine_ops.data.degrade import ALL_EQUAL
+from refine_ops.data.stages.damages import ALL_EQUAL
 from refine_ops.model.inputs import InputSpec, Prepared, prepare
 from refine_ops.model.presets import PRESETS
 from refine_ops.model.sizes import token_grid
 from refine_ops.model.sparse import choose_tokens
 from refine_ops.model.stages import encode_prompts
-from refine_ops.model.tiny import GRID_PX, assemble, shapes, tokenizer
+from refine_ops.model.tiny import GRID_PX, shapes, tokenizer
 from refine_ops.records import Conditioning
+from refine_ops.train.tiny import assemble
 
 _Rendered = TypeVar("_Rendered")
 TEXT_TOKENS = 56

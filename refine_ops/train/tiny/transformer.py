@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from refine_ops.model import transformer as fast
+from refine_ops.model.network import transformer as fast
 from refine_ops.model.stages import pack
 from refine_ops.model.tiny import one_frame
 from refine_ops.train.tiny.samples import Batch

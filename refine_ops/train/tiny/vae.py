@@ -13,8 +13,9 @@ import torch
 from torch.utils.data import IterableDataset
 
 from refine_ops.data import synthetic
-from refine_ops.model.tiny import one_frame, shapes, vae_start
+from refine_ops.model.tiny import one_frame, shapes
 from refine_ops.records import U8Image
+from refine_ops.train.tiny import vae_start
 from refine_ops.train.tiny.average import Average
 from refine_ops.train.tiny.samples import rendered_ahead
 

@@ -1,0 +1,210 @@
+"""The command line `refine-ops`. Commands are thin: they make a typed config and call the flow."""
+
+import importlib.metadata
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from flows.cli import quality, training
+from flows.cli.options import ConfigFile, Setting, Verbose, fail, load_config, start_prefect
+from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings
+from refine_ops.errors import EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_JOB_ERROR, ItemError, JobError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EXIT_INTERRUPTED = 130
+"""Ctrl-C, as shells say it."""
+_STOPPED = "stopped; what is done is recorded, run the same command again to go on"
+
+quality.register(app)
+training.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(importlib.metadata.version("refine-ops"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Refine user-marked regions of images in batches, and prove that no other pixel changed."""
+
+
+def main() -> None:
+    """Entry point: errors made on purpose become one message and an exit code; anything else is a bug and shows."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        if app(standalone_mode=False) == EXIT_INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
+            fail(_STOPPED, EXIT_INTERRUPTED)
+    except (JobError, ItemError) as e:
+        fail(str(e), EXIT_JOB_ERROR)
+    except typer.Abort:
+        fail("aborted", EXIT_INTERRUPTED)
+    except _Terminated:
+        fail(_STOPPED, EXIT_DRAINED)
+    except Exception as e:
+        if hasattr(e, "format_message"):  # click's own usage errors
+            fail(e.format_message(), EXIT_JOB_ERROR)
+        _end_stopped(e)
+        raise
+
+
+class _Terminated(SystemExit):
+    """SIGTERM came."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated(EXIT_DRAINED)
+
+
+def _end_stopped(error: BaseException | None) -> None:
+    """Exit with one message if the user stopped the command, even where Prefect's server, stopped by the same signal,
+    could not be told and that is the error which came out."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt | _Terminated):
+            code = EXIT_DRAINED if isinstance(error, _Terminated) else EXIT_INTERRUPTED
+            fail(_STOPPED, code)
+        error = error.__context__
+
+
+@app.command()
+def run(
+    manifest: Annotated[str, typer.Argument(help="Parquet, JSONL or CSV; local path, file:// or s3://.")],
+    out: Annotated[str | None, typer.Option(help="Run folder, local or s3://. The same folder resumes.")] = None,
+    model: Annotated[str | None, typer.Option(help="Preset, folder in diffusers' layout, or hub name.")] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="LoRA file, folder or registry name. Repeatable.")] = None,
+    registry: Annotated[
+        str | None, typer.Option(help="Adapter registry that names such as 'current' refer to.")
+    ] = None,
+    allow_hub: Annotated[bool | None, typer.Option("--allow-hub", help="Download named hub models.")] = None,
+    processes: Annotated[int | None, typer.Option(help="Ranks on this node; default one per GPU.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N items.")] = None,
+    canary: Annotated[int | None, typer.Option(help="Refine a stratified sample of N first, and judge it.")] = None,
+    retry_dead: Annotated[bool | None, typer.Option("--retry-dead", help="Also redo dead items.")] = None,
+    error_budget: Annotated[float | None, typer.Option(help="Fail above this share of dead items.")] = None,
+    output_format: Annotated[str | None, typer.Option(help="source, png or webp-lossless.")] = None,
+    plan_only: Annotated[bool, typer.Option("--plan-only", help="Count and estimate; refine nothing.")] = False,
+    config: ConfigFile = None,
+    set_: Setting = None,
+    verbose: Verbose = False,
+) -> None:
+    """Refine every region of a manifest (flow `refine-batch`)."""
+    given = {
+        "manifest": manifest,
+        "out": out,
+        "refine.model.model": model,
+        "refine.model.adapters": tuple(adapter) if adapter else None,
+        "refine.model.registry": registry,
+        "refine.model.allow_hub": allow_hub,
+        "worker.processes": processes,
+        "limit": limit,
+        "canary": canary,
+        "retry_dead": retry_dead,
+        "error_budget": error_budget,
+        "refine.write.output_format": output_format,
+    }
+    settings = load_config(RefineBatchConfig, config, set_, given)
+    if plan_only:
+        from flows.cli.estimate import plan_only as count
+
+        print(count(settings))
+        return
+    _announce(settings.refine)
+    start_prefect(verbose)
+    from flows.refine_batch import ErrorBudgetExceeded, refine_batch
+
+    try:
+        summary = refine_batch(settings)
+    except ErrorBudgetExceeded as e:
+        fail(str(e), EXIT_BAD_INPUT)
+    print(
+        f"{summary.done} done, {summary.dead} dead, {summary.changed_outside_px} px changed outside the allowed change"
+    )
+    print(f"outputs  {summary.run}/outputs\nsummary  {summary.summary}\nbefore/after  {summary.contact_sheet}")
+
+
+def _announce(settings: RefineSettings) -> None:
+    if settings.model.model == "tiny":
+        print(
+            "NOTE: --model is 'tiny', the small bundled model that shows how the package works. It is no match for "
+            "photos that matter; for those: --model refineanything-2511-lightning-8 --allow-hub (58 GB, needs a GPU).",
+            file=sys.stderr,
+        )
+
+
+@app.command()
+def check(
+    manifest: Annotated[str, typer.Argument(help="Parquet, JSONL or CSV.")],
+    open_files: Annotated[bool, typer.Option("--open", help="Also open every image, mask and reference.")] = False,
+    config: ConfigFile = None,
+    set_: Setting = None,
+) -> None:
+    """Print every row that could not be refined, with its reason; exit 1 if there is any."""
+    settings = load_config(RefineBatchConfig, config, set_, {"manifest": manifest})
+    from flows.cli.check import check_manifest
+
+    plan, problems = check_manifest(manifest, settings.access, settings.refine, open_files=open_files)
+    for problem in problems:
+        print(f"row {problem.row}\t{problem.item_id!r}\t{problem.reason}\t{problem.message}")
+    bad = len({p.row for p in problems})
+    print(f"{plan.items:,} items planned, {bad:,} rows have problems (rows count from 0)", file=sys.stderr)
+    if problems:
+        sys.exit(EXIT_BAD_INPUT)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the material and the run.")] = Path("refine-demo"),
+    verbose: Verbose = False,
+) -> None:
+    """Refine damaged details of four real photos with the bundled model: no GPU, no server, no account."""
+    print("Damaging details of four real photos, then refining them with the bundled model 'tiny' on this machine.")
+    start_prefect(verbose)
+    from flows.cli.demo import describe, run_demo
+
+    print(describe(run_demo(out)))
+
+
+@app.command()
+def doctor(
+    preset: Annotated[str, typer.Option(help="Preset, folder or hub name to examine.")] = "tiny",
+    adapter: Annotated[list[str] | None, typer.Option(help="LoRA file or folder. Repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the findings as JSON.")] = None,
+    allow_hub: Annotated[bool, typer.Option("--allow-hub", help="Download the named hub model.")] = False,
+) -> None:
+    """Examine libraries, device, files, numerics: the cure for "colours shift on my machine". Exit 1 if one is off."""
+    import torch
+
+    from refine_ops.model.doctor.doctor import diagnose
+
+    logging.getLogger("diffusers").setLevel(logging.ERROR)  # it warns of an empty list of modules, six times
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings = ModelSettings(model=preset, adapters=tuple(adapter or ()), allow_hub=allow_hub)
+    diagnosis = diagnose(settings, device)
+    for finding in diagnosis.findings:
+        print(f"{'ok ' if finding.ok else 'OFF'}  {finding.name}: {finding.found}")
+        if not finding.ok:
+            print(f"     {finding.remedy}")
+    if out is not None:
+        out.write_text(json.dumps(diagnosis.as_dict(), indent=1))
+    if not diagnosis.ok:
+        sys.exit(EXIT_BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Building: stages over many sources, resumable, in parts."""

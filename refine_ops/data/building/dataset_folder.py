@@ -1,0 +1,136 @@
+"""The dataset folder: what set it holds, its plan, and which shards are still to do."""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+
+from refine_ops import __version__, storage
+from refine_ops.data.building.parts import done_parts
+from refine_ops.data.config import BuildDatasetConfig, ManifestSource
+from refine_ops.data.families import check_exclude
+from refine_ops.data.plan import Candidate, from_table, plan_rows, plan_synthetic, to_table
+from refine_ops.data.schema import VERSION
+from refine_ops.data.source_manifest import read_manifest
+from refine_ops.data.synthetic.maker import FAMILIES, asset_hashes
+from refine_ops.errors import ItemError, JobError
+
+Shards = dict[int, list[Candidate]]
+"""Part number -> its candidates, in order."""
+
+_FREE_ON_RESUME = {
+    *("out", "workers", "access", "timeout_s", "requests", "backoff_s", "cache", "base_url", "allow_hub"),
+    *("usd_per_million_input_tokens", "usd_per_million_output_tokens"),
+}
+"""Settings that say where and how fast, not what; wherever in the configuration they stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All candidates of a set, and the shards that are still to do."""
+
+    candidates: int
+    parts: int
+    todo: Shards
+
+
+def open_folder(config: BuildDatasetConfig) -> Plan:
+    """Plan a new set in `out`, or take up the one that is there.
+
+    Raises:
+        JobError: the folder holds a set of another configuration, the manifest cannot be read, or `exclude` names a
+            family that does not exist.
+    """
+    out, source = storage.resolve(config.out), config.source
+    if isinstance(source, ManifestSource):
+        manifest = _read_manifest(source.manifest)
+    else:
+        manifest = json.dumps(asset_hashes(source)).encode()
+    storage.probe_writable(out)
+    _take_up(out, config, fingerprint(config, manifest))
+    uri = storage.join(out, "plan.parquet")
+    if storage.exists(uri):
+        candidates = from_table(pq.read_table(io.BytesIO(storage.read(uri))))
+    else:
+        candidates = _candidates(config, manifest)
+        sink = io.BytesIO()
+        pq.write_table(to_table(candidates), sink, compression="zstd")
+        storage.write(uri, sink.getvalue())
+    size = config.samples_per_part
+    shards = {i // size: candidates[i : i + size] for i in range(0, len(candidates), size)}
+    done = done_parts(out)
+    return Plan(len(candidates), len(shards), {n: c for n, c in shards.items() if n not in done})
+
+
+def _read_manifest(uri: str) -> bytes:
+    try:
+        return storage.read(storage.resolve(uri))
+    except ItemError as e:
+        raise JobError(f"manifest: {e}") from e
+
+
+def fingerprint(config: BuildDatasetConfig, manifest: bytes) -> str:
+    """SHA-256 of everything that determines the samples but the images themselves, which the plan holds by hash.
+
+    Local checkpoints count by their files, wherever they lie; one on the hub by its name.
+    `manifest` is the manifest's bytes, or for the synthetic source the list of its assets' hashes.
+    """
+    what = {
+        "config": _without(_with_weights(config.model_dump(mode="json")), _FREE_ON_RESUME),
+        "manifest": hashlib.sha256(manifest).hexdigest(),
+        "versions": {"schema": VERSION, "package": __version__, "numpy": np.__version__, "opencv": cv2.__version__},
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def _take_up(out: str, config: BuildDatasetConfig, mine: str) -> None:
+    """Record the set's identity, or compare with the recorded one."""
+    uri = storage.join(out, "build.json")
+    if not storage.exists(uri):
+        record = {"version": VERSION, "fingerprint": mine, "config": config.model_dump(mode="json")}
+        storage.write(uri, json.dumps(record, indent=2).encode())
+        return
+    theirs = json.loads(storage.read(uri))
+    if theirs.get("fingerprint") != mine:
+        raise JobError(
+            f"{out}: holds a set of another configuration, manifest or library version (fingerprint "
+            f"{str(theirs.get('fingerprint'))[:12]}, this is {mine[:12]}); build.json has it; use a new folder"
+        )
+
+
+def _candidates(config: BuildDatasetConfig, manifest: bytes) -> list[Candidate]:
+    source = config.source
+    if not isinstance(source, ManifestSource):
+        check_exclude(config.exclude, FAMILIES)
+        return plan_synthetic(source.count, config.seed, config.validation_share)
+    rows = read_manifest(manifest, storage.resolve(source.manifest), config.access)
+    check_exclude(config.exclude, {name for row in rows for name in row.families})
+    kept = [row for row in rows if not set(row.families) & set(config.exclude)]
+    if not kept:
+        raise JobError(f"exclude {config.exclude} leaves no row of the manifest")
+    return plan_rows(kept, source.samples_per_row, config.seed, config.validation_share, config.limits)
+
+
+def _with_weights(value: Any) -> Any:
+    """The configuration with a hash of its files for each local checkpoint's path."""
+    if isinstance(value, list):
+        return [_with_weights(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "allow_hub" in value and Path(value["model"]).is_dir():
+        from refine_ops.model.fingerprint import hash_folder  # imports torch, as what is named here does
+
+        return {**value, "model": hash_folder(Path(value["model"]))}
+    return {k: _with_weights(v) for k, v in value.items()}
+
+
+def _without(value: Any, names: set[str]) -> Any:
+    if isinstance(value, dict):
+        return {k: _without(v, names) for k, v in value.items() if k not in names}
+    return [_without(v, names) for v in value] if isinstance(value, list) else value

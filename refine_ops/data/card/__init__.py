@@ -1,0 +1,1 @@
+"""Card: what a data set holds, in numbers and pictures."""

@@ -1,0 +1,1 @@
+"""Stages: the steps from a source to a training sample (section 4)."""

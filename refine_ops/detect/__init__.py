@@ -1,0 +1,1 @@
+"""Detect: what is in a picture, and where."""

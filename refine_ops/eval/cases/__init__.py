@@ -1,0 +1,1 @@
+"""Cases: what is evaluated, and how case sets are made."""

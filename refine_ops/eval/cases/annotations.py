@@ -1,0 +1,91 @@
+"""Clean, annotated images to make cases of: a folder with `annotations.jsonl`, one object a line."""
+
+import json
+from typing import Self
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from refine_ops import storage
+from refine_ops.config import ImageLimits, Settings
+from refine_ops.data.config import GrabCutSegmentation
+from refine_ops.detect.segment import GrabCut
+from refine_ops.errors import ItemError, JobError
+from refine_ops.eval.cases.case_set import FREE_CATEGORIES, REFERENCE_CATEGORIES, Setting
+from refine_ops.image.read import decode_mask, decode_reference
+from refine_ops.records import Box, Mask, U8Image
+
+
+class Annotation(Settings):
+    """One object of one clean image; `image`, `object_mask` and `reference` are relative to the folder."""
+
+    case_id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,60}$")
+    image: str
+    object_box: Box = Field(description="x0, y0, x1, y1, half-open, in pixels of the upright image.")
+    setting: Setting
+    category: str = Field(description="Reference-based: logo, product, person. Free: body, object, face, text.")
+    instruction: str = Field(min_length=1, max_length=4096)
+    object_mask: str | None = Field(None, description="Grey image, 0 and 255; without it GrabCut finds the object.")
+    reference: str | None = None
+    text: str = Field("", description="What should be read in the box, for text accuracy.")
+    format: str = Field("png", pattern="^(png|jpeg)$", description="Of the degraded inputs.")
+    source: str = Field(description="Where the image is from: title, author, URL.")
+    source_sha256: str = Field("", description="Of the file the image was cut from; empty: of the image itself.")
+    licence: str = Field(description="SPDX id or a phrase; without one the case is refused.", min_length=2)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        expected = REFERENCE_CATEGORIES if self.setting == "reference" else FREE_CATEGORIES
+        if self.category not in expected:
+            raise ValueError(f"category {self.category!r}; setting {self.setting!r} knows {', '.join(expected)}")
+        if (self.reference is not None) != (self.setting == "reference"):
+            raise ValueError(f"setting {self.setting!r} and reference {self.reference!r} contradict each other")
+        return self
+
+
+def read_annotations(folder: str) -> list[Annotation]:
+    """All rows of `FOLDER/annotations.jsonl`.
+
+    Raises:
+        JobError: the file is absent, a row is malformed (its line is named), or a case id comes twice.
+    """
+    uri = storage.join(folder, "annotations.jsonl")
+    try:
+        lines = storage.read(uri).decode().splitlines()
+    except (storage.Missing, UnicodeDecodeError) as e:
+        raise JobError(f"{uri}: expected annotations, one JSON object a line ({e})") from e
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(Annotation.model_validate(json.loads(line)))
+        except (ValidationError, json.JSONDecodeError) as e:
+            raise JobError(f"{uri}, line {number}: {e}") from e
+    ids = [r.case_id for r in rows]
+    twice = {i for i in ids if ids.count(i) > 1}
+    if twice or not rows:
+        raise JobError(f"{uri}: " + (f"case ids come twice: {', '.join(sorted(twice))}" if twice else "no case"))
+    return rows
+
+
+def read_object(folder: str, row: Annotation, limits: ImageLimits) -> tuple[U8Image, Mask, bytes]:
+    """The clean image, its object's mask (inside the box), and the image file's bytes.
+
+    Raises:
+        ItemError: unreadable files, a box outside the image, no object found in it.
+    """
+    data = storage.read(storage.join(folder, row.image), limits.max_bytes)
+    image = decode_reference(data, name=row.image, limits=limits)
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = row.object_box
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise ItemError("box.outside", f"case {row.case_id}: box {row.object_box} is not in {width} x {height}")
+    if row.object_mask is None:
+        found = GrabCut(GrabCutSegmentation()).segment(image, row.object_box, "").mask
+    else:
+        mask_data = storage.read(storage.join(folder, row.object_mask), limits.max_bytes)
+        found = decode_mask(mask_data, name=row.object_mask, size=(width, height), limits=limits)
+    inside = np.zeros_like(found)
+    inside[y0:y1, x0:x1] = found[y0:y1, x0:x1]
+    if not inside.any():
+        raise ItemError("mask.empty", f"case {row.case_id}: the object's mask marks nothing in its box")
+    return image, inside, data

@@ -1,0 +1,1 @@
+"""Methods: what refines the cases."""

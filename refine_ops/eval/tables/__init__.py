@@ -1,0 +1,1 @@
+"""Tables: results in the paper's form."""

@@ -1,0 +1,1 @@
+"""Formats: one codec per image format."""

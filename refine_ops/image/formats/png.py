@@ -1,0 +1,145 @@
+"""PNG files: checked chunk by chunk, pixels by libraries, everything else carried over byte for byte."""
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from refine_ops.errors import ItemError
+from refine_ops.image.formats import exif
+
+SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_CHUNK_BYTES: Final = 1 << 20
+_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
+_CHANNELS: Final = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGB_ALPHA: 4}
+_DEPTHS: Final = {
+    _GREY: (1, 2, 4, 8, 16),
+    _RGB: (8, 16),
+    _PALETTE: (1, 2, 4, 8),
+    _GREY_ALPHA: (8,),
+    _RGB_ALPHA: (8, 16),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """A PNG taken apart: header fields and all chunks in order."""
+
+    width: int
+    height: int
+    depth: int
+    colour: int
+    interlaced: bool
+    items: tuple[tuple[bytes, bytes], ...]
+    trailing: bytes
+
+    @property
+    def has_palette(self) -> bool:
+        return self.colour == _PALETTE
+
+    @property
+    def stores_alpha(self) -> bool:
+        return self.colour in (_GREY_ALPHA, _RGB_ALPHA)
+
+    @property
+    def channels(self) -> int:
+        """Samples stored per pixel: 1 for a palette."""
+        return _CHANNELS[self.colour]
+
+    @property
+    def colour_key(self) -> npt.NDArray[np.uint16] | None:
+        """The grey or RGB value that `tRNS` declares transparent, or None."""
+        key = self.first(b"tRNS")
+        return np.frombuffer(key, ">u2").astype(np.uint16) if key and self.colour in (_GREY, _RGB) else None
+
+    def first(self, kind: bytes) -> bytes | None:
+        return next((payload for name, payload in self.items if name == kind), None)
+
+
+def chunks(data: bytes, name: str) -> Chunks:
+    """Split and check lengths, checksums and header.
+
+    Raises:
+        ItemError: `image.truncated`, `image.unsupported`, `image.multi_frame` (APNG).
+    """
+    items: list[tuple[bytes, bytes]] = []
+    at = len(SIGNATURE)
+    while not items or items[-1][0] != b"IEND":
+        size = int.from_bytes(data[at : at + 4], "big")
+        kind, payload = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+        checksum = data[at + 8 + size : at + 12 + size]
+        if len(payload) < size or len(checksum) < 4 or zlib.crc32(kind + payload) != int.from_bytes(checksum, "big"):
+            raise ItemError("image.truncated", f"{name}: PNG chunk {kind!r} at byte {at} is damaged; export it again")
+        items.append((kind, payload))
+        at += 12 + size
+    if items[0][0] != b"IHDR" or len(items[0][1]) != 13:
+        raise ItemError("image.truncated", f"{name}: the PNG does not begin with its header; export it again")
+    width, height, depth, colour = struct.unpack_from(">IIBB", items[0][1])
+    if any(kind == b"acTL" for kind, _ in items):
+        raise ItemError("image.multi_frame", f"{name}: an animated PNG; extract the frame to refine")
+    if depth not in _DEPTHS.get(colour, ()):
+        raise ItemError(
+            "image.unsupported",
+            f"{name}: PNG colour type {colour} with {depth} bits; supported are 8 and 16 bits grey, RGB and RGBA, "
+            "8 bits grey with alpha, and palettes; convert it",
+        )
+    if not width or not height:
+        raise ItemError("image.truncated", f"{name}: the PNG header says {width} x {height}; export it again")
+    return Chunks(width, height, depth, colour, items[0][1][12] != 0, tuple(items), data[at:])
+
+
+def image_data(parts: Chunks, coded: bytes, name: str) -> bytes:
+    """The image data of `coded`, a PNG that must be laid out as `parts` is.
+
+    Raises:
+        ItemError: `image.unsupported` where `coded` has another size, depth or colour type than the original.
+    """
+    fresh = chunks(coded, name)
+    if (fresh.width, fresh.height, fresh.depth, fresh.colour) != (parts.width, parts.height, parts.depth, parts.colour):
+        raise ItemError("image.unsupported", f"{name}: the PNG encoder changed depth or colour type; use TIFF")
+    return b"".join(payload for kind, payload in fresh.items if kind == b"IDAT")
+
+
+def reassemble(parts: Chunks, data: bytes, new_exif: bytes | None) -> bytes:
+    """The original's chunks with `data`, a zlib stream, as the image data; interlace becomes none.
+
+    `new_exif` replaces the eXIf payload where given.
+    """
+    out, placed = [SIGNATURE], False
+    for kind, payload in parts.items:
+        if kind == b"IHDR":
+            out.append(chunk(kind, payload[:12] + b"\0"))
+        elif kind == b"eXIf" and new_exif is not None:
+            out.append(chunk(kind, new_exif))
+        elif kind != b"IDAT":
+            out.append(chunk(kind, payload))
+        elif not placed:
+            out.extend(chunk(kind, data[at : at + _CHUNK_BYTES]) for at in range(0, len(data), _CHUNK_BYTES))
+            placed = True
+    return b"".join([*out, parts.trailing])
+
+
+def chunk(kind: bytes, payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+
+
+def metadata(parts: Chunks) -> list[tuple[str, bytes]]:
+    """Every chunk but the image data, in order; the header without its interlace flag, EXIF without its thumbnail."""
+    kept = []
+    for kind, payload in parts.items:
+        if kind == b"IHDR":
+            payload = payload[:12]
+        elif kind == b"eXIf":
+            payload = exif.without_thumbnail(payload)
+        if kind != b"IDAT":
+            kept.append((kind.decode("latin-1"), payload))
+    return [*kept, ("trailing", parts.trailing)]
+
+
+def image_only(parts: Chunks) -> bytes:
+    """The same pixels without ancillary chunks, so that no decoder acts on them."""
+    kept = (chunk(kind, payload) for kind, payload in parts.items if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND"))
+    return b"".join([SIGNATURE, *kept])

@@ -1,0 +1,155 @@
+"""WebP files: RIFF chunks carried over byte for byte around a losslessly coded image."""
+
+import struct
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from refine_ops.config import ImageLimits
+from refine_ops.errors import ItemError
+from refine_ops.image.formats import exif
+from refine_ops.image.source import Native, check_size
+
+_PIXELS: Final = (b"VP8 ", b"VP8L", b"ALPH")
+_ICC_FLAG, _ALPHA_FLAG, _EXIF_FLAG, _XMP_FLAG, _ANIMATION_FLAG = 0x20, 0x10, 0x08, 0x04, 0x02
+MAX_SIDE_PX: Final = 16383
+_EFFORT: Final = 2
+"""libwebp method 0-6 for lossless: 2 is 3 times as fast as 4 and under 2 % larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Riff:
+    """A WebP taken apart."""
+
+    items: tuple[tuple[bytes, bytes], ...]
+    trailing: bytes
+
+    @property
+    def lossless(self) -> bool:
+        return any(kind == b"VP8L" for kind, _ in self.items)
+
+    def first(self, kind: bytes) -> bytes | None:
+        return next((payload for name, payload in self.items if name == kind), None)
+
+
+def riff(data: bytes, name: str) -> Riff:
+    """Split and check lengths.
+
+    Raises:
+        ItemError: `image.truncated`, `image.multi_frame`.
+    """
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if len(data) < end:
+        raise ItemError("image.truncated", f"{name}: {len(data)} of {end} bytes of WebP; export it again")
+    items, at = [], 12
+    while at + 8 <= end:
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        if at + 8 + size > end:
+            raise ItemError("image.truncated", f"{name}: WebP chunk {data[at : at + 4]!r} is cut; export it again")
+        items.append((data[at : at + 4], data[at + 8 : at + 8 + size]))
+        at += 8 + size + size % 2
+    parts = Riff(tuple(items), data[end:])
+    extended = parts.first(b"VP8X") or b""
+    if (extended and extended[0] & _ANIMATION_FLAG) or parts.first(b"ANIM") is not None:
+        raise ItemError("image.multi_frame", f"{name}: an animated WebP; extract the frame to refine")
+    return parts
+
+
+def decode(data: bytes, name: str, limits: ImageLimits) -> Native:
+    """RGB or RGBA samples, 8 bits, not turned.
+
+    Raises:
+        ItemError: as `riff`, and `image.too_large`.
+    """
+    parts = riff(data, name)
+    check_size(*_size(parts, name), name, limits)
+    try:
+        with Image.open(BytesIO(data[: len(data) - len(parts.trailing)]), formats=["WEBP"]) as image:
+            if image.mode not in ("RGB", "RGBA"):
+                raise ItemError("image.unsupported", f"{name}: WebP mode {image.mode}; convert it")
+            samples = np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ItemError("image.truncated", f"{name}: damaged WebP ({error}); export it again") from error
+    block = exif_block(parts)
+    orientation = exif.orientation(block) if block else 1
+    return Native(samples, "rgb", samples.shape[2] == 4, orientation, parts.first(b"ICCP"))
+
+
+def judge(data: bytes) -> npt.NDArray[np.uint8] | None:
+    """Samples through OpenCV, as a second opinion on what Pillow wrote; None where it cannot read them."""
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return None if decoded is None else decoded[..., [2, 1, 0, 3][: decoded.shape[2]]]
+
+
+def exif_block(parts: Riff) -> bytes | None:
+    """The EXIF chunk without the `Exif\\0\\0` prefix some writers add."""
+    block = parts.first(b"EXIF")
+    return block.removeprefix(b"Exif\0\0") if block else None
+
+
+def encode(samples: npt.NDArray[np.uint8]) -> bytes:
+    """The VP8L payload of RGB or RGBA samples; RGB under transparent pixels is kept (`exact`)."""
+    out = BytesIO()
+    Image.fromarray(samples).save(out, "WEBP", lossless=True, exact=True, quality=50, method=_EFFORT)
+    payload = riff(out.getvalue(), "encoded WebP").first(b"VP8L")
+    if payload is None:
+        raise ItemError("image.unsupported", "this Pillow writes no lossless WebP; install one with libwebp")
+    return payload
+
+
+def reassemble(parts: Riff, coded: bytes, new_exif: bytes | None) -> bytes:
+    """The original's chunks with the VP8L payload `coded` in the place of its image; `new_exif` replaces EXIF."""
+    kept: list[tuple[bytes, bytes]] = []
+    for kind, payload in parts.items:
+        if kind in _PIXELS:
+            if not any(k == b"VP8L" for k, _ in kept):
+                kept.append((b"VP8L", coded))
+        elif kind == b"EXIF" and new_exif is not None:
+            kept.append((kind, payload[: len(payload) - len(payload.removeprefix(b"Exif\0\0"))] + new_exif))
+        else:
+            kept.append((kind, payload))
+    return join(kept) + parts.trailing
+
+
+def container(coded: bytes, size: tuple[int, int], alpha: bool, extra: dict[bytes, bytes]) -> bytes:
+    """A new WebP around `coded`, with `extra` chunks out of ICCP, EXIF and `XMP `."""
+    flags = _ALPHA_FLAG * alpha
+    for kind, flag in ((b"ICCP", _ICC_FLAG), (b"EXIF", _EXIF_FLAG), (b"XMP ", _XMP_FLAG)):
+        flags |= flag * (kind in extra)
+    header = struct.pack("<I", flags) + struct.pack("<I", size[0] - 1)[:3] + struct.pack("<I", size[1] - 1)[:3]
+    first = [(b"ICCP", extra[b"ICCP"])] if b"ICCP" in extra else []
+    last = [(kind, extra[kind]) for kind in (b"EXIF", b"XMP ") if kind in extra]
+    return join([(b"VP8X", header), *first, (b"VP8L", coded), *last])
+
+
+def join(items: list[tuple[bytes, bytes]]) -> bytes:
+    body = b"".join(k + struct.pack("<I", len(p)) + p + b"\0" * (len(p) % 2) for k, p in items)
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def metadata(parts: Riff) -> list[tuple[str, bytes]]:
+    """Every chunk but the image data, in order; EXIF without its thumbnail."""
+    kept = []
+    for kind, payload in parts.items:
+        if kind == b"EXIF":
+            payload = exif.without_thumbnail(payload.removeprefix(b"Exif\0\0"))
+        if kind not in _PIXELS:
+            kept.append((kind.decode("latin-1"), payload))
+    return [*kept, ("trailing", parts.trailing)]
+
+
+def _size(parts: Riff, name: str) -> tuple[int, int]:
+    """Of the coded image itself; the canvas that VP8X states must agree, or libwebp refuses the file later."""
+    lossless, lossy = parts.first(b"VP8L"), parts.first(b"VP8 ")
+    if lossless and len(lossless) >= 5 and lossless[0] == 0x2F:
+        bits = int.from_bytes(lossless[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if lossy and len(lossy) >= 10 and lossy[3:6] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", lossy, 6)
+        return width & 0x3FFF, height & 0x3FFF
+    raise ItemError("image.truncated", f"{name}: no image data in the WebP; export it again")

@@ -1,0 +1,1 @@
+"""Planning: manifest to plan, what remains, canary, orders. Never imports torch."""

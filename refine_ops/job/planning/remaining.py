@@ -1,0 +1,75 @@
+"""What of a plan is still to be done: the plan compared with the ledger, and with the stores where asked."""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from refine_ops import storage
+from refine_ops.errors import ItemError
+from refine_ops.job.planning.plan import PlanReader
+from refine_ops.records import Item
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """Positions in the plan still to be done, ascending, and which of them may replace an output already there."""
+
+    positions: npt.NDArray[np.int64]
+    replace: npt.NDArray[np.bool_]
+    done: int
+    dead: int
+
+
+def remaining(plan: PlanReader, ledger: pa.Table, *, recheck: bool, retry_dead: bool) -> Remaining:
+    """Compare the plan with the ledger (columns `status, request, identity`): done items are skipped while their
+    request and, with `recheck`, their inputs' identity are unchanged; dead ones too unless `retry_dead`.
+    """
+    table = plan.columns(["item_id", "request"])
+    index = pc.index_in(table["item_id"], value_set=ledger["item_id"].combine_chunks())
+    known = np.asarray(pc.is_valid(index))
+    matched = ledger.take(pc.drop_null(index)) if known.any() else ledger.slice(0, 0)
+    skip = np.zeros(len(table), dtype=bool)
+    skip[known] = np.asarray(pc.equal(table["request"].combine_chunks().filter(pa.array(known)), matched["request"]))
+    dead = np.zeros(len(table), dtype=bool)
+    dead[known] = np.asarray(pc.equal(matched["status"], "dead"))
+    if retry_dead:
+        skip &= ~dead
+    if recheck and skip.any():
+        recorded = np.full(len(table), "", dtype=object)
+        recorded[known] = matched["identity"].to_numpy(zero_copy_only=False)
+        positions = np.flatnonzero(skip)
+        with ThreadPoolExecutor(16) as pool:
+            for chunk in np.array_split(positions, len(positions) // 4096 + 1):
+                now = pool.map(identity_of, [plan.item(int(p))[0] for p in chunk])
+                skip[chunk] = [a == b for a, b in zip(now, recorded[chunk], strict=True)]
+    todo = np.flatnonzero(~skip)
+    return Remaining(todo, known[todo], done=int((skip & ~dead).sum()), dead=int((skip & dead).sum()))
+
+
+def identity_of(item: Item) -> str:
+    """What the stores say of all inputs of an item, without reading them; absent ones count as 'missing'."""
+    return identity_from({uri: _identity(uri) for uri in input_uris(item)})
+
+
+def identity_from(identities: dict[str, str]) -> str:
+    text = json.dumps(sorted(identities.items()))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def input_uris(item: Item) -> list[str]:
+    """Image, masks and references, each once."""
+    named = [item.image, *(uri for r in item.regions for uri in (r.mask, r.reference) if uri)]
+    return list(dict.fromkeys(named))
+
+
+def _identity(uri: str) -> str:
+    try:
+        return storage.identity(uri)
+    except ItemError as e:
+        return e.reason

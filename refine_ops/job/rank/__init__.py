@@ -1,0 +1,1 @@
+"""Rank: one process of a node that refines what it takes from the shared counter."""

@@ -1,0 +1,294 @@
+"""The pipeline of one rank: readers -> buckets -> model -> finishers, with everything it holds bounded.
+
+    take -> read -> focus -> [bucket] -> refine -> align -> paste -> (next region | verify -> write -> outcome)
+
+Items of equal bucket run together at one fixed batch size, so an item's pixels do not depend on its company.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from refine_ops import storage
+from refine_ops.errors import ItemError, JobError
+from refine_ops.image.formats import png_pixels
+from refine_ops.job.ledger import LedgerWriter
+from refine_ops.job.planning.plan import PlanReader
+from refine_ops.job.rank.buckets import Buckets
+from refine_ops.job.rank.byte_budget import ByteBudget
+from refine_ops.job.rank.in_flight import Flight
+from refine_ops.job.run_folder import RunFolder
+from refine_ops.job.scratch import Journal, Spec
+from refine_ops.proof.verify import VerifyError
+from refine_ops.records import Patch, Refiner
+from refine_ops.refine import Finished, Refinement, memory_needed, open_item
+
+logger = logging.getLogger(__name__)
+
+_LINGER_S = 0.02
+"""How long an idle model waits for a bucket to fill before it runs the oldest one padded."""
+_MIN_IN_FLIGHT = 32
+
+
+@dataclass(slots=True)
+class Counts:
+    """This rank's progress so far."""
+
+    done: int = 0
+    dead: int = 0
+    regions: int = 0
+    model_s: float = 0.0
+    first_image_s: float = 0.0
+
+
+class Lane:
+    """Runs items through one refiner until `take` returns None or `stop` is called.
+
+    Args:
+        take: The next (position in the plan, whether its output may be replaced), or None; called by several threads.
+        device_works: Asked after a failed batch; False (a sticky CUDA error) ends the process, not the item.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        folder: RunFolder,
+        plan: PlanReader,
+        take: Callable[[], tuple[int, bool] | None],
+        refiner: Refiner,
+        device_works: Callable[[], bool],
+        ledger: LedgerWriter,
+        journal: Journal,
+        rank: int,
+    ) -> None:
+        self.spec, self.counts = spec, Counts()
+        self.stopping = threading.Event()
+        self.model_call_started: float | None = None
+        self._folder, self._plan, self._take = folder, plan, take
+        self._refiner, self._device_works = refiner, device_works
+        self._ledger, self._journal, self._rank = ledger, journal, rank
+        self._started = time.monotonic()
+        self._budget = ByteBudget(spec.worker.queue_bytes)
+        in_flight = 1 if spec.solo else max(_MIN_IN_FLIGHT, 3 * (spec.refine.model.batch_size or 1))
+        self._slots = threading.Semaphore(in_flight)
+        self._plan_lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._buckets = Buckets(refiner.batch_size)
+        self._in_flight: dict[int, Flight] = {}
+        self._readers_left = 1 if spec.solo else spec.worker.read_threads
+        self._finishing: queue.SimpleQueue[tuple[Flight, Patch] | None] = queue.SimpleQueue()
+        self._failure: JobError | None = None
+
+    def run(self) -> None:
+        """Refine everything; the caller's thread runs the model.
+
+        Raises:
+            JobError: nothing more can be written; what is in flight is dropped and will be redone.
+        """
+        readers = [threading.Thread(target=self._read_loop, daemon=True) for _ in range(self._readers_left)]
+        finishers = [
+            threading.Thread(target=self._finish_loop, daemon=True) for _ in range(self.spec.worker.write_threads)
+        ]
+        for thread in (*readers, *finishers):
+            thread.start()
+        while (batch := self._next_batch()) is not None:
+            for flight, patch in zip(batch, self._refine(batch), strict=True):
+                if patch is not None:
+                    self._finishing.put((flight, patch))
+        for _ in finishers:
+            self._finishing.put(None)
+        if self._failure:
+            self.drop_in_flight()
+            raise self._failure
+
+    def stop(self) -> None:
+        """Take nothing new; what is in flight is finished."""
+        self.stopping.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def fail(self, error: JobError) -> None:
+        """Stop at once: the run folder cannot be written."""
+        self._failure = self._failure or error
+        self.stop()
+
+    def drop_in_flight(self) -> None:
+        """Let go of what is held, so that it is redone and not suspected."""
+        for position in list(self._in_flight):
+            self._journal.let_go(position)
+
+    # -- ahead of the model
+
+    def _read_loop(self) -> None:
+        try:
+            while not self.stopping.is_set():
+                self._slots.acquire()
+                taken = None if self.stopping.is_set() else self._take()
+                if taken is None:
+                    self._slots.release()
+                    return
+                self._admit(*taken)
+        except JobError as e:
+            self.fail(e)
+        finally:
+            with self._changed:
+                self._readers_left -= 1
+                self._changed.notify_all()
+
+    def _admit(self, position: int, replace: bool) -> None:
+        self._journal.take(position)
+        with self._plan_lock:
+            item, request = self._plan.item(position)
+        flight = Flight(position, replace, item, request)
+        with self._changed:
+            self._in_flight[position] = flight
+        self._at_item_boundary(flight, self._open)
+
+    def _open(self, flight: Flight) -> None:
+        limits = self.spec.refine.limits
+        self._folder.refuse_own_output(flight.item.image)
+        with flight.timed("read"):
+            inputs = flight.read_inputs(self.spec.access, limits.max_bytes)
+        needed = memory_needed(flight.item, inputs, limits)
+        self._budget.acquire(needed)
+        flight.held_bytes = needed
+        with flight.timed("decode"):
+            opened = open_item(flight.item, inputs, self.spec.refine)
+            flight.refinement = Refinement(flight.item, opened, self.spec.refine, self._refiner)
+        self._await_model(flight)
+
+    def _await_model(self, flight: Flight) -> None:
+        assert flight.refinement is not None
+        with flight.timed("focus"):
+            conditioning = flight.refinement.conditioning()
+            flight.model_size = (conditioning.image.shape[1], conditioning.image.shape[0])
+            flight.work = self._refiner.prepare(conditioning)
+        flight.waiting_since = time.monotonic()
+        with self._changed:
+            self._buckets.add(flight)
+            self._changed.notify_all()
+
+    # -- the model
+
+    def _next_batch(self) -> list[Flight] | None:
+        """A full bucket, or after a short wait the one that has waited longest; None when nothing can come any more."""
+        with self._changed:
+            while self._failure is None:
+                if batch := self._buckets.pop_full():
+                    return batch
+                if not self._in_flight and not self._readers_left:
+                    return None
+                if not self._changed.wait(_LINGER_S) and (batch := self._buckets.pop_oldest()):
+                    return batch
+            return None
+
+    def _refine(self, batch: list[Flight]) -> list[Patch | None]:
+        """Run the model; where a batch fails, one by one, so that only the items that fail alone are dead."""
+        started = self.model_call_started = time.monotonic()
+        try:
+            patches: list[Patch | None] = list(self._refiner.refine_prepared([flight.work for flight in batch]))
+        except Exception as e:  # an item boundary: whatever it is, it is recorded or it ends the rank
+            if not self._device_works():
+                raise
+            if len(batch) > 1:
+                logger.warning("a batch of %d failed (%s); its items run alone", len(batch), e)
+                return [patch for flight in batch for patch in self._refine([flight])]
+            logger.exception("item %s: the model failed", batch[0].item.item_id)
+            self._end_dead(
+                batch[0], e if isinstance(e, ItemError) else ItemError("model.failed", f"{type(e).__name__}: {e}")
+            )
+            return [None]
+        finally:
+            self.model_call_started = None
+        elapsed = time.monotonic() - started
+        self.counts.model_s += elapsed
+        self.counts.regions += len(batch)
+        for flight in batch:
+            flight.timings_s["refine"] = flight.timings_s.get("refine", 0.0) + elapsed / len(batch)
+        return patches
+
+    # -- behind the model
+
+    def _finish_loop(self) -> None:
+        while (entry := self._finishing.get()) is not None:
+            flight, patch = entry
+            try:
+                self._at_item_boundary(flight, partial(self._absorb, patch=patch))
+            except JobError as e:
+                self.fail(e)
+
+    def _absorb(self, flight: Flight, patch: Patch) -> None:
+        assert flight.refinement is not None
+        if self.spec.keep_patches != "none":
+            flight.patches[flight.item.regions[len(flight.patches)].region_id] = patch
+        with flight.timed("paste"):
+            flight.refinement.absorb(patch)
+        if not flight.refinement.complete:
+            self._await_model(flight)
+            return
+        with flight.timed("encode"):
+            encoded = flight.refinement.encode()
+        with flight.timed("verify"):
+            finished = flight.refinement.verify(encoded)
+        with flight.timed("write"):
+            self._keep(flight, finished)
+            uri = self._folder.output_of(flight.output_name(finished))
+            storage.write(uri, finished.data, only_if_absent=not flight.replace)
+        self._ledger.add(flight.done(self.spec.fingerprint, self._rank, finished))
+        self._end(flight)
+        self.counts.done += 1
+        if not self.counts.first_image_s:
+            self.counts.first_image_s = time.monotonic() - self._started
+
+    def _keep(self, flight: Flight, finished: Finished) -> None:
+        """Write what else was asked for: raw patches (all, or of regions whose drift was undone), the change mask."""
+        for region in finished.regions:
+            drifted = region.alignment.geometry_applied or region.alignment.tone_applied
+            if self.spec.keep_patches == "all" or (self.spec.keep_patches == "flagged" and drifted):
+                pixels = np.rint(flight.patches[region.region_id].pixels * 255).astype(np.uint8)
+                storage.write(
+                    self._folder.patch_of(flight.output_name(finished), region.region_id), png_pixels.encode(pixels)
+                )
+        if finished.change_mask is not None:
+            storage.write(self._folder.change_mask_of(flight.output_name(finished)), finished.change_mask)
+
+    def _at_item_boundary(self, flight: Flight, step: Callable[[Flight], None]) -> None:
+        """Run a step; whatever is wrong with the item is recorded, and the run goes on."""
+        try:
+            step(flight)
+        except JobError:
+            raise
+        except ItemError as e:
+            self._end_dead(flight, e)
+        except Exception as e:  # the item boundary: recorded, and the run goes on
+            logger.exception("item %s: unexpected failure", flight.item.item_id)
+            self._end_dead(
+                flight, ItemError("internal.error", f"{type(e).__name__}: {e}; this is a bug, please report it")
+            )
+
+    def _end_dead(self, flight: Flight, error: ItemError) -> None:
+        logger.warning("item %r is dead: %s: %r", flight.item.item_id, error.reason, str(error))
+        if isinstance(error, VerifyError) and error.evidence:
+            storage.write(self._folder.evidence_of(flight.item.output), error.evidence)
+        self._ledger.add(flight.dead(self.spec.fingerprint, self._rank, error))
+        self._end(flight)
+        self.counts.dead += 1
+
+    def _end(self, flight: Flight) -> None:
+        """Let go of an item whose outcome is in the ledger's hands: the last one ends `run`, which flushes it."""
+        flight.refinement = flight.work = None
+        flight.patches.clear()
+        self._budget.release(flight.held_bytes)
+        flight.held_bytes = 0
+        self._journal.let_go(flight.position)
+        self._slots.release()
+        with self._changed:
+            self._in_flight.pop(flight.position, None)
+            self._changed.notify_all()

@@ -1,0 +1,152 @@
+"""One rank: pulls items from the process group's store and takes each from its row to its outcome.
+
+Threads read, decode and focus ahead of the model and align, paste, verify, encode and write behind it; the main thread
+only runs the model. What is held is bounded in bytes and items, so memory stays flat whatever the manifest.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from refine_ops.config import ModelSettings
+from refine_ops.errors import EXIT_DRAINED, EXIT_JOB_ERROR, EXIT_OK, JobError
+from refine_ops.job.elastic import die_with_parent
+from refine_ops.job.ledger import LedgerWriter
+from refine_ops.job.planning.plan import PlanReader
+from refine_ops.job.rank.pipeline import Lane
+from refine_ops.job.rank.shared_counter import SharedCounter
+from refine_ops.job.run_folder import RunFolder
+from refine_ops.job.scratch import Journal, Progress, Scratch
+from refine_ops.records import Refiner
+
+logger = logging.getLogger(__name__)
+
+EXIT_HUNG = 70
+"""A model call outlasted the watchdog (`EX_SOFTWARE`)."""
+
+
+Load = Callable[[ModelSettings, torch.device], Refiner]
+
+
+def load_model(settings: ModelSettings, device: torch.device) -> Refiner:
+    """The refiner the settings name; imported here, as only ranks need the model's libraries."""
+    from refine_ops.model.refiner import load_refiner
+
+    return load_refiner(settings, device)
+
+
+def main(arguments: list[str] | None = None, load: Load = load_model) -> None:
+    """Entry point of a rank, started by torch's elastic agent; `load` gives it another refiner than the settings'."""
+    parser = argparse.ArgumentParser(prog="refine_ops.job.rank.worker")
+    parser.add_argument("--scratch", type=Path, required=True)
+    scratch = Scratch(parser.parse_args(arguments).scratch)
+    die_with_parent()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # received by the keeper alone
+    counter = SharedCounter()
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s rank {counter.rank} %(name)s %(levelname)s %(message)s"
+    )
+    try:
+        code = run_rank(scratch, counter, load)
+    except JobError as e:
+        logger.error("%s", e)
+        scratch.write_error(counter.rank, str(e))
+        code = EXIT_JOB_ERROR
+    counter.close()
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)  # threads stuck in a store or a codec must not hold up a rank that has flushed everything
+
+
+def run_rank(scratch: Scratch, counter: SharedCounter, load: Load) -> int:
+    """Refine until the counter is used up or a stop is asked for; returns the exit code."""
+    spec, positions, replace = scratch.read_work()
+    folder = RunFolder(spec.run, spec.fingerprint)
+    started = time.monotonic()
+    device = counter.device(spec.refine.model.device)
+    refiner = load(spec.refine.model, device)
+    load_s = time.monotonic() - started
+    logger.info("model %s loaded in %.1f s", spec.refine.model.model, load_s)
+    writer = f"{spec.writer}-r{counter.rank}-{os.getpid()}"
+    ledger = LedgerWriter(folder.outcomes, writer, spec.worker.flush_items, spec.worker.flush_s)
+    lane = Lane(
+        spec=spec,
+        folder=folder,
+        plan=PlanReader(folder.plan),
+        take=lambda: counter.take(positions, replace),
+        refiner=refiner,
+        device_works=partial(_device_works, device),
+        ledger=ledger,
+        journal=Journal(scratch, counter.rank),
+        rank=counter.rank,
+    )
+    keeper = _Keeper(lane, ledger, scratch, counter.rank, load_s)
+    keeper.start()
+    lane.run()
+    ledger.flush()
+    keeper.report()
+    return EXIT_DRAINED if lane.stopping.is_set() else EXIT_OK
+
+
+def _device_works(device: torch.device) -> bool:
+    try:
+        return bool(torch.ones(1, device=device).item() == 1.0)
+    except RuntimeError:
+        logger.exception("the device does not answer any more; this rank ends")
+        return False
+
+
+class _Keeper(threading.Thread):
+    """Receives SIGTERM, flushes the ledger by time, reports progress, and ends a rank that hangs or will not stop."""
+
+    def __init__(self, lane: Lane, ledger: LedgerWriter, scratch: Scratch, rank: int, load_s: float) -> None:
+        super().__init__(daemon=True, name="keeper")
+        self._lane, self._ledger, self._scratch = lane, ledger, scratch
+        self._rank, self._load_s = rank, load_s
+        self._deadline = float("inf")
+
+    def run(self) -> None:
+        while True:
+            if signal.sigtimedwait({signal.SIGTERM, signal.SIGINT}, 0.25) and not self._lane.stopping.is_set():
+                logger.info("asked to stop; finishing what is in flight")
+                self._deadline = time.monotonic() + self._lane.spec.worker.grace_s
+                self._lane.stop()
+            try:
+                self._ledger.flush_if_due()
+            except JobError as e:
+                self._lane.fail(e)
+            self.report()
+            self._check_clock()
+
+    def report(self) -> None:
+        counts = self._lane.counts
+        progress = Progress(
+            counts.done, counts.dead, counts.regions, counts.model_s, self._load_s, counts.first_image_s
+        )
+        self._scratch.write_progress(self._rank, progress)
+
+    def _check_clock(self) -> None:
+        now = time.monotonic()
+        called = self._lane.model_call_started
+        if called is not None and now - called > self._lane.spec.refine.model.watchdog_s:
+            logger.critical("a model call has run for %.0f s (watchdog); this rank ends", now - called)
+            self._ledger.flush()
+            os._exit(EXIT_HUNG)
+        if now > self._deadline:
+            logger.warning("grace is over; what is in flight will be redone")
+            self._lane.drop_in_flight()
+            self._ledger.flush()
+            os._exit(EXIT_DRAINED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Judge: is a region better or worse than it was?"""

@@ -1,0 +1,1 @@
+"""Evidence: numbers of one region before and after, without torch."""

@@ -1,0 +1,1 @@
+"""Proof: nothing but the allowed change differs, judged on the bytes to publish."""

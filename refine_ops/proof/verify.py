@@ -1,0 +1,170 @@
+"""Proof on the very bytes to be published: decoded again, compared with the decoded source, sample by sample."""
+
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import zip_longest
+from typing import Final
+
+import cv2
+import numpy as np
+from PIL import features
+
+from refine_ops.config import ImageLimits
+from refine_ops.errors import ItemError
+from refine_ops.image import colour, convert
+from refine_ops.image.formats import jpeg, png, png_pixels, tiff, webp
+from refine_ops.image.source import Format, Native, Samples, Source, as_stored, upright
+from refine_ops.image.write import Encoded
+from refine_ops.records import Mask, Verification
+
+_ANY_SIZE: Final = ImageLimits(max_pixels=1 << 40, max_bytes=1 << 40)
+_EVIDENCE_PX: Final = 128
+_STRIP_PX: Final = 1 << 16
+
+
+class VerifyError(ItemError):
+    """A broken promise. `evidence` is a PNG: source beside output around the first offending pixel (may be empty)."""
+
+    def __init__(self, reason: str, message: str, evidence: bytes = b"") -> None:
+        super().__init__(reason, message)
+        self.evidence = evidence
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    changed_px: int
+    outside_px: int
+    max_outside: int
+    first_outside: tuple[int, int] | None
+    """(row, column) of the first offender."""
+
+
+def verify(source: Source, encoded: Encoded, *, allow_unchanged: bool = False) -> Verification:
+    """Compare the published bytes with the source; 0 changed samples outside `encoded.allowed`, or no publication.
+
+    The judge is not the library that encoded: Pillow for JPEG (pyjpegio) and 8-bit PNG, OpenCV for 16-bit PNG (both our
+    own rows), WebP (Pillow) and TIFF (our own strips). Where a PNG is coded as a whole (interlaced, palettes under 8
+    bits) one library may be both.
+
+    Raises:
+        VerifyError: `verify.unreadable`, `verify.layout_changed`, `verify.background_changed`, `verify.alpha_changed`,
+            `verify.metadata_changed`, `verify.unchanged_region`.
+    """
+    published, decoder = _judge(source, encoded)
+    before, allowed = _comparable(source, encoded, published.samples)
+    after = published.samples
+    if before.shape != after.shape or before.dtype != after.dtype:
+        raise VerifyError(
+            "verify.layout_changed",
+            f"{source.name}: {before.shape} {before.dtype} became {after.shape} {after.dtype}",
+        )
+    found = _difference(before, after, allowed)
+    if found.first_outside is not None:
+        raise VerifyError(
+            "verify.background_changed",
+            f"{source.name}: {found.outside_px} px outside the allowed change differ, by up to {found.max_outside}; "
+            "the result was not published, report this with the evidence",
+            _evidence(source, before, after, found.first_outside),
+        )
+    if source.native.alpha and not np.array_equal(before[..., -1], after[..., -1]):
+        raise VerifyError("verify.alpha_changed", f"{source.name}: the alpha channel changed")
+    _check_metadata(source, encoded, published)
+    if not found.changed_px and not allow_unchanged:
+        raise VerifyError(
+            "verify.unchanged_region",
+            f"{source.name}: no pixel of any region changed; set write.allow_unchanged if that may be",
+        )
+    return Verification(
+        decoder=decoder,
+        allowed_px=int(np.count_nonzero(encoded.allowed)),
+        changed_px=found.changed_px,
+        changed_outside_px=0,
+        max_diff_outside=0,
+        touched_mcus=encoded.touched_mcus,
+        metadata_equal=True,
+    )
+
+
+def _judge(source: Source, encoded: Encoded) -> tuple[Native, str]:
+    """What an independent decoder makes of the published bytes, and its name."""
+    data, name = encoded.data, f"{source.name} (published)"
+    try:
+        if encoded.format == "jpeg":
+            return jpeg.decode(data, name, _ANY_SIZE), f"Pillow {features.version('jpg')}"
+        if encoded.format == "png":
+            native = png_pixels.decode(data, name, _ANY_SIZE)
+            return native, "Pillow" if native.bits == 8 else "OpenCV"
+        if encoded.format == "webp":
+            native, judged = webp.decode(data, name, _ANY_SIZE), webp.judge(data)
+        else:
+            native = tiff.decode(data, name, _ANY_SIZE)
+            judged = tiff.judge(data, name)
+    except (ItemError, OSError, SyntaxError, ValueError, cv2.error) as error:
+        raise VerifyError("verify.unreadable", f"{source.name}: the encoded file cannot be read: {error}") from error
+    if judged is None:
+        raise VerifyError("verify.unreadable", f"{source.name}: no second decoder reads the encoded {encoded.format}")
+    return replace(native, samples=judged), "OpenCV" if encoded.format == "webp" or native.bits == 16 else "Pillow"
+
+
+def _comparable(source: Source, encoded: Encoded, published: Samples) -> tuple[Samples, Mask]:
+    """The decoded source and the allowed change in the orientation and layout of the published samples."""
+    native = source.native
+    if not encoded.converted:
+        return native.samples, as_stored(encoded.allowed, native.orientation)
+    turned = upright(native.samples, native.orientation)
+    return (convert.expand_grey(turned) if published.shape[2] > turned.shape[2] else turned), encoded.allowed
+
+
+def _difference(before: Samples, after: Samples, allowed: Mask) -> _Difference:
+    """Row strips, so that an image-sized mask of differences is never held; equal strips cost one comparison."""
+    changed = outside = largest = 0
+    first: tuple[int, int] | None = None
+    step = max(1, _STRIP_PX // before.shape[1])
+    for top in range(0, before.shape[0], step):
+        rows = slice(top, top + step)
+        if np.array_equal(before[rows], after[rows]):
+            continue
+        # A reduction over so short an axis is ten times slower than the operation between its slices.
+        differs = reduce(np.logical_or, np.moveaxis(before[rows] != after[rows], 2, 0))
+        changed += int(np.count_nonzero(differs))
+        offends = differs & ~allowed[rows]
+        if offends.any():
+            ys, xs = np.nonzero(offends)
+            outside += len(ys)
+            first = first or (int(ys[0]) + top, int(xs[0]))
+            gap = after[rows][ys, xs].astype(np.int64) - before[rows][ys, xs]
+            largest = max(largest, int(np.abs(gap).max()))
+    return _Difference(changed, outside, largest, first)
+
+
+def _check_metadata(source: Source, encoded: Encoded, published: Native) -> None:
+    if encoded.converted:
+        if published.icc != source.native.icc:
+            raise VerifyError("verify.metadata_changed", f"{source.name}: the ICC profile was not carried over")
+        return
+    before, after = (_metadata(source.format, data, source.name) for data in (source.data, encoded.data))
+    if before != after:
+        names = [a[0] for a, b in zip_longest(before, after, fillvalue=("", b"")) if a != b]
+        raise VerifyError("verify.metadata_changed", f"{source.name}: segments {names[:8]} differ from the source's")
+
+
+def _metadata(kind: Format, data: bytes, name: str) -> list[tuple[str, bytes]]:
+    if kind == "jpeg":
+        return jpeg.metadata(data, jpeg.layout(data, name))
+    if kind == "png":
+        return png.metadata(png.chunks(data, name))
+    if kind == "webp":
+        return webp.metadata(webp.riff(data, name))
+    return tiff.metadata(tiff.directory(data, name))
+
+
+def _evidence(source: Source, before: Samples, after: Samples, at: tuple[int, int]) -> bytes:
+    """Source, output and their difference (stretched to full contrast) side by side around `at`, as PNG."""
+    rows = slice(max(0, at[0] - _EVIDENCE_PX), at[0] + _EVIDENCE_PX)
+    columns = slice(max(0, at[1] - _EVIDENCE_PX), at[1] + _EVIDENCE_PX)
+    old, new = (np.ascontiguousarray(a[rows, columns]) for a in (before, after))
+    gap = np.abs(new.astype(np.int32) - old.astype(np.int32)).max(axis=2)
+    stretched = (gap / max(float(gap.max()), 1.0) * 255).astype(np.uint8)
+    layout = source.native if old.shape[2] == source.native.samples.shape[2] else replace(source.native, model="rgb")
+    panels = [colour.render(a, layout, source.matte) for a in (old, new)]
+    return png_pixels.encode(np.concatenate([*panels, np.repeat(stretched[:, :, None], 3, axis=2)], axis=1))

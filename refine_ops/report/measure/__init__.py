@@ -1,0 +1,1 @@
+"""Measure: an item before and after, from published bytes."""

@@ -1,0 +1,164 @@
+"""One case: read both files, measure everything, find what is wrong, cut the pictures."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from refine_ops.errors import ItemError
+from refine_ops.judge.evidence.change import measure_effect
+from refine_ops.judge.evidence.drift import Drift, from_alignment, measure_drift
+from refine_ops.judge.evidence.seam import measure_seam
+from refine_ops.proof.recheck import Strict, check_strict
+from refine_ops.records import Box, Region
+from refine_ops.report.cases import Case
+from refine_ops.report.config import MeasureSettings
+from refine_ops.report.figures import FINDINGS, Finding, ItemMeasure, RegionMeasure, Window
+from refine_ops.report.findings import region_findings, strict_findings
+from refine_ops.report.measure.pair import Pair, open_pair, raw_patch
+from refine_ops.report.measure.pictures import Line
+from refine_ops.report.measure.windows import item_thumbnail, item_windows
+
+_CONTEXT_PX = 64
+_LEAST_IS_WORST = frozenset({"raw_ssim", "region_ssim", "change_levels", "text_gain"})
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a worker process hands back: numbers and encoded pictures, never arrays."""
+
+    measure: ItemMeasure
+    thumb: bytes = b""
+    windows: tuple[Window, ...] = ()
+
+
+def compare(case: Case, settings: MeasureSettings, keep_pictures: bool) -> Compared:
+    """Measure one case; whatever is wrong with its files becomes a finding, never an exception.
+
+    Args:
+        keep_pictures: keep pictures of a clean item too; flagged items always have them.
+    """
+    if case.status == "dead":
+        return failed(case, Finding("dead", 1, 0, f"dead letter, {case.reason}: {case.message}"))
+    try:
+        pair = open_pair(case, settings.limits)
+        strict = check_strict(pair.source, pair.output, pair.allowed, case.rules)
+        regions, seams = _regions(case, pair, settings) if pair.comparable else ([], {})
+    except ItemError as e:
+        return failed(case, Finding("strict.unreadable", 1, 0, f"{e.reason}: {e}"))
+    findings = [*pair.findings]
+    findings += strict_findings(strict.changed_px, strict.max_diff, strict.metadata_lost, settings.thresholds)
+    for region in regions:
+        findings += region_findings(region.region_id, region.metrics, settings.thresholds)
+    wanted = pair.comparable and (keep_pictures or bool(findings))
+    return Compared(
+        _measured(case, pair, strict, regions, findings),
+        item_thumbnail(pair, settings),
+        item_windows(case, pair, strict, regions, seams, settings) if wanted else (),
+    )
+
+
+def failed(case: Case, finding: Finding) -> Compared:
+    """A case that cannot be measured, with the reason."""
+    unmeasured = tuple(RegionMeasure(r.region_id, r.prompt, {}) for r in case.regions)
+    return Compared(replace(_unmeasured(case), regions=unmeasured, findings=(finding,)))
+
+
+def _regions(case: Case, pair: Pair, settings: MeasureSettings) -> tuple[list[RegionMeasure], dict[str, Line]]:
+    measured, seams = [], {}
+    for region in case.regions:
+        metrics, seams[region.region_id] = _region(case, region, pair, settings)
+        metrics |= case.extra.get(region.region_id, {})
+        measured.append(RegionMeasure(region.region_id, region.prompt, metrics))
+    return measured, seams
+
+
+def _region(case: Case, region: Region, pair: Pair, settings: MeasureSettings) -> tuple[dict[str, float], Line]:
+    box = pair.grown_box(region.region_id, max(_CONTEXT_PX, 3 * pair.reach_px))
+    before, after = (np.ascontiguousarray(image.rgb[_cut(box)]) for image in (pair.source, pair.output))
+    inside = np.ascontiguousarray(pair.marked[region.region_id][_cut(box)])
+    effect = measure_effect(before, after, inside)
+    metrics = {
+        "change_levels": effect.levels,
+        "change_de00": effect.de00,
+        "region_ssim": effect.ssim,
+        "detail": effect.detail,
+    }
+    metrics |= _drift_metrics(_raw_drift(case, region, pair, settings))
+    seam = measure_seam(before, after, inside, pair.reach_px)
+    if seam is None:
+        return metrics, ()
+    return metrics | {"seam_de": seam.de, "seam_share": seam.share}, tuple(
+        (x + box[0], y + box[1]) for x, y in seam.worst
+    )
+
+
+def _raw_drift(case: Case, region: Region, pair: Pair, settings: MeasureSettings) -> Drift | None:
+    """As the worker's `align` step recorded it, completed from the kept patch where there is one; for edits of another
+    tool, off the output around the region."""
+    if case.judge_output:
+        cut = _cut(pair.grown_box(region.region_id, 2 * _CONTEXT_PX))
+        return measure_drift(pair.source.rgb[cut], pair.output.rgb[cut], ~pair.allowed[cut])
+    recorded = from_alignment(case.alignments[region.region_id]) if region.region_id in case.alignments else None
+    patch = raw_patch(case, region, settings.limits)
+    if patch is None:
+        return recorded
+    cut = _cut(case.crops[region.region_id])
+    seen = measure_drift(pair.source.rgb[cut], patch, ~pair.allowed[cut])
+    if recorded is None or seen is None:
+        return recorded or seen
+    return Drift(recorded.shift_px, recorded.scale_pct, recorded.de00, seen.de00_p95, seen.ssim)
+
+
+def _cut(box: Box) -> tuple[slice, slice]:
+    x0, y0, x1, y1 = box
+    return slice(y0, y1), slice(x0, x1)
+
+
+def _drift_metrics(drift: Drift | None) -> dict[str, float]:
+    if drift is None:
+        return {}
+    values = {
+        "raw_de00": drift.de00,
+        "raw_de00_p95": drift.de00_p95,
+        "raw_shift_px": drift.shift_px,
+        "raw_scale_pct": drift.scale_pct,
+        "raw_ssim": drift.ssim,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _measured(
+    case: Case, pair: Pair, strict: Strict, regions: list[RegionMeasure], findings: list[Finding]
+) -> ItemMeasure:
+    metrics = {"changed_outside_px": float(strict.changed_px), "max_diff_outside": float(strict.max_diff)}
+    for region in regions:
+        for name, value in region.metrics.items():
+            worst = min if name in _LEAST_IS_WORST else max
+            metrics[name] = worst(metrics.get(name, value), value)
+    return replace(
+        _unmeasured(case),
+        format=pair.output.format,
+        width=pair.output.width,
+        height=pair.output.height,
+        metadata_lost=strict.metadata_lost,
+        metrics=metrics,
+        regions=tuple(regions),
+        findings=tuple(sorted(findings, key=lambda f: -FINDINGS[f.code].weight)),
+    )
+
+
+def _unmeasured(case: Case) -> ItemMeasure:
+    return ItemMeasure(
+        run=case.run,
+        item_id=case.item_id,
+        fingerprint=case.fingerprint,
+        status=case.status,
+        reason=case.reason,
+        message=case.message,
+        image=case.image,
+        output=case.output,
+        slices=case.slices,
+        attempts=case.attempts,
+        gpu_s=case.gpu_s,
+        finished_at=case.finished_at,
+    )

@@ -1,0 +1,140 @@
+"""`report.html`, rendered from `report.json`, `items.parquet` and `evidence/` alone: nothing is measured here.
+
+One self-contained file, or, for many items, the page beside `data/`: the same JSON as scripts, because a page opened
+from a disk may not fetch. Every string reaches the page as JSON in an inert block (shown with `textContent`) or through
+an escaping template; the Content-Security-Policy allows our own script and style by hash, images as data, and nothing
+else.
+"""
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+import jinja2
+import pyarrow as pa
+
+from refine_ops import storage
+from refine_ops.report.items import read_evidence, read_items
+from refine_ops.report.page.escape import visible
+from refine_ops.report.page.payload import as_json, data_uri, facts, payloads, slice_values
+
+SINGLE_FILE_ITEMS = 500
+_SCRIPTS = ("data.js", "review.js", "table.js", "viewer.js", "main.js")
+_WORDS = {"clean": "Clean", "attention": "Worth a look", "violated": "Promise broken"}
+
+Layout = Literal["auto", "single", "folder"]
+
+
+def render_html(folder: str, layout: Layout = "auto") -> str:
+    """Write `report.html` (and `data/`) into the report folder; returns the page's URI.
+
+    Raises:
+        ItemError: `report.json`, `items.parquet` or a part of `evidence/` is not there.
+        JobError: the page cannot be written.
+    """
+    report = json.loads(storage.read(storage.join(folder, "report.json")))
+    items = read_items(folder)
+    single = layout == "single" or (layout == "auto" and len(items) <= SINGLE_FILE_ITEMS)
+    slices = slice_values(items)
+    runs = list(dict.fromkeys(items["run"].to_pylist()))
+    inline: list[tuple[str, str]] = []
+    for name, payload in payloads(folder, items, runs, slices):
+        if single:
+            inline.append((name, as_json(payload)))
+        else:
+            script = f'refineReport("{name}",{as_json(payload)});'
+            storage.write(storage.join(folder, "data", f"{name}.js"), script.encode())
+    page = _page(report, facts(report, items, runs, slices), _worst(folder, report, items), inline, single)
+    uri = storage.join(folder, "report.html")
+    storage.write(uri, page.encode())
+    return uri
+
+
+def _page(
+    report: dict[str, Any],
+    facts: dict[str, Any],
+    worst: list[dict[str, Any]],
+    inline: list[tuple[str, str]],
+    single: bool,
+) -> str:
+    css, script = _template("report.css"), _script()
+    sources = [_hash(script)] if single else [_hash(script), "'self'", "file:"]
+    policy = (
+        f"default-src 'none'; script-src {' '.join(sources)}; style-src {_hash(css)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return (
+        _environment()
+        .from_string(_template("report.html"))
+        .render(
+            report=report,
+            verdict_word=_WORDS[report["verdict"]["state"]],
+            worst=worst,
+            facts=as_json(facts),
+            inline=inline,
+            css=css,
+            js=script,
+            csp=policy,
+        )
+    )
+
+
+def _worst(folder: str, report: dict[str, Any], items: pa.Table) -> list[dict[str, Any]]:
+    head = items.slice(0, len(report["worst"])).select(["run", "item_id", "page"]).to_pylist()
+    runs = list(dict.fromkeys(items["run"].to_pylist()))
+    evidence = cache(lambda page: read_evidence(folder, page))
+    worst = []
+    for entry, row in zip(report["worst"], head, strict=True):
+        thumb = evidence(row["page"]).get((row["run"], row["item_id"]), {}).get("thumb", b"")
+        run = runs.index(row["run"])
+        worst.append({**entry, "thumb": data_uri(thumb, "webp"), "run_number": run})
+    return worst
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+@cache
+def _template(name: str) -> str:
+    return resources.files("refine_ops.report.page").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+@cache
+def _script() -> str:
+    return '"use strict";(() => {\n' + "\n".join(map(_template, _SCRIPTS)) + "})();"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"visible": visible, "figure": _figure}
+    environment.globals["sparkline"] = _sparkline
+    return environment
+
+
+def _figure(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _sparkline(values: Sequence[float], label: str) -> Any:
+    """The history as an inline SVG, oldest left; the last run is the dot."""
+    from markupsafe import Markup
+
+    low, high = min(values), max(values)
+    room = (high - low) or 1.0
+    points = [(100 * i / (len(values) - 1), 26 - 24 * (v - low) / room) for i, v in enumerate(values)]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    title = html.escape(f"{label}: last {len(values)} runs, from {low:.3g} to {high:.3g}, now {values[-1]:.3g}")
+    x, y = points[-1]
+    return Markup(
+        f'<svg class="spark" viewBox="0 0 100 28" preserveAspectRatio="none" role="img" aria-label="{title}">'
+        f'<title>{title}</title><polyline points="{line}"/><circle cx="{x:.1f}" cy="{y:.1f}" r="1.6"/></svg>'
+    )

@@ -1,0 +1,1 @@
+"""Promotion: a candidate adapter against the incumbent on held-out cases."""

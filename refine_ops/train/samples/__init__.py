@@ -1,0 +1,1 @@
+"""Samples: from a data set's rows to batches on the device."""

@@ -1,0 +1,1 @@
+"""Vision-language models behind one seam: questions about pictures, answered as JSON."""
