@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.progress import Ticker
 from refine_ops import storage
+from refine_ops.chain import memory_needed, open_item
 from refine_ops.config import AccessSettings, RefineSettings, WorkerSettings
 from refine_ops.errors import ItemError
 from refine_ops.job.planning.plan import Plan, PlanReader, scan_manifest
@@ -14,7 +15,6 @@ from refine_ops.job.planning.remaining import input_uris
 from refine_ops.job.planning.rows import RowProblem
 from refine_ops.job.rank.byte_budget import ByteBudget
 from refine_ops.records import Item
-from refine_ops.refine import memory_needed, open_item
 
 _THREADS = 8
 _CHUNK = 64

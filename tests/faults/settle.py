@@ -4,11 +4,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from refine_ops import storage
+from refine_ops.chain import refine_image
 from refine_ops.config import RefineBatchConfig
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.manifest import read_items
 from refine_ops.records import Item
-from refine_ops.refine import refine_image
 
 from .conftest import Row, Table
 from .trivial_worker import TrivialRefiner

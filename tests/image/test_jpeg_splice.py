@@ -24,11 +24,11 @@ from PIL import ExifTags, Image
 from skimage.metrics import structural_similarity
 from test_strict_background import jpeg_allowance, near
 
+from refine_ops.chain import open_item
 from refine_ops.config import PasteSettings, RefineSettings, WriteSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import read, write
 from refine_ops.records import Item, Region
-from refine_ops.refine import open_item
 
 BOX = (70, 60, 101, 85)
 WIDTH, HEIGHT = 203, 149

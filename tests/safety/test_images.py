@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from refine_ops.chain import open_item
 from refine_ops.config import ImageLimits, RefineSettings
 from refine_ops.errors import ItemError
 from refine_ops.records import Item, Region
-from refine_ops.refine import open_item
 from tests.flows.site import ROOT
 
 _DECODE = """

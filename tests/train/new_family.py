@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from refine_ops.chain import refine_image
 from refine_ops.config import FocusSettings, ImageLimits, ModelSettings, RefineSettings
 from refine_ops.data import synthetic
 from refine_ops.data.stages.sample import damage
@@ -22,7 +23,6 @@ from refine_ops.eval.stats import cluster_interval, paired_comparison
 from refine_ops.image.read import decode, decode_mask
 from refine_ops.model.refiner import load_refiner
 from refine_ops.records import Item, Region
-from refine_ops.refine import refine_image
 from refine_ops.train.config import (
     CropSettings,
     LoraSettings,

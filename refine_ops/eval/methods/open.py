@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from refine_ops import storage
+from refine_ops.chain import Refinement, open_item, refine_image
 from refine_ops.config import ImageLimits, RefineSettings, pixel_settings
 from refine_ops.data.stages.sample import damage
 from refine_ops.errors import ItemError
@@ -18,7 +19,6 @@ from refine_ops.eval.cases.case_set import LoadedInput
 from refine_ops.eval.config import Control, ControlMethod, FolderMethod, MethodConfig, RefinerMethod
 from refine_ops.image.read import decode
 from refine_ops.records import Item, Region, U8Image
-from refine_ops.refine import Refinement, open_item, refine_image
 
 _READ = ("png", "jpg", "jpeg", "webp", "tif", "tiff")
 

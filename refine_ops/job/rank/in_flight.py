@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refine_ops import storage
+from refine_ops.chain import Finished, Refinement
 from refine_ops.config import AccessSettings
 from refine_ops.errors import ItemError
 from refine_ops.image.source import MEDIA_SUFFIX
 from refine_ops.job.planning.remaining import identity_from, identity_of, input_uris
 from refine_ops.records import Item, Outcome, Patch
-from refine_ops.refine import Finished, Refinement
 
 
 @dataclass(slots=True)

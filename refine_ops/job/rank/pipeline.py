@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 
 from refine_ops import storage
+from refine_ops.chain import Finished, Refinement, memory_needed, open_item
 from refine_ops.errors import ItemError, JobError
 from refine_ops.image.formats import png_pixels
 from refine_ops.job.ledger import LedgerWriter
@@ -27,7 +28,6 @@ from refine_ops.job.run_folder import RunFolder
 from refine_ops.job.scratch import Journal, Spec
 from refine_ops.proof.verify import VerifyError
 from refine_ops.records import Patch, Refiner
-from refine_ops.refine import Finished, Refinement, memory_needed, open_item
 
 logger = logging.getLogger(__name__)
 

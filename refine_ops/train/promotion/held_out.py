@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from refine_ops import storage
+from refine_ops.chain import refine_image
 from refine_ops.config import RefineSettings, pixel_settings
 from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.cases.case_set import CaseSet, EvalInput, load_input
@@ -25,7 +26,6 @@ from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.refiner import load_refiner
 from refine_ops.model.source import resolve_model
 from refine_ops.records import Alignment
-from refine_ops.refine import refine_image
 
 logger = logging.getLogger(__name__)
 
