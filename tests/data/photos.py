@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-import refine_ops.data.demo.material
+import refine_ops.data.demo
 from refine_ops.data.config import BuildDatasetConfig, ManifestSource
 from refine_ops.data.stages.masks import dilated
 from refine_ops.image.paste import blend_mask
 
-PHOTOS = Path(refine_ops.data.demo.material.__path__[0])
+PHOTOS = Path(refine_ops.data.demo.__path__[0])
 ANNOTATIONS: tuple[dict[str, Any], ...] = (
     {"image": "astronaut.jpg", "box": [150, 10, 305, 195], "description": "the astronaut's face"},
     {"image": "astronaut.jpg", "box": [130, 345, 212, 428], "description": "the mission patch"},
