@@ -12,17 +12,16 @@ import numpy as np
 
 from refine_ops.config import ImageLimits, RefineSettings
 from refine_ops.errors import ItemError
-from refine_ops.image import align, focus, paste, read, region, write
+from refine_ops.image import align, focus, paste, place, read, write
 from refine_ops.image.header import header_pixels
+from refine_ops.image.place import Marking, Place
+from refine_ops.image.region import region_mask
 from refine_ops.image.source import Format, Source
 from refine_ops.proof import verify
 from refine_ops.records import (
     Alignment,
-    Blend,
     Conditioning,
-    FocusCrop,
     Item,
-    Mask,
     Patch,
     Refiner,
     Region,
@@ -51,13 +50,11 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Turn:
-    """The region whose turn it is: where the model looks and where its patch will go."""
+    """The region whose turn it is."""
 
     region: Region
-    crop: FocusCrop
-    mask: Mask
-    blend: Blend
-    conditioning: Conditioning
+    place: Place
+    seed: int
 
 
 def seed_of(item: Item, region: Region) -> int:
@@ -81,10 +78,10 @@ def memory_needed(item: Item, inputs: Mapping[str, bytes], limits: ImageLimits) 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opened:
-    """An item's inputs, decoded and found to fit each other: the source, one mask per region, references by URI."""
+    """An item's inputs, decoded and found to fit each other: the source, its regions' markings, references by URI."""
 
     source: Source
-    masks: tuple[region.PackedMask, ...]
+    markings: tuple[Marking, ...]
     references: dict[str, U8Image]
 
 
@@ -101,13 +98,10 @@ def open_item(item: Item, inputs: Mapping[str, bytes], settings: RefineSettings)
     """
     limits, uris = settings.limits, _references(item)
     source = read.decode(inputs[item.image], name=item.image, limits=limits, matte=settings.write.matte)
-    masks = tuple(
-        region.PackedMask.of(region.region_mask(r, source.size, inputs[r.mask] if r.mask else None, limits))
-        for r in item.regions
-    )
-    if settings.paste.confine == "region":
-        for r, mask in zip(item.regions, masks, strict=True):
-            paste.permitted(source, region.paste_mask(mask.unpacked(), r.paste))
+    markings = []
+    for region in item.regions:
+        mask = region_mask(region, source.size, inputs[region.mask] if region.mask else None, limits)
+        markings.append(Marking.of(source, mask, region.paste, settings.paste))
     pixels = sum(header_pixels(inputs[uri]) for uri in uris)
     if pixels > limits.max_pixels:
         raise ItemError(
@@ -115,7 +109,9 @@ def open_item(item: Item, inputs: Mapping[str, bytes], settings: RefineSettings)
             f"{item.item_id}: its {len(uris)} references have {pixels:,} pixels together, over max_pixels "
             f"{limits.max_pixels:,}; make them smaller, the model sees them at its own size",
         )
-    return Opened(source, masks, {uri: read.decode_reference(inputs[uri], name=uri, limits=limits) for uri in uris})
+    return Opened(
+        source, tuple(markings), {uri: read.decode_reference(inputs[uri], name=uri, limits=limits) for uri in uris}
+    )
 
 
 def _references(item: Item) -> list[str]:
@@ -132,7 +128,7 @@ class Refinement:
 
     def __init__(self, item: Item, opened: Opened, settings: RefineSettings, refiner: Refiner) -> None:
         self._item, self._settings, self._refiner = item, settings, refiner
-        self._source, self._masks, self._references = opened.source, opened.masks, opened.references
+        self._source, self._markings, self._references = opened.source, opened.markings, opened.references
         self._canvas = paste.Canvas.from_source(self._source)
         self._outcomes: list[RegionOutcome] = []
         self._turn: _Turn | None = None
@@ -144,44 +140,18 @@ class Refinement:
     def conditioning(self) -> Conditioning:
         """What the model is given for the next region (Eq. 3-6)."""
         index = len(self._outcomes)
-        region_, mask = self._item.regions[index], self._masks[index].unpacked()
-        crop = self._crop(mask)
-        pasted = region.paste_mask(mask, region_.paste)
-        blend = self._blend(pasted, crop)
-        support = np.zeros_like(mask)
-        focus.crop_of(support, crop.crop)[:] = blend > 0
-        conditioning = Conditioning(
-            image=focus.view(self._canvas.rgb, crop),
-            mask=focus.view_mask(mask, crop),
-            support=focus.view_mask(support, crop),
-            prompt=region_.prompt,
-            seed=seed_of(self._item, region_),
-            reference=None if region_.reference is None else self._references[region_.reference],
-        )
-        self._turn = _Turn(region_, crop, focus.crop_of(pasted, crop.crop), blend, conditioning)
-        return conditioning
-
-    def _crop(self, mask: Mask) -> FocusCrop:
-        settings = self._settings.focus
-        reach = 0 if self._settings.paste.confine == "region" else self._settings.paste.reach_px
-        return focus.plan_crop(
-            mask,
-            margin_px=focus.margin_in_pixels(self._source.size, settings.margin, settings.margin_unit, reach),
+        region, settings = self._item.regions[index], self._settings
+        found = place.find(
+            self._markings[index],
+            settings.focus,
+            settings.paste,
             grid_px=self._refiner.grid_px,
-            pixels=settings.focus_pixels or self._refiner.focus_pixels,
+            focus_pixels=self._refiner.focus_pixels,
         )
-
-    def _blend(self, pasted: Mask, crop: FocusCrop) -> Blend:
-        settings = self._settings.paste
-        within = None
-        if settings.confine == "region":
-            within = focus.crop_of(paste.permitted(self._source, pasted), crop.crop)
-        return paste.blend_mask(
-            focus.crop_of(pasted, crop.crop),
-            dilate_px=settings.dilate_px,
-            blur_px=settings.blur_px,
-            policy=settings.blend,
-            within=within,
+        self._turn = _Turn(region, found, seed_of(self._item, region))
+        reference = None if region.reference is None else self._references[region.reference]
+        return place.conditioning(
+            self._canvas.rgb, found, prompt=region.prompt, seed=self._turn.seed, reference=reference
         )
 
     def absorb(self, patch: Patch) -> None:
@@ -189,24 +159,26 @@ class Refinement:
         turn = self._turn
         if turn is None:
             raise RuntimeError("absorb() before conditioning()")
-        window = focus.crop_of(self._canvas.rgb, turn.crop.crop)
-        known = align.known_pixels(turn.crop, turn.blend > 0, patch.generated)
-        correction = align.estimate(window, patch.pixels, turn.crop, known, self._settings.align)
-        before = window[turn.mask].astype(np.int16)
-        self._canvas.paste(turn.crop, align.undo(patch.pixels, turn.crop, correction), turn.blend)
-        change = float(np.abs(window[turn.mask] - before).mean())
+        crop, blend, pasted = turn.place.crop, turn.place.blend, turn.place.pasted
+        window = focus.crop_of(self._canvas.rgb, crop.crop)  # a view: pasting shows in it
+        known = align.known_pixels(crop, blend > 0, patch.generated)
+        correction = align.estimate(window, patch.pixels, crop, known, self._settings.align)
+        before = window[pasted].astype(np.int16)
+        self._canvas.paste(crop, align.undo(patch.pixels, crop, correction), blend)
+        change = float(np.abs(window[pasted] - before).mean())
         self._outcomes.append(self._outcome(turn, patch, correction.alignment, change))
         self._turn = None
 
     def _outcome(self, turn: _Turn, patch: Patch, drift: Alignment, change: float) -> RegionOutcome:
+        crop = turn.place.crop
         return RegionOutcome(
             region_id=turn.region.region_id,
-            seed=turn.conditioning.seed,
-            tight=turn.crop.tight,
-            crop=turn.crop.crop,
-            model_width=turn.crop.size[0],
-            model_height=turn.crop.size[1],
-            support_px=int(np.count_nonzero(turn.blend)),
+            seed=turn.seed,
+            tight=crop.tight,
+            crop=crop.crop,
+            model_width=crop.size[0],
+            model_height=crop.size[1],
+            support_px=int(np.count_nonzero(turn.place.blend)),
             reach_px=self._settings.paste.reach_px,
             change=change,
             batch_size=patch.batch_size,

@@ -37,6 +37,10 @@ class FocusSettings(Settings):
         None, gt=0, description="Pixel budget of one crop at model resolution; default is the preset's (1,048,576)."
     )
 
+    def switched_off(self) -> Self:
+        """The crop is the whole image, at the same pixel budget."""
+        return self.model_copy(update={"margin": 1_000_000, "margin_unit": "native"})
+
 
 class AlignSettings(Settings):
     """Undoing what the model did to the whole crop; every estimate is gated and limited."""
@@ -71,8 +75,8 @@ class PasteSettings(Settings):
 
     @property
     def reach_px(self) -> int:
-        """How far past the mask the blend's support reaches: 8 px for 7 and 11."""
-        return self.dilate_px // 2 + self.blur_px // 2
+        """How far past what is pasted the blend's support reaches: 8 px for 7 and 11, none where it is confined."""
+        return 0 if self.confine == "region" else self.dilate_px // 2 + self.blur_px // 2
 
 
 class WriteSettings(Settings):
@@ -198,7 +202,7 @@ class RefineBatchConfig(Settings):
     @model_validator(mode="after")
     def _reach_fits(self) -> Self:
         focus, paste = self.refine.focus, self.refine.paste
-        if focus.margin_unit == "native" and paste.confine == "none" and paste.reach_px > focus.margin:
+        if focus.margin_unit == "native" and paste.reach_px > focus.margin:
             raise ValueError(
                 f"the blend reaches {paste.reach_px} px past the mask (dilate_px {paste.dilate_px}, blur_px "
                 f"{paste.blur_px}) but the margin is {focus.margin} px; raise focus.margin or set paste.confine"

@@ -70,8 +70,7 @@ JUDGE_CONTROLS: tuple[ControlMethod, ...] = (
 
 def without_focus(settings: RefineSettings) -> RefineSettings:
     """The same with Focus-and-Refine switched off: the crop is the whole image, at the same pixel budget."""
-    focus = settings.focus.model_copy(update={"margin": 1_000_000, "margin_unit": "native"})
-    return settings.model_copy(update={"focus": focus})
+    return settings.model_copy(update={"focus": settings.focus.switched_off()})
 
 
 class MetricSettings(Settings):

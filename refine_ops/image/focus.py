@@ -73,12 +73,15 @@ def view(rgb: U8Image, crop: FocusCrop) -> U8Image:
     return np.asarray(Image.fromarray(part).resize(crop.size, Image.Resampling.LANCZOS))
 
 
-def view_mask(mask: Mask, crop: FocusCrop) -> Mask:
-    """M_c = Crop(M, C) at model size, `bool (h, w)`: True wherever any marked pixel falls; padding is not marked."""
-    x0, y0, x1, y1 = crop.crop
+def view_mask(part: Mask, crop: FocusCrop) -> Mask:
+    """M_c at model size, `bool (h, w)`: True wherever any marked pixel falls; padding is not marked.
+
+    Args:
+        part: The mask on C, `bool (crop h, crop w)`.
+    """
     left, top, right, bottom = crop.pad
-    part = np.pad(mask[y0:y1, x0:x1], ((top, bottom), (left, right)))
-    covered = Image.fromarray(part.astype(np.float32)).resize(crop.size, Image.Resampling.BOX)
+    padded = np.pad(part, ((top, bottom), (left, right)))
+    covered = Image.fromarray(padded.astype(np.float32)).resize(crop.size, Image.Resampling.BOX)
     return np.asarray(covered) > 0
 
 

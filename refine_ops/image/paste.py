@@ -1,29 +1,25 @@
 """Paste-back (Eq. 8-9) in the file's own colours and depth; nothing outside the blend's support is written."""
 
-from typing import Final, Literal
+from typing import Any, Final
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
+from refine_ops.config import PasteSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import colour
-from refine_ops.image.formats import jpeg, jpeg_blocks
 from refine_ops.image.source import F32, Samples, Source, as_stored, upright
 from refine_ops.records import Blend, FocusCrop, Mask, U8Image
 
 _KEEP_RANGE: Final = 16 / 255
 """Up to this change, the source's own colour beyond 8-bit sRGB is faded out rather than dropped."""
 _BLANK_RANGE: Final = 1 / 255
+PAPER_KERNELS: Final = PasteSettings()
+"""r = 7 and k = 11 of Eq. (8), the only place that names them being the settings' defaults."""
 
 
-def blend_mask(
-    mask: Mask,
-    *,
-    dilate_px: int = 7,
-    blur_px: int = 11,
-    policy: Literal["full", "paper"] = "full",
-    within: Mask | None = None,
-) -> Blend:
+def blend_mask(mask: Mask, settings: PasteSettings = PAPER_KERNELS, within: Mask | None = None) -> Blend:
     """Blur(Dilate(M_c; r), k), Eq. (8), at native resolution.
 
     The paper blends the focused view and then resizes; here r and k count native pixels, and sigma is what OpenCV
@@ -32,38 +28,23 @@ def blend_mask(
 
     Args:
         mask: What is pasted, `bool (crop h, crop w)`; it must hold a marked pixel.
-        within: Where change is permitted at all (`permitted`), same shape; the blend is 0 elsewhere.
+        within: Where change is permitted at all, same shape; the blend is 0 elsewhere.
     """
-    grown = cv2.dilate(mask.astype(np.float32), np.ones((dilate_px, dilate_px), np.uint8))
+    kernel = np.ones((settings.dilate_px, settings.dilate_px), np.uint8)
+    grown = cv2.dilate(mask.astype(np.float32), kernel)
     # Replicated borders: at the image's edge the blend stays what it is inside.
-    blend: Blend = cv2.GaussianBlur(grown, (blur_px, blur_px), 0, borderType=cv2.BORDER_REPLICATE)
-    blend = np.clip(blend, 0, 1)
-    if policy == "full":
+    size = settings.blur_px, settings.blur_px
+    blend: Blend = np.clip(cv2.GaussianBlur(grown, size, 0, borderType=cv2.BORDER_REPLICATE), 0, 1)
+    if settings.blend == "full":
         blend = np.minimum(blend / blend[mask].min(), np.float32(1))
     return blend if within is None else np.where(within, blend, np.float32(0))
 
 
-def reach(dilate_px: int, blur_px: int) -> int:
-    """How many pixels past the mask the blend's support reaches: 8 for 7 and 11."""
-    return dilate_px // 2 + blur_px // 2
-
-
-def permitted(source: Source, region: Mask) -> Mask:
-    """Where `confine: region` lets the image change, `bool (H, W)`: inside `region`; in a JPEG, in MCUs wholly inside.
-
-    Raises:
-        ItemError: `region.below_mcu` where no MCU lies wholly inside the region.
-    """
-    if source.format != "jpeg":
-        return region
-    orientation = source.native.orientation
-    stored = np.ascontiguousarray(as_stored(region, orientation))
-    inside = jpeg_blocks.whole_mcus(stored, jpeg.layout(source.data, source.name))
-    if not inside.any():
-        raise ItemError(
-            "region.below_mcu", f"{source.name}: no JPEG block lies wholly inside the region; use confine: none"
-        )
-    return upright(inside, orientation)
+def paste_back(below: U8Image, above: npt.NDArray[Any], blend: Blend) -> U8Image:
+    """Eq. (9) in 8 bits: `above` over `below` (0 to 255, `(h, w, 3)`); `below` bit for bit where the blend is 0."""
+    alpha = blend[:, :, None]
+    mixed = alpha * above + (1 - alpha) * below
+    return np.where(alpha > 0, np.rint(mixed), below).astype(np.uint8)
 
 
 class Canvas:

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from refine_ops.config import FocusSettings, ImageLimits, ModelSettings, PasteSettings, RefineSettings, Settings
 from refine_ops.eval.config import MetricSettings
+from refine_ops.records import PastePolicy
 
 
 class LoraSettings(Settings):
@@ -53,6 +54,9 @@ class CropSettings(Settings):
     focus: bool = Field(True, description="False: the whole image instead of the focus crop (Table 3's ablation).")
     geometry: FocusSettings = FocusSettings()
     paste: PasteSettings = Field(PasteSettings(), description="Its support is what sparse targets denoise.")
+    paste_policy: PastePolicy = Field(
+        "mask", description="As regions will say: the marked pixels, or all of their box."
+    )
     variants: int = Field(1, ge=1, le=64, description="Cached versions of each sample; jitter draws one each.")
     margin_jitter: float = Field(0.0, ge=0, lt=1, description="The margin is scaled by up to 1 +- this.")
     region_jitter_px: int = Field(0, ge=0, description="The region is dilated by up to this many image pixels.")

@@ -73,7 +73,7 @@ def chain(data: bytes) -> dict[str, float]:
     crop = focus.plan_crop(mask, margin_px=margin, grid_px=32, pixels=1 << 20)
     canvas = paste.Canvas.from_source(source)
     view = focus.view(canvas.rgb, crop)
-    focus.view_mask(mask, crop)
+    focus.view_mask(focus.crop_of(mask, crop.crop), crop)
     mark("focus")
     patch = view.astype(np.float32) * np.float32(0.9 / 255)
     mark("(patch)")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refine_ops.config import ImageLimits, WriteSettings
-from refine_ops.image import focus, paste, read, write
+from refine_ops.config import ImageLimits, PasteSettings, WriteSettings
+from refine_ops.image import focus, paste, place, read, write
 from refine_ops.image.source import Source
 from refine_ops.proof import verify
 from refine_ops.records import Box, FocusCrop, Verification
@@ -49,8 +49,8 @@ def refine(
     for box in boxes:
         mask = box_mask(source, box)
         crop = plan(mask)
-        within = focus.crop_of(paste.permitted(source, mask), crop.crop) if confine else None
-        blend = paste.blend_mask(focus.crop_of(mask, crop.crop), policy=policy, within=within)
+        within = focus.crop_of(place.permitted(source, mask), crop.crop) if confine else None
+        blend = paste.blend_mask(focus.crop_of(mask, crop.crop), PasteSettings(blend=policy), within)
         width, height = crop.size
         patch = np.clip(1 - focus.view(canvas.rgb, crop) / 255 + rng.normal(0, 0.1, (height, width, 3)), 0, 1)
         canvas.paste(crop, focus.unview(patch.astype(np.float32), crop), blend)

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refine_ops.config import ImageLimits
+from refine_ops.config import ImageLimits, PasteSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import focus, paste
 from refine_ops.image.region import paste_mask, region_mask, tight_box
 from refine_ops.records import Region, Scribble
 
 LIMITS = ImageLimits()
+PAPER = PasteSettings(blend="paper")
 
 
 @st.composite
@@ -63,7 +64,7 @@ def test_the_view_and_back_is_nearly_the_crop(mask: np.ndarray, seed: int) -> No
     rgb = np.rint(np.stack([wave, wave[::-1], 1 - wave], axis=2) * 255).astype(np.uint8)
     seen = focus.view(rgb, crop)
     assert seen.shape == (crop.size[1], crop.size[0], 3)
-    assert focus.view_mask(mask, crop).any()
+    assert focus.view_mask(focus.crop_of(mask, crop.crop), crop).any()
     back = focus.unview(seen.astype(np.float32) / 255, crop)
     truth = focus.crop_of(rgb, crop.crop)
     assert back.shape == truth.shape
@@ -95,7 +96,7 @@ def test_a_thin_stroke_stays_visible_when_the_view_shrinks() -> None:
     mask = np.zeros((2000, 2000), bool)
     mask[1000, 100:1900] = True
     crop = focus.plan_crop(mask, margin_px=64, grid_px=8, pixels=128 * 128)
-    assert focus.view_mask(mask, crop).any(axis=0).sum() > 100
+    assert focus.view_mask(focus.crop_of(mask, crop.crop), crop).any(axis=0).sum() > 100
 
 
 def test_a_budget_below_one_cell_is_a_clear_error() -> None:
@@ -160,12 +161,12 @@ def test_box_policy_fills_the_tight_box() -> None:
 def test_blend_follows_equation_8_and_reaches_8_px() -> None:
     mask = np.zeros((61, 61), bool)
     mask[20:40, 20:40] = True
-    paper = paste.blend_mask(mask, policy="paper")
-    full = paste.blend_mask(mask, policy="full")
+    paper = paste.blend_mask(mask, PAPER)
+    full = paste.blend_mask(mask)
     for blend in (paper, full):
         rows = np.nonzero(blend.any(axis=1))[0]
         assert (rows[0], rows[-1]) == (20 - 8, 39 + 8)
-        assert paste.reach(7, 11) == 8
+    assert PasteSettings().reach_px == 8
     # Eq. 8 by its definition: a box of 26 px convolved with OpenCV's sampled, normalised Gaussian of sigma 2.
     taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 2.0**2))
     line = np.convolve((np.arange(61) >= 17) & (np.arange(61) < 43), taps / taps.sum(), mode="same")
@@ -178,9 +179,9 @@ def test_a_one_pixel_stroke_is_fully_replaced() -> None:
     mask = np.zeros((41, 41), bool)
     mask[20, 5:35] = True
     assert (paste.blend_mask(mask)[mask] == 1).all()
-    assert paste.blend_mask(mask, policy="paper")[mask].max() < 0.95
+    assert paste.blend_mask(mask, PAPER)[mask].max() < 0.95
 
 
 def test_the_blend_stays_whole_at_the_images_edge() -> None:
     mask = np.ones((30, 30), bool)
-    assert (paste.blend_mask(mask, policy="paper") > 0.9999).all()
+    assert (paste.blend_mask(mask, PAPER) > 0.9999).all()

@@ -160,7 +160,7 @@ def test_a_region_that_cannot_be_confined_is_refused_before_anything_runs(rgb: n
     """By `check --open`, and before the model sees the item's other regions."""
     regions = tuple(Region(f"r{i}", "x", box=box) for i, box in enumerate([(0, 0, 64, 64), (3, 3, 12, 12)]))
     item, inputs = Item("a", "a.jpg", "a.jpg", regions, 0), {"a.jpg": jpeg(rgb, "420")}
-    assert len(open_item(item, inputs, RefineSettings()).masks) == 2
+    assert len(open_item(item, inputs, RefineSettings()).markings) == 2
     with pytest.raises(ItemError, match="no JPEG block lies wholly inside"):
         open_item(item, inputs, RefineSettings(paste=PasteSettings(confine="region")))
 

@@ -19,7 +19,7 @@ from refine_ops.config import FocusSettings, ImageLimits
 from refine_ops.data.stages.damages import DAMAGES
 from refine_ops.image import read
 from refine_ops.image.focus import margin_in_pixels, plan_crop
-from refine_ops.image.paste import blend_mask
+from refine_ops.image.paste import blend_mask, paste_back
 from refine_ops.image.region import region_mask
 from refine_ops.job.planning.manifest import SCHEMA
 from refine_ops.model import tiny
@@ -180,9 +180,7 @@ def _damage(image: U8Image, mask: Mask, spot: _Spot) -> U8Image:
     damaged = image
     for name, strength in spot.damage:
         damaged = DAMAGES[name](damaged, mask, strength, rng)
-    alpha = blend_mask(mask)[:, :, None]
-    mixed = np.where(alpha > 0, np.rint(alpha * damaged + (1 - alpha) * image), image)
-    return mixed.astype(np.uint8)
+    return paste_back(image, damaged, blend_mask(mask))
 
 
 def _encoded(image: U8Image, suffix: str) -> bytes:

@@ -7,12 +7,10 @@ import cv2
 import numpy as np
 
 from refine_ops.errors import ItemError
-from refine_ops.image.paste import blend_mask, reach
-from refine_ops.records import Blend, Box, Mask, U8Image
+from refine_ops.image.paste import PAPER_KERNELS, blend_mask, paste_back
+from refine_ops.records import Box, Mask, U8Image
 
-DILATE_PX: Final = 7
-BLUR_PX: Final = 11
-REACH_PX: Final = reach(DILATE_PX, BLUR_PX)
+REACH_PX: Final = PAPER_KERNELS.reach_px
 """The light paste-back uses Eq. 8's own kernels, so I and I* differ at most 8 px past M."""
 
 
@@ -43,20 +41,13 @@ class Sample:
     models: dict[str, str] = field(default_factory=dict)
 
 
-def paste_back(target: U8Image, degraded: U8Image, blend: Blend) -> U8Image:
-    """I = blend * degraded + (1 - blend) * I*, rounded; equal to I* bit for bit where the blend is 0."""
-    alpha = blend[:, :, None]
-    mixed = alpha * degraded + (1 - alpha) * target.astype(np.float32)
-    return np.where(alpha > 0, np.rint(mixed), target).astype(np.uint8)
-
-
 def damage(target: U8Image, mask: Mask, degraded: U8Image, box: Box) -> tuple[U8Image, Mask]:
     """I and the blend's support, both of the target's size: `degraded` pasted lightly (Eq. 8-9) where M marks `box`.
 
     `box` holds M and, away from the image's border, `REACH_PX` around it.
     """
     x0, y0, x1, y1 = box
-    blend = blend_mask(mask[y0:y1, x0:x1], dilate_px=DILATE_PX, blur_px=BLUR_PX, policy="full")
+    blend = blend_mask(mask[y0:y1, x0:x1])
     input_, support = target.copy(), np.zeros(mask.shape, bool)
     input_[y0:y1, x0:x1] = paste_back(target[y0:y1, x0:x1], degraded, blend)
     support[y0:y1, x0:x1] = blend > 0

@@ -15,7 +15,7 @@ from refine_ops.data.synthetic import assets, grounds
 from refine_ops.data.synthetic.marks import MARKS, Sprite
 from refine_ops.data.synthetic.prompts import prompt_for
 from refine_ops.errors import ItemError, JobError
-from refine_ops.image.paste import blend_mask
+from refine_ops.image.paste import blend_mask, paste_back
 from refine_ops.records import Mask, U8Image
 
 MaskKind = Literal["box", "object", "scribble"]
@@ -35,7 +35,7 @@ class Recipe:
 
     `pose` is the range of the reference's pose: 0 the very place and shape of the target's mark, 1 any other.
     `photo_regions` is the share of samples that damage a part of a photo instead of a mark (family `photo`).
-    `exclude` names families of marks or of damage never to draw. `support_px` are Eq. 8's r and k.
+    `exclude` names families of marks or of damage never to draw.
     """
 
     seed: int = 0
@@ -47,7 +47,6 @@ class Recipe:
     strength: tuple[float, float] = (0.0, 1.0)
     photo_share: float = 0.8
     photo_regions: float = 0.3
-    support_px: tuple[int, int] = (7, 11)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +105,8 @@ def _render(
         raise ItemError("mark.invisible", "the mark came out so faint or thin that it covers no pixel by half")
     allowed = {name: weight for name, weight in recipe.damages.items() if name not in recipe.exclude}
     damaged, damages = degrade(target, mask, rng, allowed, recipe.strength)
-    blend = blend_mask(mask, dilate_px=recipe.support_px[0], blur_px=recipe.support_px[1])
-    alpha = blend[:, :, None]
-    mixed = np.where(alpha > 0, np.rint(alpha * damaged + (1 - alpha) * target), target).astype(np.uint8)
+    blend = blend_mask(mask)
+    mixed = paste_back(target, damaged, blend)
     if np.square(mixed[mask].astype(np.float32) - target[mask]).mean() < LEAST_DAMAGE:
         raise ItemError("damage.invisible", f"{damages}: less than {LEAST_DAMAGE} squared levels changed in the mask")
     return SyntheticSample(

@@ -15,9 +15,9 @@ from refine_ops import storage
 from refine_ops.config import ImageLimits
 from refine_ops.data.schema import SAMPLES, VERSION
 from refine_ops.errors import ItemError, JobError
-from refine_ops.image import focus, paste, read
+from refine_ops.image import focus, place, read
 from refine_ops.model.presets import Preset
-from refine_ops.records import Conditioning, FocusCrop, Mask, U8Image
+from refine_ops.records import Conditioning, Mask, U8Image
 from refine_ops.train.config import CropSettings
 from refine_ops.train.samples.draws import derive_seed
 
@@ -105,53 +105,29 @@ def make_crop(
     if target.shape != source.rgb.shape:
         raise ItemError("sample.size", f"{sample.sample_id}: input {source.rgb.shape} and target {target.shape} differ")
     mask = read.decode_mask(files[sample.mask], name=sample.mask, size=source.size, limits=limits)
-    margin = settings.geometry.margin
+    looks = settings.geometry
     if settings.variants > 1:
         rng = np.random.default_rng(derive_seed(seed, sample.sample_id, variant))
-        margin = round(margin * (1 + settings.margin_jitter * rng.uniform(-1, 1)))
+        margin = round(looks.margin * (1 + settings.margin_jitter * rng.uniform(-1, 1)))
+        looks = looks.model_copy(update={"margin": margin})
         mask = _dilated(mask, int(rng.integers(0, settings.region_jitter_px + 1)))
-    crop = _plan(mask, margin, settings, preset)
     reference = None
     if sample.reference is not None:
         reference = read.decode_reference(files[sample.reference], name=sample.reference, limits=limits)
-    conditioning = Conditioning(
-        image=focus.view(source.rgb, crop),
-        mask=focus.view_mask(mask, crop),
-        support=focus.view_mask(_support(mask, crop, settings), crop),
-        prompt=sample.prompt,
-        seed=0,
-        reference=reference,
+    found = place.find(
+        place.Marking.of(source, mask, settings.paste_policy, settings.paste),
+        looks if settings.focus else looks.switched_off(),
+        settings.paste,
+        grid_px=preset.grid_px,
+        focus_pixels=preset.focus_pixels,
     )
-    return TrainingCrop(conditioning, focus.view(target, crop))
+    given = place.conditioning(source.rgb, found, prompt=sample.prompt, seed=0, reference=reference)
+    return TrainingCrop(given, focus.view(target, found.crop))
 
 
 def without_reference(sample: Sample) -> Sample:
     """The sample as reference dropout shows it."""
     return replace(sample, reference=None)
-
-
-def _plan(mask: Mask, margin: int, settings: CropSettings, preset: Preset) -> FocusCrop:
-    height, width = mask.shape
-    pixels = settings.geometry.focus_pixels or preset.focus_pixels
-    if not settings.focus:
-        return focus.plan_crop(np.ones_like(mask), margin_px=0, grid_px=preset.grid_px, pixels=pixels)
-    unit, reach = settings.geometry.margin_unit, settings.paste.reach_px
-    margin_px = focus.margin_in_pixels((width, height), margin, unit, reach)
-    return focus.plan_crop(mask, margin_px=margin_px, grid_px=preset.grid_px, pixels=pixels)
-
-
-def _support(mask: Mask, crop: FocusCrop, settings: CropSettings) -> Mask:
-    """Where the result would be pasted, `bool (H, W)`."""
-    support = np.zeros_like(mask)
-    x0, y0, x1, y1 = crop.crop
-    blend = paste.blend_mask(
-        mask[y0:y1, x0:x1],
-        dilate_px=settings.paste.dilate_px,
-        blur_px=settings.paste.blur_px,
-        policy=settings.paste.blend,
-    )
-    support[y0:y1, x0:x1] = blend > 0
-    return support
 
 
 def _dilated(mask: Mask, radius_px: int) -> Mask:

@@ -23,7 +23,7 @@ from refine_ops.data.stages.damages import ALL_EQUAL
 from refine_ops.data.synthetic.render import PHOTO
 from refine_ops.eval.metrics.perceptual import lpips_network
 from refine_ops.eval.stats import cluster_interval, paired_comparison
-from refine_ops.image.paste import blend_mask
+from refine_ops.image.paste import blend_mask, paste_back
 from refine_ops.model.refiner import StagedRefiner, load_refiner
 from refine_ops.records import Conditioning, U8Image
 from refine_ops.train.tiny.samples import REPAIRABLE
@@ -77,9 +77,7 @@ def refine(
     for start in range(0, len(items), size):
         batch = items[start : start + size]
         for item, patch in zip(batch, refiner.refine(batch), strict=True):
-            alpha = blend_mask(item.mask)[:, :, None] * patch.generated[:, :, None]
-            mixed = alpha * patch.pixels * 255 + (1 - alpha) * item.image
-            done.append(np.rint(mixed).astype(np.uint8))
+            done.append(paste_back(item.image, patch.pixels * 255, blend_mask(item.mask) * patch.generated))
     return done
 
 
