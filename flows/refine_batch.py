@@ -13,7 +13,7 @@ from flows.progress import ProgressDisplay, Ticker
 from flows.summary import RunSummary, summarise
 from refine_ops import adapters, storage
 from refine_ops.config import RefineBatchConfig, RefineSettings
-from refine_ops.errors import JobError
+from refine_ops.errors import JobError, RefineError
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.ledger import compact, outcomes_table, read_ledger, write_part
 from refine_ops.job.planning.canary import judge_canary, sample_canary
@@ -28,7 +28,7 @@ from refine_ops.report.review import read_review
 logger = logging.getLogger(__name__)
 
 
-class ErrorBudgetExceeded(Exception):
+class ErrorBudgetExceeded(RefineError):
     """More items are dead than the run may lose; everything that could be refined is refined and recorded."""
 
 

@@ -10,6 +10,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+KeepPatches = Literal["none", "flagged", "all"]
+"""Whose raw patches are kept beside the outputs: nobody's, those of regions whose drift was undone, everybody's."""
+
 
 class Settings(BaseModel):
     """Root of all settings: immutable, and unknown keys are errors."""
@@ -190,7 +193,7 @@ class RefineBatchConfig(Settings):
     lanes: Literal["local", "work-pool"] = Field("local", description="One node, or child runs on a work pool.")
     lane_count: int = Field(8, ge=1, description="Child runs with lanes='work-pool': more than nodes.")
     lane_attempts: int = Field(3, ge=1, description="Times a failed lane's shards are dispatched; preemption is free.")
-    keep_patches: Literal["none", "flagged", "all"] = "none"
+    keep_patches: KeepPatches = "none"
     report_items: int = Field(
         20_000,
         ge=0,

@@ -6,12 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flows.progress import Ticker
-from refine_ops import storage
 from refine_ops.chain import memory_needed, open_item
 from refine_ops.config import AccessSettings, RefineSettings, WorkerSettings
 from refine_ops.errors import ItemError
+from refine_ops.job.inputs import read_inputs
 from refine_ops.job.planning.plan import Plan, PlanReader, scan_manifest
-from refine_ops.job.planning.remaining import input_uris
 from refine_ops.job.planning.rows import RowProblem
 from refine_ops.job.rank.byte_budget import ByteBudget
 from refine_ops.records import Item
@@ -53,10 +52,7 @@ def _open_all(plan: PlanReader, access: AccessSettings, settings: RefineSettings
 def _open(item: Item, access: AccessSettings, settings: RefineSettings, budget: ByteBudget) -> RowProblem | None:
     held = 0
     try:
-        inputs = {}
-        for uri in input_uris(item):
-            storage.check_access(uri, access)
-            inputs[uri] = storage.read(uri, settings.limits.max_bytes)
+        inputs = read_inputs(item, access, settings.limits.max_bytes)
         size = memory_needed(item, inputs, settings.limits)
         budget.acquire(size)
         held = size

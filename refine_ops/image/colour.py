@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
+from refine_ops.errors import RefineError
 from refine_ops.image.source import F32, Model, Native, Samples
 from refine_ops.records import F32Image, U8Image
 
@@ -19,7 +20,7 @@ _PHASES: Final = 16
 """Dither phases averaged for 16-bit files: LittleCMS through Pillow is 8-bit, the average resolves 1/16 of a step."""
 
 
-class BadProfile(ValueError):
+class BadProfile(RefineError):
     """An embedded ICC profile that is damaged or made for another colour model."""
 
 

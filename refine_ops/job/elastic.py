@@ -18,7 +18,6 @@ from typing import IO
 from refine_ops.config import child_environment
 
 _PR_SET_PDEATHSIG = 1
-_PARENT = "REFINE_OPS_PARENT_PID"
 
 
 def run_elastic(
@@ -44,9 +43,9 @@ def run_elastic(
     Returns:
         The agent's exit code: 0, or 1 if any rank failed. Which rank, and why, is for the caller's own records.
     """
-    command = [sys.executable, "-m", __name__, "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, "-m", __name__, str(os.getpid()), "--standalone", "--nproc-per-node", str(processes)]
     command += ["--max-restarts", "0", "--module", module, *arguments]
-    env = {**child_environment(), **(environment or {}), _PARENT: str(os.getpid())}
+    env = {**child_environment(), **(environment or {})}
     if processes > 1:
         env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     else:
@@ -100,12 +99,13 @@ def die_with_parent(parent_pid: int | None = None) -> None:
         sys.exit(1)
 
 
-def _agent() -> None:
-    die_with_parent(int(os.environ[_PARENT]))
+def _agent(parent_pid: str, *arguments: str) -> None:
+    # Before torch is imported, which takes seconds in which the parent may die.
+    die_with_parent(int(parent_pid))
     from torch.distributed.run import main
 
-    main(sys.argv[1:])
+    main(list(arguments))
 
 
 if __name__ == "__main__":
-    _agent()
+    _agent(*sys.argv[1:])

@@ -21,12 +21,13 @@ import pyarrow.compute as pc
 from refine_ops import storage
 from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import JobError
+from refine_ops.job import outcome
 from refine_ops.job.elastic import run_elastic
 from refine_ops.job.ledger import outcomes_table, read_parts, write_part
 from refine_ops.job.planning.plan import PlanReader
-from refine_ops.job.planning.remaining import Remaining, identity_of
+from refine_ops.job.planning.remaining import Remaining
 from refine_ops.job.run_folder import RunFolder
-from refine_ops.job.scratch import Progress, Scratch, Spec
+from refine_ops.job.scratch import Assignment, Progress, Scratch, Spec, assignments_of
 from refine_ops.records import Outcome
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,9 @@ class Node:
         self._folder, self._config, self._processes, self._on_progress = folder, config, processes, on_progress
         self._plan = PlanReader(folder.plan)
         self._total = Progress()
+        self._replace: dict[int, bool] = {}
         self._launches = self._deaths = 0
+        self._lost_attempts: Counter[int] = Counter()
         self._solo_deaths: Counter[int] = Counter()
         self._started = time.monotonic()
 
@@ -72,29 +75,34 @@ class Node:
         Raises:
             JobError: the run folder cannot be written, or ranks die without ever taking up an item.
         """
-        replace = dict(zip(remaining.positions.tolist(), remaining.replace.tolist(), strict=True))
+        self._replace = dict(zip(remaining.positions.tolist(), remaining.replace.tolist(), strict=True))
         todo, suspects, fruitless = remaining.positions, np.zeros(0, np.int64), 0
         with tempfile.TemporaryDirectory(prefix="refine-ops-") as scratch_root:
             while len(todo):
                 solo = len(suspects) > 0
                 work = suspects if solo else todo
                 scratch = Scratch(Path(scratch_root) / f"launch-{self._launches}")
-                code, finished = self._launch(scratch, work, np.array([replace[p] for p in work.tolist()], bool), solo)
-                held = np.setdiff1d(np.array(scratch.in_flight(), np.int64), finished)
+                code, finished = self._launch(scratch, work, solo)
+                # A rank that died wrote its journal to the last moment, but perhaps not its last outcomes: what it had
+                # let go without one is done again, what it had in hand is suspect.
+                lost = np.setdiff1d(np.array(scratch.in_flight(), np.int64), finished)
+                self._lost_attempts.update(lost.tolist())
                 if solo:
-                    finished = np.union1d(finished, self._sentence(held))
+                    finished = np.union1d(finished, self._dead_letter_killers(lost))
                 todo = np.setdiff1d(todo, finished)
-                suspects = np.setdiff1d(suspects, finished) if solo else np.intersect1d(held, todo)
+                # Alone, a suspect stays one until it has an outcome; in company, all that were in hand become suspects.
+                suspects = np.setdiff1d(suspects, finished) if solo else np.intersect1d(lost, todo)
                 if code:
                     self._deaths += 1
                     logger.warning("a rank died; %d items are suspect and run alone", len(suspects))
-                fruitless = 0 if len(finished) or len(held) else fruitless + 1
+                # A launch that took something up got further: it names a suspect, and that ends by `max_deaths`.
+                fruitless = 0 if len(finished) or len(lost) else fruitless + 1
                 if fruitless >= _FRUITLESS_LAUNCHES:
                     raise JobError(f"ranks end before taking up any item; the end of their log:\n{scratch.log_tail()}")
         return NodeVerdict(self._launches, self._deaths, self._total, time.monotonic() - self._started)
 
     def _launch(
-        self, scratch: Scratch, positions: npt.NDArray[np.int64], replace: npt.NDArray[np.bool_], solo: bool
+        self, scratch: Scratch, positions: npt.NDArray[np.int64], solo: bool
     ) -> tuple[int, npt.NDArray[np.int64]]:
         """Run one group of ranks to its end; the exit code and the positions that have an outcome now."""
         config = self._config
@@ -104,7 +112,8 @@ class Node:
             solo=solo,
             writer=uuid.uuid4().hex[:8],
         )
-        scratch.write_work(spec, positions, replace)
+        lost = self._lost_attempts
+        scratch.assign(spec, assignments_of(Assignment(p, self._replace[p], lost[p]) for p in positions.tolist()))
         self._launches += 1
         code = run_elastic(
             self._module,
@@ -131,40 +140,23 @@ class Node:
         finished: npt.NDArray[np.int64] = positions[np.asarray(pc.is_in(ids, value_set=recent))]
         return finished
 
-    def _sentence(self, held: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Count solitary deaths and dead-letter who has too many; returns those."""
-        guilty = []
-        for position in held.tolist():
+    def _dead_letter_killers(self, lost: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Count the deaths of items that ran alone, and dead-letter those with too many; returns their positions."""
+        killers = []
+        for position in lost.tolist():
             self._solo_deaths[position] += 1
             if self._solo_deaths[position] >= self._config.worker.max_deaths:
-                guilty.append(position)
-        if guilty:
-            outcomes = [self._killed(position) for position in guilty]
+                killers.append(position)
+        if killers:
+            outcomes = [self._killed(position) for position in killers]
             write_part(self._folder.outcomes, outcomes_table(outcomes), "launcher")
-        return np.array(guilty, np.int64)
+        return np.array(killers, np.int64)
 
     def _killed(self, position: int) -> Outcome:
         item, request = self._plan.item(position)
         deaths = self._solo_deaths[position]
         logger.error("item %s killed its process %d times when run alone; it is dead-lettered", item.item_id, deaths)
-        message = (
-            f"killed the worker {deaths} times when run alone (crash, out of memory or hang); look at the file itself"
-        )
-        return Outcome(
-            item_id=item.item_id,
-            fingerprint="",
-            status="dead",
-            request=request,
-            identity=identity_of(item),
-            category=item.category,
-            reason="worker.killed",
-            message=message,
-            row=item.row,
-            image=item.image,
-            output=item.output,
-            attempts=deaths + 1,
-            finished_at=time.time(),
-        )
+        return outcome.killed(item, request, attempts=self._lost_attempts[position], alone=deaths)
 
     def _report(self, current: Progress) -> None:
         if self._on_progress:

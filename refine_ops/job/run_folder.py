@@ -55,7 +55,7 @@ class RunFolder:
         """Where the mask of what changed is written, if asked for, in image coordinates."""
         return storage.join(self.uri, "masks", f"{output}.png")
 
-    def evidence_of(self, output: str) -> str:
+    def broken_promise_of(self, output: str) -> str:
         """Where the picture of a broken promise is kept."""
         return storage.join(self.uri, "evidence", f"{output}.png")
 

@@ -7,14 +7,15 @@ kernel, so they survive the death of the process.
 import json
 import os
 import threading
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from refine_ops.config import AccessSettings, RefineSettings, WorkerSettings
+from refine_ops.config import AccessSettings, KeepPatches, RefineSettings, WorkerSettings
 
 _AGENT_REPORT: Final = "torch/distributed/elastic/multiprocessing/api.py"
 
@@ -29,9 +30,28 @@ class Spec:
     refine: RefineSettings
     worker: WorkerSettings
     access: AccessSettings
-    keep_patches: str
+    keep_patches: KeepPatches
     solo: bool
     writer: str = "rank"
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One item for the ranks: its position in the plan, whether its output may take another one's place, and how often
+    it was taken up before in this start by ranks that died."""
+
+    position: int
+    replace: bool = False
+    earlier_attempts: int = 0
+
+
+Assignments = npt.NDArray[np.void]
+"""Many of them, as a structured array: a node may be given millions."""
+_ASSIGNMENT: Final = np.dtype([("position", np.int64), ("replace", np.bool_), ("earlier_attempts", np.int32)])
+
+
+def assignments_of(many: Iterable[Assignment]) -> Assignments:
+    return np.array([astuple(one) for one in many], _ASSIGNMENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +77,8 @@ class Scratch:
     def log(self) -> Path:
         return self.path / "ranks.log"
 
-    def write_work(self, spec: Spec, positions: npt.NDArray[np.int64], replace: npt.NDArray[np.bool_]) -> None:
+    def assign(self, spec: Spec, assignments: Assignments) -> None:
+        """Tell the ranks what to do; `assignments` are taken in their order."""
         models = {name: getattr(spec, name).model_dump(mode="json") for name in ("refine", "worker", "access")}
         plain = {
             "run": spec.run,
@@ -66,16 +87,15 @@ class Scratch:
             "solo": spec.solo,
             "writer": spec.writer,
         }
-        (self.path / "spec.json").write_text(json.dumps({**plain, **models}))
-        np.save(self.path / "positions.npy", positions)
-        np.save(self.path / "replace.npy", replace)
+        np.save(self.path / "assignments.npy", assignments)
+        _replace(self.path / "spec.json", json.dumps({**plain, **models}))
 
-    def read_work(self) -> tuple[Spec, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    def assigned(self) -> tuple[Spec, Assignments]:
         raw = json.loads((self.path / "spec.json").read_text())
         raw["refine"] = RefineSettings.model_validate(raw["refine"])
         raw["worker"] = WorkerSettings.model_validate(raw["worker"])
         raw["access"] = AccessSettings.model_validate(raw["access"])
-        return Spec(**raw), np.load(self.path / "positions.npy"), np.load(self.path / "replace.npy")
+        return Spec(**raw), np.load(self.path / "assignments.npy")
 
     def write_progress(self, rank: int, progress: Progress) -> None:
         _replace(self.path / f"progress-{rank}.json", json.dumps(asdict(progress)))

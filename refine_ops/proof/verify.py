@@ -23,11 +23,11 @@ _STRIP_PX: Final = 1 << 16
 
 
 class VerifyError(ItemError):
-    """A broken promise. `evidence` is a PNG: source beside output around the first offending pixel (may be empty)."""
+    """A broken promise. `picture` is a PNG: source beside output around the first offending pixel (may be empty)."""
 
-    def __init__(self, reason: str, message: str, evidence: bytes = b"") -> None:
+    def __init__(self, reason: str, message: str, picture: bytes = b"") -> None:
         super().__init__(reason, message)
-        self.evidence = evidence
+        self.picture = picture
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,9 @@ from refine_ops.image import read
 from refine_ops.job.ledger import LedgerWriter, read_ledger
 from refine_ops.job.planning.manifest import SCHEMA
 from refine_ops.job.planning.plan import PlanReader, make_plan
-from refine_ops.job.rank.pipeline import Lane
+from refine_ops.job.rank.pipeline import Pipeline
 from refine_ops.job.run_folder import RunFolder
-from refine_ops.job.scratch import Journal, Scratch, Spec
+from refine_ops.job.scratch import Assignment, Journal, Scratch, Spec
 from tests.faults.trivial_worker import TrivialRefiner
 
 LIMITS = ImageLimits()
@@ -72,11 +72,11 @@ def through_the_worker(folder: Path, rows: list[dict[str, object]]) -> None:
     positions = iter(range(len(rows)))
     ledger = LedgerWriter(run.outcomes, "bench")
 
-    def take() -> tuple[int, bool] | None:
+    def take() -> Assignment | None:
         position = next(positions, None)
-        return None if position is None else (position, False)
+        return None if position is None else Assignment(position)
 
-    lane = Lane(
+    pipeline = Pipeline(
         spec=spec,
         folder=run,
         plan=PlanReader(run.plan),
@@ -87,7 +87,7 @@ def through_the_worker(folder: Path, rows: list[dict[str, object]]) -> None:
         journal=Journal(Scratch(folder / "scratch"), 0),
         rank=0,
     )
-    lane.run()
+    pipeline.run()
     ledger.flush()
     outcomes = read_ledger(run.outcomes).to_pylist()
     assert [o["status"] for o in outcomes] == ["done"] * len(rows), outcomes[0]

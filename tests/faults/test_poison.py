@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings
+from refine_ops.job.ledger import read_ledger
 
 from .conftest import Table
 from .node import FAST, make_items, run_node
@@ -29,6 +30,10 @@ def test_a_segfault_ends_in_the_dead_letter_after_two_solitary_tries(
     assert verdict.deaths == 3, "once in company, twice alone"
     promise = "tried alone twice, then dead; its company is refined"
     settle(table, config, published, "segfault", promise, {"item-0023": "worker.killed"})
+    rows = read_ledger(str(tmp_path / "run" / "outcomes")).to_pylist()
+    attempts = {row["item_id"]: row["attempts"] for row in rows}
+    assert attempts.pop("item-0023") == 3
+    assert set(attempts.values()) == {1, 2}, "who was in hand when the rank died was tried twice"
 
 
 def test_a_hung_model_call_is_ended_by_the_watchdog(table: Table, tmp_path: Path, published: Path) -> None:

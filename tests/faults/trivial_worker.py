@@ -71,13 +71,20 @@ def load(settings: ModelSettings, device: torch.device) -> TrivialRefiner:
 
 
 def kill_tree() -> None:
-    """SIGKILL to the launcher, the agent and this process: the power goes."""
-    for pid in (int(os.environ["REFINE_OPS_PARENT_PID"]), os.getppid(), os.getpid()):
+    """SIGKILL to the launcher, the agent where there is one, and this process: the power goes."""
+    above = [os.getpid(), os.getppid(), _parent_of(os.getppid())]
+    for pid in reversed(above):
         # The other rank may have been quicker; then these numbers belong to nobody, or to somebody else.
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
             if b"tests.faults" in command or b"refine_ops.job.elastic" in command:
                 os.kill(pid, signal.SIGKILL)
+
+
+def _parent_of(pid: int) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 def inject() -> None:

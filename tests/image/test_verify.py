@@ -43,7 +43,7 @@ def test_one_level_in_one_pixel_outside_is_caught(kind: str, at: tuple[int, int]
     error = verdict(done, make(samples))
     assert error.reason == "verify.background_changed"
     assert "1 px outside" in str(error)
-    assert Image.open(BytesIO(error.evidence)).size[1] > 0
+    assert Image.open(BytesIO(error.picture)).size[1] > 0
 
 
 def test_a_resaved_jpeg_is_caught_even_at_its_own_tables() -> None:
@@ -124,7 +124,7 @@ def test_evidence_shows_source_output_and_difference() -> None:
     samples = done.canvas.samples.copy()
     samples[5, 6] = 255 - samples[5, 6]
     error = verdict(done, png(samples))
-    shown = pillow_samples(error.evidence)
+    shown = pillow_samples(error.picture)
     third = shown.shape[1] // 3
     assert np.array_equal(shown[5, 6], RGB[5, 6])
     assert np.array_equal(shown[5, third + 6], 255 - RGB[5, 6])

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from refine_ops.config import AccessSettings
+from refine_ops.job.inputs import identity_of
 from refine_ops.job.ledger import LedgerWriter, compact, dead_letter, outcomes_table, read_ledger, write_part
 from refine_ops.job.planning.plan import PlanReader, make_plan, problem_outcomes, request_of
-from refine_ops.job.planning.remaining import identity_of, remaining
+from refine_ops.job.planning.remaining import remaining
 from refine_ops.records import Alignment, Outcome, RegionOutcome, Verification
 
 from .test_manifest import nested, write

@@ -43,6 +43,16 @@ def _check_call(call: ast.Call) -> None:
         assert given.get("weights_only") == "True", where
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(ROOT)))
+def test_errors_that_leave_a_module_have_one_root_and_the_environment_has_one_reader(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and node.name != "RefineError":
+            roots = {ast.unparse(b) for b in node.bases} & {"Exception", "BaseException", "ValueError", "RuntimeError"}
+            assert not roots, f"line {node.lineno}: {node.name} is no RefineError"
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv"):
+            assert path.name == "config.py", f"line {node.lineno}: only config.py reads the environment"
+
+
 def settings_classes() -> list[type[BaseModel]]:
     import flows.build_dataset
     import flows.drift_report

@@ -19,12 +19,13 @@ from refine_ops.data.building.shard import ShardReport, build_shard
 from refine_ops.data.config import BuildDatasetConfig
 from refine_ops.data.plan import Candidate
 from refine_ops.data.stages.attempt import Maker
+from refine_ops.errors import RefineError
 
 Shards = Mapping[int, list[Candidate]]
 """Part number -> its candidates, in order."""
 
 
-class WorkerDied(Exception):
+class WorkerDied(RefineError):
     """A worker was killed or crashed. `samples` were in the works somewhere: one of them may be why."""
 
     def __init__(self, samples: list[str]) -> None:

@@ -8,12 +8,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from refine_ops.errors import JobError
+from refine_ops.errors import JobError, RefineError
 
 Trunk = Literal["alexnet", "vgg16"]
 
 
-class MissingWeights(Exception):
+class MissingWeights(RefineError):
     """No source has the weights: the metric is reported as missing with this message, not as a number."""
 
 

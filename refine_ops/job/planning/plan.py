@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from refine_ops import storage
 from refine_ops.config import AccessSettings
 from refine_ops.errors import ItemError, JobError
+from refine_ops.job import outcome
 from refine_ops.job.planning.manifest import SCHEMA, read_items
 from refine_ops.job.planning.rows import RowProblem
 from refine_ops.progress import OnProgress, no_progress
@@ -147,22 +147,9 @@ def refuse(manifest: str, problems: Sequence[RowProblem]) -> None:
 
 def problem_outcomes(problems: Sequence[RowProblem], known: pa.Table) -> list[Outcome]:
     """Dead outcomes of rows that cannot be refined, without those the ledger (column `request`) already has."""
-    requests = [hashlib.blake2b(f"{p.item_id}\0{p.message}".encode(), digest_size=16).hexdigest() for p in problems]
     seen = set(known["request"].to_pylist()) if problems else set()
-    return [
-        Outcome(
-            item_id=p.item_id,
-            fingerprint="",
-            status="dead",
-            request=request,
-            reason=p.reason,
-            message=p.message,
-            row=p.row,
-            finished_at=time.time(),
-        )
-        for p, request in zip(problems, requests, strict=True)
-        if request not in seen
-    ]
+    found = (outcome.refused(p.item_id, p.row, p.reason, p.message) for p in problems)
+    return [dead for dead in found if dead.request not in seen]
 
 
 class _Sharder:

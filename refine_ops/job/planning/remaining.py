@@ -1,7 +1,5 @@
 """What of a plan is still to be done: the plan compared with the ledger, and with the stores where asked."""
 
-import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,10 +8,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from refine_ops import storage
-from refine_ops.errors import ItemError
+from refine_ops.job.inputs import identity_of
 from refine_ops.job.planning.plan import PlanReader
-from refine_ops.records import Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +46,3 @@ def remaining(plan: PlanReader, ledger: pa.Table, *, recheck: bool, retry_dead: 
                 skip[chunk] = [a == b for a, b in zip(now, recorded[chunk], strict=True)]
     todo = np.flatnonzero(~skip)
     return Remaining(todo, known[todo], done=int((skip & ~dead).sum()), dead=int((skip & dead).sum()))
-
-
-def identity_of(item: Item) -> str:
-    """What the stores say of all inputs of an item, without reading them; absent ones count as 'missing'."""
-    return identity_from({uri: _identity(uri) for uri in input_uris(item)})
-
-
-def identity_from(identities: dict[str, str]) -> str:
-    text = json.dumps(sorted(identities.items()))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def input_uris(item: Item) -> list[str]:
-    """Image, masks and references, each once."""
-    named = [item.image, *(uri for r in item.regions for uri in (r.mask, r.reference) if uri)]
-    return list(dict.fromkeys(named))
-
-
-def _identity(uri: str) -> str:
-    try:
-        return storage.identity(uri)
-    except ItemError as e:
-        return e.reason

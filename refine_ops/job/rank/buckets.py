@@ -18,8 +18,8 @@ class Buckets:
         self._waiting: dict[Hashable, list[Flight]] = defaultdict(list)
 
     def add(self, flight: Flight) -> None:
-        assert flight.work is not None
-        self._waiting[flight.work.bucket].append(flight)
+        assert flight.prepared is not None
+        self._waiting[flight.prepared.bucket].append(flight)
 
     def pop_full(self) -> list[Flight]:
         """A whole batch, or nothing."""

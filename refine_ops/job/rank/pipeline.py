@@ -13,21 +13,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from refine_ops import storage
-from refine_ops.chain import Finished, Refinement, memory_needed, open_item
+from refine_ops.chain import Refinement, memory_needed, open_item
 from refine_ops.errors import ItemError, JobError
-from refine_ops.image.formats import png_pixels
+from refine_ops.job import outcome
+from refine_ops.job.inputs import read_inputs
 from refine_ops.job.ledger import LedgerWriter
+from refine_ops.job.outcome import Attempt
 from refine_ops.job.planning.plan import PlanReader
 from refine_ops.job.rank.buckets import Buckets
 from refine_ops.job.rank.byte_budget import ByteBudget
 from refine_ops.job.rank.in_flight import Flight
+from refine_ops.job.rank.publish import Publisher
 from refine_ops.job.run_folder import RunFolder
-from refine_ops.job.scratch import Journal, Spec
+from refine_ops.job.scratch import Assignment, Journal, Spec
 from refine_ops.proof.verify import VerifyError
-from refine_ops.records import Patch, Refiner
+from refine_ops.records import Outcome, Patch, Refiner
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +48,11 @@ class Counts:
     first_image_s: float = 0.0
 
 
-class Lane:
+class Pipeline:
     """Runs items through one refiner until `take` returns None or `stop` is called.
 
     Args:
-        take: The next (position in the plan, whether its output may be replaced), or None; called by several threads.
+        take: The next assignment, or None where all are taken; called by several threads.
         device_works: Asked after a failed batch; False (a sticky CUDA error) ends the process, not the item.
     """
 
@@ -61,7 +62,7 @@ class Lane:
         spec: Spec,
         folder: RunFolder,
         plan: PlanReader,
-        take: Callable[[], tuple[int, bool] | None],
+        take: Callable[[], Assignment | None],
         refiner: Refiner,
         device_works: Callable[[], bool],
         ledger: LedgerWriter,
@@ -81,6 +82,7 @@ class Lane:
         self._plan_lock = threading.Lock()
         self._changed = threading.Condition()
         self._buckets = Buckets(refiner.batch_size)
+        self._publisher = Publisher(folder, spec.keep_patches)
         self._in_flight: dict[int, Flight] = {}
         self._readers_left = 1 if spec.solo else spec.worker.read_threads
         self._finishing: queue.SimpleQueue[tuple[Flight, Patch] | None] = queue.SimpleQueue()
@@ -134,7 +136,7 @@ class Lane:
                 if taken is None:
                     self._slots.release()
                     return
-                self._admit(*taken)
+                self._admit(taken)
         except JobError as e:
             self.fail(e)
         finally:
@@ -142,34 +144,36 @@ class Lane:
                 self._readers_left -= 1
                 self._changed.notify_all()
 
-    def _admit(self, position: int, replace: bool) -> None:
-        self._journal.take(position)
+    def _admit(self, taken: Assignment) -> None:
+        # Before anything is read: whatever kills this process from here on has a suspect.
+        self._journal.take(taken.position)
         with self._plan_lock:
-            item, request = self._plan.item(position)
-        flight = Flight(position, replace, item, request)
+            item, request = self._plan.item(taken.position)
+        attempt = Attempt(item, request, self.spec.fingerprint, self._rank, number=taken.earlier_attempts + 1)
+        flight = Flight(taken.position, taken.replace, attempt)
         with self._changed:
-            self._in_flight[position] = flight
+            self._in_flight[taken.position] = flight
         self._at_item_boundary(flight, self._open)
 
     def _open(self, flight: Flight) -> None:
         limits = self.spec.refine.limits
         self._folder.refuse_own_output(flight.item.image)
-        with flight.timed("read"):
-            inputs = flight.read_inputs(self.spec.access, limits.max_bytes)
+        with flight.attempt.timed("read"):
+            inputs = read_inputs(flight.item, self.spec.access, limits.max_bytes, flight.attempt.inputs)
         needed = memory_needed(flight.item, inputs, limits)
         self._budget.acquire(needed)
         flight.held_bytes = needed
-        with flight.timed("decode"):
+        with flight.attempt.timed("decode"):
             opened = open_item(flight.item, inputs, self.spec.refine)
             flight.refinement = Refinement(flight.item, opened, self.spec.refine, self._refiner)
         self._await_model(flight)
 
     def _await_model(self, flight: Flight) -> None:
         assert flight.refinement is not None
-        with flight.timed("focus"):
+        with flight.attempt.timed("focus"):
             conditioning = flight.refinement.conditioning()
             flight.model_size = (conditioning.image.shape[1], conditioning.image.shape[0])
-            flight.work = self._refiner.prepare(conditioning)
+            flight.prepared = self._refiner.prepare(conditioning)
         flight.waiting_since = time.monotonic()
         with self._changed:
             self._buckets.add(flight)
@@ -193,7 +197,7 @@ class Lane:
         """Run the model; where a batch fails, one by one, so that only the items that fail alone are dead."""
         started = self.model_call_started = time.monotonic()
         try:
-            patches: list[Patch | None] = list(self._refiner.refine_prepared([flight.work for flight in batch]))
+            patches: list[Patch | None] = list(self._refiner.refine_prepared([flight.prepared for flight in batch]))
         except Exception as e:  # an item boundary: whatever it is, it is recorded or it ends the rank
             if not self._device_works():
                 raise
@@ -211,7 +215,7 @@ class Lane:
         self.counts.model_s += elapsed
         self.counts.regions += len(batch)
         for flight in batch:
-            flight.timings_s["refine"] = flight.timings_s.get("refine", 0.0) + elapsed / len(batch)
+            flight.attempt.add_time("refine", elapsed / len(batch))
         return patches
 
     # -- behind the model
@@ -220,44 +224,28 @@ class Lane:
         while (entry := self._finishing.get()) is not None:
             flight, patch = entry
             try:
-                self._at_item_boundary(flight, partial(self._absorb, patch=patch))
+                self._at_item_boundary(flight, partial(self._paste, patch=patch))
             except JobError as e:
                 self.fail(e)
 
-    def _absorb(self, flight: Flight, patch: Patch) -> None:
-        assert flight.refinement is not None
-        if self.spec.keep_patches != "none":
-            flight.patches[flight.item.regions[len(flight.patches)].region_id] = patch
-        with flight.timed("paste"):
-            flight.refinement.absorb(patch)
-        if not flight.refinement.complete:
+    def _paste(self, flight: Flight, patch: Patch) -> None:
+        """What comes after the model: align and paste, then the next region, or verify, publish and record."""
+        refinement = flight.refinement
+        assert refinement is not None
+        if self._publisher.needs_patches:
+            flight.keep(patch)
+        with flight.attempt.timed("paste"):
+            refinement.absorb(patch)
+        if not refinement.complete:
             self._await_model(flight)
             return
-        with flight.timed("encode"):
-            encoded = flight.refinement.encode()
-        with flight.timed("verify"):
-            finished = flight.refinement.verify(encoded)
-        with flight.timed("write"):
-            self._keep(flight, finished)
-            uri = self._folder.output_of(flight.output_name(finished))
-            storage.write(uri, finished.data, only_if_absent=not flight.replace)
-        self._ledger.add(flight.done(self.spec.fingerprint, self._rank, finished))
-        self._end(flight)
-        self.counts.done += 1
-        if not self.counts.first_image_s:
-            self.counts.first_image_s = time.monotonic() - self._started
-
-    def _keep(self, flight: Flight, finished: Finished) -> None:
-        """Write what else was asked for: raw patches (all, or of regions whose drift was undone), the change mask."""
-        for region in finished.regions:
-            drifted = region.alignment.geometry_applied or region.alignment.tone_applied
-            if self.spec.keep_patches == "all" or (self.spec.keep_patches == "flagged" and drifted):
-                pixels = np.rint(flight.patches[region.region_id].pixels * 255).astype(np.uint8)
-                storage.write(
-                    self._folder.patch_of(flight.output_name(finished), region.region_id), png_pixels.encode(pixels)
-                )
-        if finished.change_mask is not None:
-            storage.write(self._folder.change_mask_of(flight.output_name(finished)), finished.change_mask)
+        with flight.attempt.timed("encode"):
+            encoded = refinement.encode()
+        with flight.attempt.timed("verify"):
+            finished = refinement.verify(encoded)
+        with flight.attempt.timed("write"):
+            output = self._publisher.publish(flight.item.output, finished, flight.patches, replace=flight.replace)
+        self._record(flight, outcome.done(flight.attempt, output, finished.regions, finished.verification))
 
     def _at_item_boundary(self, flight: Flight, step: Callable[[Flight], None]) -> None:
         """Run a step; whatever is wrong with the item is recorded, and the run goes on."""
@@ -275,18 +263,20 @@ class Lane:
 
     def _end_dead(self, flight: Flight, error: ItemError) -> None:
         logger.warning("item %r is dead: %s: %r", flight.item.item_id, error.reason, str(error))
-        if isinstance(error, VerifyError) and error.evidence:
-            storage.write(self._folder.evidence_of(flight.item.output), error.evidence)
-        self._ledger.add(flight.dead(self.spec.fingerprint, self._rank, error))
-        self._end(flight)
-        self.counts.dead += 1
+        if isinstance(error, VerifyError) and error.picture:
+            storage.write(self._folder.broken_promise_of(flight.item.output), error.picture)
+        self._record(flight, outcome.dead(flight.attempt, error))
 
-    def _end(self, flight: Flight) -> None:
-        """Let go of an item whose outcome is in the ledger's hands: the last one ends `run`, which flushes it."""
-        flight.refinement = flight.work = None
-        flight.patches.clear()
-        self._budget.release(flight.held_bytes)
-        flight.held_bytes = 0
+    def _record(self, flight: Flight, result: Outcome) -> None:
+        """Hand the outcome to the ledger, then let go of the item: the last one ends `run`, whose caller flushes."""
+        self._ledger.add(result)
+        if result.status == "done":
+            self.counts.done += 1
+            self.counts.first_image_s = self.counts.first_image_s or time.monotonic() - self._started
+        else:
+            self.counts.dead += 1
+        self._budget.release(flight.land())
+        # The outcome may still wait for its part to be written: a death now redoes the item, but does not suspect it.
         self._journal.let_go(flight.position)
         self._slots.release()
         with self._changed:

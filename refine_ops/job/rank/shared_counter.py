@@ -2,8 +2,6 @@
 
 import threading
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
@@ -31,11 +29,11 @@ class SharedCounter:
             return torch.device("cpu")
         return torch.device("cuda", int(self._state.local_process_index))
 
-    def take(self, positions: npt.NDArray[np.int64], replace: npt.NDArray[np.bool_]) -> tuple[int, bool] | None:
-        """The next position nobody has taken and whether its output may be replaced; None when all are taken."""
+    def take(self, count: int) -> int | None:
+        """The next index below `count` that no rank has taken; None when all are taken."""
         with self._lock:
-            index = self._store.add(_KEY, 1) - 1
-        return (int(positions[index]), bool(replace[index])) if index < len(positions) else None
+            index = int(self._store.add(_KEY, 1)) - 1
+        return index if index < count else None
 
     def close(self) -> None:
         if dist.is_initialized():

@@ -22,10 +22,10 @@ from refine_ops.errors import EXIT_DRAINED, EXIT_JOB_ERROR, EXIT_OK, JobError
 from refine_ops.job.elastic import die_with_parent
 from refine_ops.job.ledger import LedgerWriter
 from refine_ops.job.planning.plan import PlanReader
-from refine_ops.job.rank.pipeline import Lane
+from refine_ops.job.rank.pipeline import Pipeline
 from refine_ops.job.rank.shared_counter import SharedCounter
 from refine_ops.job.run_folder import RunFolder
-from refine_ops.job.scratch import Journal, Progress, Scratch
+from refine_ops.job.scratch import Assignment, Journal, Progress, Scratch
 from refine_ops.records import Refiner
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None, load: Load = load_model) -> None:
 
 def run_rank(scratch: Scratch, counter: SharedCounter, load: Load) -> int:
     """Refine until the counter is used up or a stop is asked for; returns the exit code."""
-    spec, positions, replace = scratch.read_work()
+    spec, assigned = scratch.assigned()
     folder = RunFolder(spec.run, spec.fingerprint)
     started = time.monotonic()
     device = counter.device(spec.refine.model.device)
@@ -78,23 +78,28 @@ def run_rank(scratch: Scratch, counter: SharedCounter, load: Load) -> int:
     logger.info("model %s loaded in %.1f s", spec.refine.model.model, load_s)
     writer = f"{spec.writer}-r{counter.rank}-{os.getpid()}"
     ledger = LedgerWriter(folder.outcomes, writer, spec.worker.flush_items, spec.worker.flush_s)
-    lane = Lane(
+
+    def take() -> Assignment | None:
+        index = counter.take(len(assigned))
+        return None if index is None else Assignment(*assigned[index].item())
+
+    pipeline = Pipeline(
         spec=spec,
         folder=folder,
         plan=PlanReader(folder.plan),
-        take=lambda: counter.take(positions, replace),
+        take=take,
         refiner=refiner,
         device_works=partial(_device_works, device),
         ledger=ledger,
         journal=Journal(scratch, counter.rank),
         rank=counter.rank,
     )
-    keeper = _Keeper(lane, ledger, scratch, counter.rank, load_s)
+    keeper = _Keeper(pipeline, ledger, scratch, counter.rank, load_s)
     keeper.start()
-    lane.run()
+    pipeline.run()
     ledger.flush()
     keeper.report()
-    return EXIT_DRAINED if lane.stopping.is_set() else EXIT_OK
+    return EXIT_DRAINED if pipeline.stopping.is_set() else EXIT_OK
 
 
 def _device_works(device: torch.device) -> bool:
@@ -108,27 +113,27 @@ def _device_works(device: torch.device) -> bool:
 class _Keeper(threading.Thread):
     """Receives SIGTERM, flushes the ledger by time, reports progress, and ends a rank that hangs or will not stop."""
 
-    def __init__(self, lane: Lane, ledger: LedgerWriter, scratch: Scratch, rank: int, load_s: float) -> None:
+    def __init__(self, pipeline: Pipeline, ledger: LedgerWriter, scratch: Scratch, rank: int, load_s: float) -> None:
         super().__init__(daemon=True, name="keeper")
-        self._lane, self._ledger, self._scratch = lane, ledger, scratch
+        self._pipeline, self._ledger, self._scratch = pipeline, ledger, scratch
         self._rank, self._load_s = rank, load_s
         self._deadline = float("inf")
 
     def run(self) -> None:
         while True:
-            if signal.sigtimedwait({signal.SIGTERM, signal.SIGINT}, 0.25) and not self._lane.stopping.is_set():
+            if signal.sigtimedwait({signal.SIGTERM, signal.SIGINT}, 0.25) and not self._pipeline.stopping.is_set():
                 logger.info("asked to stop; finishing what is in flight")
-                self._deadline = time.monotonic() + self._lane.spec.worker.grace_s
-                self._lane.stop()
+                self._deadline = time.monotonic() + self._pipeline.spec.worker.grace_s
+                self._pipeline.stop()
             try:
                 self._ledger.flush_if_due()
             except JobError as e:
-                self._lane.fail(e)
+                self._pipeline.fail(e)
             self.report()
             self._check_clock()
 
     def report(self) -> None:
-        counts = self._lane.counts
+        counts = self._pipeline.counts
         progress = Progress(
             counts.done, counts.dead, counts.regions, counts.model_s, self._load_s, counts.first_image_s
         )
@@ -136,14 +141,14 @@ class _Keeper(threading.Thread):
 
     def _check_clock(self) -> None:
         now = time.monotonic()
-        called = self._lane.model_call_started
-        if called is not None and now - called > self._lane.spec.refine.model.watchdog_s:
+        called = self._pipeline.model_call_started
+        if called is not None and now - called > self._pipeline.spec.refine.model.watchdog_s:
             logger.critical("a model call has run for %.0f s (watchdog); this rank ends", now - called)
             self._ledger.flush()
             os._exit(EXIT_HUNG)
         if now > self._deadline:
             logger.warning("grace is over; what is in flight will be redone")
-            self._lane.drop_in_flight()
+            self._pipeline.drop_in_flight()
             self._ledger.flush()
             os._exit(EXIT_DRAINED)
 
