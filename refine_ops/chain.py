@@ -13,10 +13,12 @@ import numpy as np
 from refine_ops.config import ImageLimits, RefineSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import align, focus, paste, place, read, write
-from refine_ops.image.header import header_pixels
+from refine_ops.image.formats.edit import Encoded
+from refine_ops.image.formats.native import Format
+from refine_ops.image.formats.table import header_pixels
 from refine_ops.image.place import Marking, Place
 from refine_ops.image.region import region_mask
-from refine_ops.image.source import Format, Source
+from refine_ops.image.source import Source
 from refine_ops.proof import verify
 from refine_ops.records import (
     Alignment,
@@ -186,12 +188,12 @@ class Refinement:
             alignment=drift,
         )
 
-    def encode(self) -> write.Encoded:
+    def encode(self) -> Encoded:
         """The bytes to publish, in the file's own format unless the settings say otherwise."""
         confined = self._settings.paste.confine == "region"
         return write.encode(self._source, self._canvas, self._settings.write, confined=confined)
 
-    def verify(self, encoded: write.Encoded) -> Finished:
+    def verify(self, encoded: Encoded) -> Finished:
         """Prove on those very bytes that nothing outside the allowed change differs.
 
         Raises:

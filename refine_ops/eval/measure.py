@@ -20,8 +20,8 @@ from refine_ops.eval.cases.case_set import CaseSet, EvalInput, LoadedInput, load
 from refine_ops.eval.methods.open import Method
 from refine_ops.eval.metrics.metric import CaseBatch, Meter, Metric
 from refine_ops.eval.results import NOT_APPLICABLE, Score
-from refine_ops.image.read import decode, sniff
-from refine_ops.image.source import MEDIA_SUFFIX
+from refine_ops.image.formats.table import MEDIA_SUFFIX, sniff
+from refine_ops.image.read import decode
 from refine_ops.proof.allowed import allowed_change
 
 _SUFFIXES = tuple(MEDIA_SUFFIX.values())

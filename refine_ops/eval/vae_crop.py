@@ -25,7 +25,8 @@ from refine_ops.eval.stats import Interval, cluster_interval
 from refine_ops.eval.tables.layout import Row, Table
 from refine_ops.eval.tables.plot import curves_svg
 from refine_ops.eval.tables.render import as_markdown
-from refine_ops.image.read import decode_reference, sniff
+from refine_ops.image.formats.table import sniff
+from refine_ops.image.read import decode_reference
 from refine_ops.model.network.vae import OneFrameVae
 from refine_ops.records import U8Image
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageCms
 
 from refine_ops.errors import RefineError
-from refine_ops.image.source import F32, Model, Native, Samples
+from refine_ops.image.formats.native import F32, Model, Native, Samples
 from refine_ops.records import F32Image, U8Image
 
 _MODES: Final[dict[Model, str]] = {"grey": "L", "rgb": "RGB", "cmyk": "CMYK"}

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from refine_ops.errors import ItemError
+from refine_ops.image.formats.native import F32
 from refine_ops.image.region import tight_box
-from refine_ops.image.source import F32
 from refine_ops.records import Box, F32Image, FocusCrop, Mask, U8Image
 
 _REFERENCE_SIDE_PX: Final = 1024

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from refine_ops.config import PasteSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import colour
-from refine_ops.image.source import F32, Samples, Source, as_stored, upright
+from refine_ops.image.formats.native import F32, Samples
+from refine_ops.image.source import Source, as_stored, upright
 from refine_ops.records import Blend, FocusCrop, Mask, U8Image
 
 _KEEP_RANGE: Final = 16 / 255

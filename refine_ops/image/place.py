@@ -10,7 +10,6 @@ import numpy as np
 from refine_ops.config import FocusSettings, PasteSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import focus
-from refine_ops.image.formats import jpeg, jpeg_blocks
 from refine_ops.image.paste import blend_mask
 from refine_ops.image.region import PackedMask, paste_mask
 from refine_ops.image.source import Source, as_stored, upright
@@ -63,12 +62,10 @@ def permitted(source: Source, region: Mask) -> Mask:
     Raises:
         ItemError: `region.below_mcu` where no MCU lies wholly inside the region.
     """
-    if source.format != "jpeg":
-        return region
     # MCUs are counted from the corner of the picture as it is stored, which need not be the upright one's.
     orientation = source.native.orientation
     stored = np.ascontiguousarray(as_stored(region, orientation))
-    inside = jpeg_blocks.whole_mcus(stored, jpeg.layout(source.data, source.name))
+    inside = source.file.wholly_inside(stored)
     if not inside.any():
         raise ItemError(
             "region.below_mcu", f"{source.name}: no JPEG block lies wholly inside the region; use confine: none"

@@ -8,30 +8,17 @@ from PIL import Image
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
 from refine_ops.image import colour
-from refine_ops.image.formats import jpeg, png, png_pixels, tiff, webp
-from refine_ops.image.source import Format, Native, Samples, Source, upright
+from refine_ops.image.formats.codec import ParsedFile
+from refine_ops.image.formats.native import Native, Samples
+from refine_ops.image.formats.table import CODECS, SUPPORTED, sniff
+from refine_ops.image.source import Source, upright
 from refine_ops.records import Mask, U8Image
 
 # Every decoder below reads the size from the header and checks it against the caller's limit before any library
 # allocates; Pillow's own global limit would refuse images that the limit allows.
 Image.MAX_IMAGE_PIXELS = None
 
-SUPPORTED: Final = "JPEG (8-bit baseline or progressive), PNG (8/16-bit, palette), WebP (still), TIFF (8/16-bit strips)"
 _WHITE: Final = (255, 255, 255)
-_DECODERS: Final = {"jpeg": jpeg.decode, "png": png_pixels.decode, "webp": webp.decode, "tiff": tiff.decode}
-
-
-def sniff(data: bytes) -> Format | None:
-    """The format by its first bytes; names and suffixes are not trusted."""
-    if data[:3] == b"\xff\xd8\xff":
-        return "jpeg"
-    if data[:8] == png.SIGNATURE:
-        return "png"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    if data[:4] in (b"II*\0", b"MM\0*"):
-        return "tiff"
-    return None
 
 
 def decode(data: bytes, *, name: str, limits: ImageLimits, matte: tuple[int, int, int] = _WHITE) -> Source:
@@ -41,7 +28,7 @@ def decode(data: bytes, *, name: str, limits: ImageLimits, matte: tuple[int, int
         ItemError: `image.empty`, `image.too_large`, `image.not_an_image`, `image.truncated`, `image.multi_frame`,
             `image.unsupported`, `image.bad_profile`.
     """
-    kind, native = _native(data, name, limits)
+    file, native = _native(data, name, limits)
     if native.expanded:
         raise ItemError("image.unsupported", f"{name}: a PNG of 1, 2 or 4 grey bits; convert it to 8 bits")
     try:
@@ -52,7 +39,7 @@ def decode(data: bytes, *, name: str, limits: ImageLimits, matte: tuple[int, int
     except colour.BadProfile as error:
         raise ItemError("image.bad_profile", f"{name}: {error}; embed a valid profile or none") from error
     rgb.flags.writeable = False
-    return Source(name, kind, data, native, matte, rgb)
+    return Source(file, native, matte, rgb)
 
 
 def decode_reference(data: bytes, *, name: str, limits: ImageLimits) -> U8Image:
@@ -98,7 +85,7 @@ def _mask_level(samples: Samples, alpha: bool) -> Samples:
     return np.asarray(channels.max(axis=2))
 
 
-def _native(data: bytes, name: str, limits: ImageLimits) -> tuple[Format, Native]:
+def _native(data: bytes, name: str, limits: ImageLimits) -> tuple[ParsedFile, Native]:
     if not data:
         raise ItemError("image.empty", f"{name}: the file has 0 bytes; upload it again")
     if len(data) > limits.max_bytes:
@@ -107,6 +94,7 @@ def _native(data: bytes, name: str, limits: ImageLimits) -> tuple[Format, Native
     if kind is None:
         raise ItemError("image.not_an_image", f"{name}: not an image this project reads; supported: {SUPPORTED}")
     try:
-        return kind, _DECODERS[kind](data, name, limits)
+        file = CODECS[kind].parse(data, name)
+        return file, file.decode(limits)
     except MemoryError as error:
         raise ItemError("image.too_large", f"{name}: not enough memory to decode it; lower max_pixels") from error

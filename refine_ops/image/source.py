@@ -1,42 +1,14 @@
-"""A decoded image beside the bytes it came from, and the one place that knows EXIF orientation."""
+"""A decoded image beside the parsed file it came from, and how EXIF orientation turns pixels."""
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from refine_ops.config import ImageLimits
-from refine_ops.errors import ItemError
+from refine_ops.image.formats.codec import ParsedFile
+from refine_ops.image.formats.native import Format, Native
 from refine_ops.records import U8Image
-
-Format = Literal["jpeg", "png", "webp", "tiff"]
-F32 = npt.NDArray[np.float32]
-Model = Literal["grey", "rgb", "cmyk"]
-Samples = npt.NDArray[Any]
-"""`uint8` or `uint16 (H, W, C)`, C = colour channels (grey 1, rgb 3, cmyk 4) plus one for straight alpha."""
-
-MEDIA_SUFFIX: Final[dict[Format, str]] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "tiff": ".tif"}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Native:
-    """What the file holds: samples as stored (EXIF orientation not applied), in the file's own profile and depth.
-
-    CMYK counts ink: 0 is none. Palette images are expanded to RGB(A). `icc` is the embedded profile's bytes.
-    `expanded` marks grey of 1, 2 or 4 bits shown as 8: good for masks, not for editing.
-    """
-
-    samples: Samples
-    model: Model
-    alpha: bool = False
-    orientation: int = 1
-    icc: bytes | None = None
-    expanded: bool = False
-
-    @property
-    def bits(self) -> int:
-        return self.samples.dtype.itemsize * 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,12 +19,22 @@ class Source:
     see. It is read-only and may share memory with `native.samples`.
     """
 
-    name: str
-    format: Format
-    data: bytes
+    file: ParsedFile
     native: Native
     matte: tuple[int, int, int]
     rgb: U8Image
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    @property
+    def format(self) -> Format:
+        return self.file.format
+
+    @property
+    def data(self) -> bytes:
+        return self.file.data
 
     @property
     def width(self) -> int:
@@ -66,16 +48,6 @@ class Source:
     def size(self) -> tuple[int, int]:
         """(width, height), upright."""
         return self.width, self.height
-
-
-def check_size(width: int, height: int, name: str, limits: ImageLimits) -> None:
-    """Before any library allocates for the size a header claims.
-
-    Raises:
-        ItemError: `image.too_large`.
-    """
-    if width * height > limits.max_pixels:
-        raise ItemError("image.too_large", f"{name}: {width} x {height} is over max_pixels {limits.max_pixels:,}")
 
 
 def upright(stored: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from refine_ops.image.source import F32
+from refine_ops.image.formats.native import F32
 from refine_ops.records import F32Image, Mask, U8Image
 
 IDENTITY: Final = np.eye(3, 4, dtype=np.float32)

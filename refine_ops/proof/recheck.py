@@ -11,8 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from refine_ops.image.formats import jpeg
-from refine_ops.image.formats.jpeg_blocks import reachable_px, touched_mcus
 from refine_ops.image.source import Source, as_stored, upright
 from refine_ops.records import Box, Mask
 from refine_ops.report.cases import Rules
@@ -35,12 +33,11 @@ class Strict:
 def allowed_change(source: Source, support: Mask, rules: Rules) -> Mask:
     """`bool (H, W)`, upright: the support; in a JPEG written as JPEG, all that decoders may show differently once the
     MCUs it touches are edited."""
-    if source.format != "jpeg" or not rules.same_format:
+    if not rules.same_format:
         return support
-    plan = jpeg.layout(source.data, source.name)
     orientation = source.native.orientation
-    touched = touched_mcus(as_stored(support, orientation), plan)
-    return np.ascontiguousarray(upright(reachable_px(touched, plan, rules.jpeg_bleed), orientation))
+    stored = source.file.reachable(as_stored(support, orientation), rules.jpeg_bleed)
+    return np.ascontiguousarray(upright(stored, orientation))
 
 
 def check_strict(source: Source, output: Source, allowed: Mask, rules: Rules) -> Strict:

@@ -7,14 +7,16 @@ from typing import Final
 
 import cv2
 import numpy as np
-from PIL import features
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
-from refine_ops.image import colour, convert
-from refine_ops.image.formats import jpeg, png, png_pixels, tiff, webp
-from refine_ops.image.source import Format, Native, Samples, Source, as_stored, upright
-from refine_ops.image.write import Encoded
+from refine_ops.image import colour
+from refine_ops.image.formats import png_pixels
+from refine_ops.image.formats.codec import ParsedFile
+from refine_ops.image.formats.edit import Encoded
+from refine_ops.image.formats.native import Native, Samples, expand_grey
+from refine_ops.image.formats.table import CODECS
+from refine_ops.image.source import Source, upright
 from refine_ops.records import Mask, Verification
 
 _ANY_SIZE: Final = ImageLimits(max_pixels=1 << 40, max_bytes=1 << 40)
@@ -50,15 +52,14 @@ def verify(source: Source, encoded: Encoded, *, allow_unchanged: bool = False) -
         VerifyError: `verify.unreadable`, `verify.layout_changed`, `verify.background_changed`, `verify.alpha_changed`,
             `verify.metadata_changed`, `verify.unchanged_region`.
     """
-    published, decoder = _judge(source, encoded)
-    before, allowed = _comparable(source, encoded, published.samples)
-    after = published.samples
+    file, published, decoder = _decoded(source, encoded)
+    before, after = _comparable(source, encoded, published.samples), published.samples
     if before.shape != after.shape or before.dtype != after.dtype:
         raise VerifyError(
             "verify.layout_changed",
             f"{source.name}: {before.shape} {before.dtype} became {after.shape} {after.dtype}",
         )
-    found = _difference(before, after, allowed)
+    found = _difference(before, after, encoded.allowed)
     if found.first_outside is not None:
         raise VerifyError(
             "verify.background_changed",
@@ -68,7 +69,7 @@ def verify(source: Source, encoded: Encoded, *, allow_unchanged: bool = False) -
         )
     if source.native.alpha and not np.array_equal(before[..., -1], after[..., -1]):
         raise VerifyError("verify.alpha_changed", f"{source.name}: the alpha channel changed")
-    _check_metadata(source, encoded, published)
+    _check_metadata(source, encoded, file, published)
     if not found.changed_px and not allow_unchanged:
         raise VerifyError(
             "verify.unchanged_region",
@@ -85,34 +86,22 @@ def verify(source: Source, encoded: Encoded, *, allow_unchanged: bool = False) -
     )
 
 
-def _judge(source: Source, encoded: Encoded) -> tuple[Native, str]:
-    """What an independent decoder makes of the published bytes, and its name."""
-    data, name = encoded.data, f"{source.name} (published)"
+def _decoded(source: Source, encoded: Encoded) -> tuple[ParsedFile, Native, str]:
+    """The published bytes taken apart anew, what an independent decoder makes of them, and its name."""
     try:
-        if encoded.format == "jpeg":
-            return jpeg.decode(data, name, _ANY_SIZE), f"Pillow {features.version('jpg')}"
-        if encoded.format == "png":
-            native = png_pixels.decode(data, name, _ANY_SIZE)
-            return native, "Pillow" if native.bits == 8 else "OpenCV"
-        if encoded.format == "webp":
-            native, judged = webp.decode(data, name, _ANY_SIZE), webp.judge(data)
-        else:
-            native = tiff.decode(data, name, _ANY_SIZE)
-            judged = tiff.judge(data, name)
+        file = CODECS[encoded.format].parse(encoded.data, f"{source.name} (published)")
+        return file, *file.decode_independently(_ANY_SIZE)
     except (ItemError, OSError, SyntaxError, ValueError, cv2.error) as error:
         raise VerifyError("verify.unreadable", f"{source.name}: the encoded file cannot be read: {error}") from error
-    if judged is None:
-        raise VerifyError("verify.unreadable", f"{source.name}: no second decoder reads the encoded {encoded.format}")
-    return replace(native, samples=judged), "OpenCV" if encoded.format == "webp" or native.bits == 16 else "Pillow"
 
 
-def _comparable(source: Source, encoded: Encoded, published: Samples) -> tuple[Samples, Mask]:
-    """The decoded source and the allowed change in the orientation and layout of the published samples."""
+def _comparable(source: Source, encoded: Encoded, published: Samples) -> Samples:
+    """The decoded source in the orientation and layout of the published samples."""
     native = source.native
     if not encoded.converted:
-        return native.samples, as_stored(encoded.allowed, native.orientation)
+        return native.samples
     turned = upright(native.samples, native.orientation)
-    return (convert.expand_grey(turned) if published.shape[2] > turned.shape[2] else turned), encoded.allowed
+    return expand_grey(turned) if published.shape[2] > turned.shape[2] else turned
 
 
 def _difference(before: Samples, after: Samples, allowed: Mask) -> _Difference:
@@ -137,25 +126,15 @@ def _difference(before: Samples, after: Samples, allowed: Mask) -> _Difference:
     return _Difference(changed, outside, largest, first)
 
 
-def _check_metadata(source: Source, encoded: Encoded, published: Native) -> None:
+def _check_metadata(source: Source, encoded: Encoded, file: ParsedFile, published: Native) -> None:
     if encoded.converted:
         if published.icc != source.native.icc:
             raise VerifyError("verify.metadata_changed", f"{source.name}: the ICC profile was not carried over")
         return
-    before, after = (_metadata(source.format, data, source.name) for data in (source.data, encoded.data))
+    before, after = source.file.metadata(), file.metadata()
     if before != after:
         names = [a[0] for a, b in zip_longest(before, after, fillvalue=("", b"")) if a != b]
         raise VerifyError("verify.metadata_changed", f"{source.name}: segments {names[:8]} differ from the source's")
-
-
-def _metadata(kind: Format, data: bytes, name: str) -> list[tuple[str, bytes]]:
-    if kind == "jpeg":
-        return jpeg.metadata(data, jpeg.layout(data, name))
-    if kind == "png":
-        return png.metadata(png.chunks(data, name))
-    if kind == "webp":
-        return webp.metadata(webp.riff(data, name))
-    return tiff.metadata(tiff.directory(data, name))
 
 
 def _evidence(source: Source, before: Samples, after: Samples, at: tuple[int, int]) -> bytes:

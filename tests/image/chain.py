@@ -7,6 +7,7 @@ import numpy as np
 
 from refine_ops.config import ImageLimits, PasteSettings, WriteSettings
 from refine_ops.image import focus, paste, place, read, write
+from refine_ops.image.formats.edit import Encoded
 from refine_ops.image.source import Source
 from refine_ops.proof import verify
 from refine_ops.records import Box, FocusCrop, Verification
@@ -18,7 +19,7 @@ LIMITS = ImageLimits()
 class Refined:
     source: Source
     canvas: paste.Canvas
-    encoded: write.Encoded
+    encoded: Encoded
     proof: Verification
 
 

@@ -23,7 +23,7 @@ resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
 from refine_ops.image import read
-from refine_ops.image.header import header_pixels
+from refine_ops.image.formats.table import header_pixels
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 for path in sys.argv[1:]:
     data = open(path, "rb").read()

@@ -4,15 +4,20 @@ import re
 import struct
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
-from refine_ops.image.formats import exif
-from refine_ops.image.source import Model, Native, check_size
+from refine_ops.image.formats import exif, jpeg_blocks
+from refine_ops.image.formats.codec import Bleed, ParsedFile
+from refine_ops.image.formats.edit import Edit, Encoded
+from refine_ops.image.formats.jpeg_blocks import Component, Frame
+from refine_ops.image.formats.native import Model, Native, check_size, with_channels
+from refine_ops.image.formats.thumbnail import fresh_exif
+from refine_ops.records import Mask
 
 _SOI, _EOI, _SOS, _DQT, _COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xFE
 _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
@@ -20,6 +25,7 @@ _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _HUFFMAN_DCT: Final = frozenset({0xC0, 0xC1, 0xC2})
 _AFTER_ENTROPY: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _EXIF: Final = b"Exif\0\0"
+_XMP: Final = b"http://ns.adobe.com/xap/1.0/\0"
 _ICC: Final = b"ICC_PROFILE\0"
 _MODELS: Final[dict[str, Model]] = {"L": "grey", "RGB": "rgb", "CMYK": "cmyk"}
 
@@ -34,47 +40,13 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Component:
-    """Sampling factors and quantisation slot of one colour component."""
-
-    h: int
-    v: int
-    table: int
-
-
-@dataclass(frozen=True, slots=True)
 class Layout:
-    """The parts of a JPEG file that decide where a pixel's coefficients are."""
+    """A JPEG taken apart: its segments, where it ends, and the frame that says where a pixel's coefficients are."""
 
     segments: tuple[Segment, ...]
     end: int
     """Offset just past EOI; what follows are trailing bytes."""
-    width: int
-    height: int
-    components: tuple[Component, ...]
-
-    @property
-    def mcu_px(self) -> tuple[int, int]:
-        """(width, height) of one MCU in pixels; a single component is never interleaved, so 8x8."""
-        if len(self.components) == 1:
-            return 8, 8
-        return 8 * max(c.h for c in self.components), 8 * max(c.v for c in self.components)
-
-    @property
-    def chroma_subsampled(self) -> tuple[bool, bool]:
-        """Whether components differ in horizontal and in vertical resolution."""
-        return len({c.h for c in self.components}) > 1, len({c.v for c in self.components}) > 1
-
-    @property
-    def table_slots(self) -> list[int]:
-        """Quantisation table slots the file defines, ascending."""
-        slots = set()
-        for segment in self.segments:
-            at = 0
-            while segment.marker == _DQT and at < len(segment.payload):
-                slots.add(segment.payload[at] & 15)
-                at += 129 if segment.payload[at] >> 4 else 65
-        return sorted(slots)
+    frame: Frame
 
 
 def layout(data: bytes, name: str) -> Layout:
@@ -85,63 +57,102 @@ def layout(data: bytes, name: str) -> Layout:
             `image.multi_frame` (MPF).
     """
     segments, end = _walk(data, name)
-    frames = [s for s in segments if s.marker in _FRAMES]
-    if len(frames) != 1 or len(frames[0].payload) < 9:
-        raise ItemError("image.truncated", f"{name}: expected one frame header, found {len(frames)}; export it again")
-    frame = frames[0]
-    precision, height, width, count = struct.unpack_from(">BHHB", frame.payload)
-    if frame.marker not in _HUFFMAN_DCT or precision != 8:
+    headers = [s for s in segments if s.marker in _FRAMES]
+    if len(headers) != 1 or len(headers[0].payload) < 9:
+        raise ItemError("image.truncated", f"{name}: expected one frame header, found {len(headers)}; export it again")
+    header = headers[0]
+    precision, height, width, count = struct.unpack_from(">BHHB", header.payload)
+    if header.marker not in _HUFFMAN_DCT or precision != 8:
         raise ItemError(
             "image.unsupported",
-            f"{name}: JPEG process SOF{frame.marker - 0xC0} with {precision} bits; supported are 8-bit baseline, "
+            f"{name}: JPEG process SOF{header.marker - 0xC0} with {precision} bits; supported are 8-bit baseline, "
             "extended and progressive with Huffman coding; convert it with another tool",
         )
     if any(s.marker == 0xE2 and s.payload.startswith(b"MPF\0") for s in segments):
-        raise ItemError("image.multi_frame", f"{name}: several pictures in one JPEG (MPF); extract the one to refine")
-    if not width or not height or len(frame.payload) < 6 + 3 * count:
+        raise ItemError("image.multi_frame", f"{name}: several pictures in one JPEG (MPF); give one of them alone")
+    if not width or not height or len(header.payload) < 6 + 3 * count:
         raise ItemError("image.truncated", f"{name}: the frame header says {width} x {height}; export it again")
-    parts = [frame.payload[6 + 3 * i : 9 + 3 * i] for i in range(count)]
+    parts = [header.payload[6 + 3 * i : 9 + 3 * i] for i in range(count)]
     components = tuple(Component(p[1] >> 4, p[1] & 15, p[2]) for p in parts)
     if not _plain_sampling(components):
         raise ItemError("image.unsupported", f"{name}: JPEG sampling {[(c.h, c.v) for c in components]}; convert it")
-    return Layout(tuple(segments), end, width, height, components)
+    return Layout(tuple(segments), end, Frame(width, height, components, _table_slots(segments)))
 
 
-def decode(data: bytes, name: str, limits: ImageLimits) -> Native:
-    """Samples as Pillow (libjpeg-turbo, slow integer DCT, fancy upsampling) decodes them, not turned.
+@dataclass(frozen=True, slots=True, eq=False)
+class JpegFile(ParsedFile):
+    """A JPEG of 8 bits, baseline or progressive, edited in its coefficients."""
 
-    Raises:
-        ItemError: as `layout`, `image.too_large`, and `image.truncated` where the coded data ends early.
-    """
-    plan = layout(data, name)
-    check_size(plan.width, plan.height, name, limits)
-    try:
-        with Image.open(BytesIO(data[: plan.end]), formats=["JPEG"]) as image:
-            model = _MODELS.get(image.mode)
-            samples = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise ItemError("image.truncated", f"{name}: damaged JPEG ({error}); export it again") from error
-    if model is None:
-        raise ItemError("image.unsupported", f"{name}: a JPEG with {len(plan.components)} components; convert it")
-    return Native(
-        samples=samples if samples.ndim == 3 else samples[:, :, None],
-        model=model,
-        orientation=orientation(plan),
-        icc=icc_profile(plan),
-    )
+    layout: Layout
 
+    format = "jpeg"
+    suffix = ".jpg"
+    reads = "JPEG (8-bit baseline or progressive)"
 
-def orientation(plan: Layout) -> int:
-    block = exif_block(plan)
-    return exif.orientation(block) if block else 1
+    @classmethod
+    def claims(cls, data: bytes) -> bool:
+        return data[:3] == b"\xff\xd8\xff"
 
+    @classmethod
+    def parse(cls, data: bytes, name: str) -> Self:
+        return cls(data, name, layout(data, name))
 
-def exif_block(plan: Layout) -> bytes | None:
-    """The TIFF-structured EXIF block, without its `Exif\\0\\0` prefix."""
-    for segment in plan.segments:
-        if segment.marker == 0xE1 and segment.payload.startswith(_EXIF):
-            return segment.payload[len(_EXIF) :]
-    return None
+    def decode(self, limits: ImageLimits) -> Native:
+        """Samples as Pillow (libjpeg-turbo, slow integer DCT, fancy upsampling) decodes them."""
+        frame = self.layout.frame
+        check_size(frame.width, frame.height, self.name, limits)
+        try:
+            with Image.open(BytesIO(self.data[: self.layout.end]), formats=["JPEG"]) as image:
+                model = _MODELS.get(image.mode)
+                samples = np.asarray(image)
+        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+            raise ItemError("image.truncated", f"{self.name}: damaged JPEG ({error}); export it again") from error
+        if model is None:
+            raise ItemError(
+                "image.unsupported", f"{self.name}: a JPEG with {len(frame.components)} components; convert it"
+            )
+        return Native(
+            samples=with_channels(samples),
+            model=model,
+            orientation=exif.orientation(self.exif() or b""),
+            icc=icc_profile(self.layout),
+        )
+
+    def decode_independently(self, limits: ImageLimits) -> tuple[Native, str]:
+        """Pillow's decoder: edits are written by pyjpegio."""
+        return self.decode(limits), f"Pillow {features.version('jpg')}"
+
+    def edit(self, edit: Edit) -> Encoded:
+        frame, bleed = self.layout.frame, "none" if edit.confined else edit.settings.jpeg_bleed
+        touched = jpeg_blocks.touched_mcus(edit.support, frame)
+        coded = jpeg_blocks.splice(self.data, frame, edit.before, edit.after, touched, bleed)
+        data = reassemble(self.data, self.layout, coded, fresh_exif(self.exif(), edit))
+        allowed = jpeg_blocks.reachable_px(touched, frame, bleed)
+        return Encoded(data, self.format, allowed, touched_mcus=int(touched.sum()))
+
+    def metadata(self) -> list[tuple[str, bytes]]:
+        """APPn and COM in order, trailing bytes; EXIF without its thumbnail."""
+        kept = []
+        for segment in self.layout.segments:
+            if _is_metadata(segment.marker):
+                payload = segment.payload
+                if payload.startswith(_EXIF):
+                    payload = _EXIF + exif.without_thumbnail(payload[len(_EXIF) :])
+                kept.append((f"{segment.marker:02x}", payload))
+        return [*kept, ("trailing", self.data[self.layout.end :])]
+
+    def exif(self) -> bytes | None:
+        return _app1(self.layout, _EXIF)
+
+    def xmp(self) -> bytes | None:
+        return _app1(self.layout, _XMP)
+
+    def reachable(self, support: Mask, bleed: Bleed) -> Mask:
+        frame = self.layout.frame
+        return jpeg_blocks.reachable_px(jpeg_blocks.touched_mcus(support, frame), frame, bleed)
+
+    def wholly_inside(self, region: Mask) -> Mask:
+        return jpeg_blocks.whole_mcus(region, self.layout.frame)
 
 
 def icc_profile(plan: Layout) -> bytes | None:
@@ -149,18 +160,6 @@ def icc_profile(plan: Layout) -> bytes | None:
     chunks = [s.payload for s in plan.segments if s.marker == 0xE2 and s.payload.startswith(_ICC)]
     ordered = sorted((c for c in chunks if len(c) > 14), key=lambda c: c[12])
     return b"".join(c[14:] for c in ordered) or None
-
-
-def metadata(data: bytes, plan: Layout) -> list[tuple[str, bytes]]:
-    """Everything kept byte for byte: APPn and COM in order, trailing bytes; EXIF without its thumbnail."""
-    kept = []
-    for segment in plan.segments:
-        if _is_metadata(segment.marker):
-            payload = segment.payload
-            if payload.startswith(_EXIF):
-                payload = _EXIF + exif.without_thumbnail(payload[len(_EXIF) :])
-            kept.append((f"{segment.marker:02x}", payload))
-    return [*kept, ("trailing", data[plan.end :])]
 
 
 def reassemble(original: bytes, plan: Layout, coded: bytes, new_exif: bytes | None) -> bytes:
@@ -180,6 +179,25 @@ def reassemble(original: bytes, plan: Layout, coded: bytes, new_exif: bytes | No
     segments, end = _walk(coded, "spliced JPEG")
     body = next(s.start for s in segments if not _is_metadata(s.marker))
     return b"".join([*head, coded[body:end], original[plan.end :]])
+
+
+def _app1(plan: Layout, prefix: bytes) -> bytes | None:
+    """What follows `prefix` in the first APP1 segment that begins so."""
+    for segment in plan.segments:
+        if segment.marker == 0xE1 and segment.payload.startswith(prefix):
+            return segment.payload[len(prefix) :]
+    return None
+
+
+def _table_slots(segments: list[Segment]) -> tuple[int, ...]:
+    """Quantisation table slots the file defines, ascending."""
+    slots = set()
+    for segment in segments:
+        at = 0
+        while segment.marker == _DQT and at < len(segment.payload):
+            slots.add(segment.payload[at] & 15)
+            at += 129 if segment.payload[at] >> 4 else 65
+    return tuple(sorted(slots))
 
 
 def _is_metadata(marker: int) -> bool:

@@ -9,18 +9,18 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Any, Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from refine_ops.errors import ItemError
-from refine_ops.image.formats.jpeg import Component, Layout
-from refine_ops.image.source import F32, Samples
+from refine_ops.image.formats.codec import Bleed
+from refine_ops.image.formats.native import F32, Samples
 from refine_ops.records import Mask
 
-Bleed = Literal["edge", "none"]
 _BATCH_PX: Final = 1 << 20
 _LIMIT: Final = 1023
 """Largest coefficient every 8-bit baseline decoder accepts."""
@@ -30,36 +30,67 @@ _YCC: Final = np.array(
 _JCS_YCBCR, _JCS_CMYK, _JCS_YCCK = 3, 4, 5
 
 
-def touched_mcus(support: Mask, plan: Layout) -> Mask:
+@dataclass(frozen=True, slots=True)
+class Component:
+    """Sampling factors and quantisation slot of one colour component."""
+
+    h: int
+    v: int
+    table: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What decides where a pixel's coefficients are. `table_slots` are those the file defines, ascending."""
+
+    width: int
+    height: int
+    components: tuple[Component, ...]
+    table_slots: tuple[int, ...]
+
+    @property
+    def mcu_px(self) -> tuple[int, int]:
+        """(width, height) of one MCU in pixels; a single component is never interleaved, so 8x8."""
+        if len(self.components) == 1:
+            return 8, 8
+        return 8 * max(c.h for c in self.components), 8 * max(c.v for c in self.components)
+
+    @property
+    def chroma_subsampled(self) -> tuple[bool, bool]:
+        """Whether components differ in horizontal and in vertical resolution."""
+        return len({c.h for c in self.components}) > 1, len({c.v for c in self.components}) > 1
+
+
+def touched_mcus(support: Mask, frame: Frame) -> Mask:
     """`bool (MCU rows, MCU columns)`: MCUs that hold a supported pixel. `support` is in stored orientation."""
-    width, height = plan.mcu_px
-    rows, columns = -(-plan.height // height), -(-plan.width // width)
+    width, height = frame.mcu_px
+    rows, columns = -(-frame.height // height), -(-frame.width // width)
     padded = np.zeros((rows * height, columns * width), np.bool_)
-    padded[: plan.height, : plan.width] = support
+    padded[: frame.height, : frame.width] = support
     return np.asarray(padded.reshape(rows, height, columns, width).any(axis=(1, 3)))
 
 
-def reachable_px(touched: Mask, plan: Layout, bleed: Bleed) -> Mask:
+def reachable_px(touched: Mask, frame: Frame, bleed: Bleed) -> Mask:
     """`bool (H, W)`, stored orientation: pixels a decoder may show differently once `touched` MCUs are edited.
 
     With subsampled chroma an interpolating decoder mixes one neighbouring chroma sample in, which reaches 1 px beyond
     the MCU along each subsampled axis; `bleed` 'none' leaves chroma alone wherever that would happen.
     """
-    width, height = plan.mcu_px
-    pixels: Mask = np.repeat(np.repeat(touched, height, axis=0), width, axis=1)[: plan.height, : plan.width]
-    across, down = plan.chroma_subsampled
+    width, height = frame.mcu_px
+    pixels: Mask = np.repeat(np.repeat(touched, height, axis=0), width, axis=1)[: frame.height, : frame.width]
+    across, down = frame.chroma_subsampled
     if bleed == "none" or not (across or down):
         return pixels
     kernel = np.ones((3 if down else 1, 3 if across else 1), np.uint8)
     return np.asarray(cv2.dilate(pixels.view(np.uint8), kernel), np.bool_)
 
 
-def whole_mcus(region: Mask, plan: Layout) -> Mask:
+def whole_mcus(region: Mask, frame: Frame) -> Mask:
     """`bool (H, W)`, stored orientation: pixels of the MCUs that lie wholly inside `region`."""
-    return np.logical_and(region, ~reachable_px(touched_mcus(~region, plan), plan, "none"))
+    return np.logical_and(region, ~reachable_px(touched_mcus(~region, frame), frame, "none"))
 
 
-def splice(data: bytes, plan: Layout, before: Samples, after: Samples, touched: Mask, bleed: Bleed) -> bytes:
+def splice(data: bytes, frame: Frame, before: Samples, after: Samples, touched: Mask, bleed: Bleed) -> bytes:
     """Write `after` into the coefficients of the `touched` MCUs: a complete JPEG, but without metadata.
 
     Args:
@@ -81,8 +112,8 @@ def splice(data: bytes, plan: Layout, before: Samples, after: Samples, touched: 
     try:
         with _memory_file(data) as path:
             coded = jpegio.read(path)
-        _check_agreement(coded, plan)
-        _edit(coded, plan, before, after, touched, bleed)
+        _check_agreement(coded, frame)
+        _edit(coded, frame, before, after, touched, bleed)
         coded.markers = []
         coded.optimize_coding = True
         with _memory_file(b"") as path:
@@ -95,20 +126,20 @@ def splice(data: bytes, plan: Layout, before: Samples, after: Samples, touched: 
         ) from error
 
 
-def _edit(coded: Any, plan: Layout, before: Samples, after: Samples, touched: Mask, bleed: Bleed) -> None:
+def _edit(coded: Any, frame: Frame, before: Samples, after: Samples, touched: Mask, bleed: Bleed) -> None:
     interior = cv2.erode(touched.view(np.uint8), np.ones((3, 3), np.uint8), borderValue=1).view(np.bool_)
-    tables = {slot: coded.quant_tables[i].astype(np.float32) for i, slot in enumerate(plan.table_slots)}
-    width, height = plan.mcu_px
-    single = len(plan.components) == 1
+    tables = {slot: coded.quant_tables[i].astype(np.float32) for i, slot in enumerate(frame.table_slots)}
+    width, height = frame.mcu_px
+    single = len(frame.components) == 1
     rows, columns = np.nonzero(touched)
     step = max(1, _BATCH_PX // (width * height))
     for start in range(0, len(rows), step):
         my, mx = rows[start : start + step], columns[start : start + step]
-        ys = np.minimum(my[:, None] * height + np.arange(height), plan.height - 1)[:, :, None]
-        xs = np.minimum(mx[:, None] * width + np.arange(width), plan.width - 1)[:, None, :]
+        ys = np.minimum(my[:, None] * height + np.arange(height), frame.height - 1)[:, :, None]
+        xs = np.minimum(mx[:, None] * width + np.arange(width), frame.width - 1)[:, None, :]
         difference = after[ys, xs].astype(np.float32) - before[ys, xs]
         for index, plane in enumerate(_planes(difference, coded.jpeg_color_space)):
-            part = Component(1, 1, plan.components[0].table) if single else plan.components[index]
+            part = Component(1, 1, frame.components[0].table) if single else frame.components[index]
             coarse = (part.h * 8, part.v * 8) != (width, height)
             keep = interior[my, mx] if coarse and bleed == "none" else np.ones(len(my), np.bool_)
             _add(coded.coef_arrays[index], part, tables[part.table], plane[keep], my[keep], mx[keep])
@@ -145,15 +176,15 @@ def _add(coefficients: npt.NDArray[np.int32], part: Component, table: F32, plane
     view[by[edited], bx[edited]] = np.where(change == 0, old, np.clip(old + change, -_LIMIT, _LIMIT))
 
 
-def _check_agreement(coded: Any, plan: Layout) -> None:
+def _check_agreement(coded: Any, frame: Frame) -> None:
     """Our reading of the headers and the library's must agree before any block is addressed."""
     sampling = [(c.h_samp_factor, c.v_samp_factor, c.quant_tbl_no) for c in coded.comp_info]
-    if (coded.image_width, coded.image_height) != (plan.width, plan.height) or sampling != [
-        (c.h, c.v, c.table) for c in plan.components
+    if (coded.image_width, coded.image_height) != (frame.width, frame.height) or sampling != [
+        (c.h, c.v, c.table) for c in frame.components
     ]:
         raise ValueError("its headers contradict each other")
-    slots = plan.table_slots
-    if len(coded.quant_tables) != len(slots) or any(c.table not in slots for c in plan.components):
+    slots = list(frame.table_slots)
+    if len(coded.quant_tables) != len(slots) or any(c.table not in slots for c in frame.components):
         raise ValueError("its quantisation tables are incomplete")
 
 

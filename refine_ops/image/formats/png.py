@@ -12,6 +12,8 @@ from refine_ops.errors import ItemError
 from refine_ops.image.formats import exif
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+HEADER_END: Final = len(SIGNATURE) + 25
+"""Where the header chunk ends."""
 _CHUNK_BYTES: Final = 1 << 20
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
 _CHANNELS: Final = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGB_ALPHA: 4}
@@ -33,7 +35,8 @@ class Chunks:
     depth: int
     colour: int
     interlaced: bool
-    items: tuple[tuple[bytes, bytes], ...]
+    items: tuple[tuple[bytes, bytes | memoryview], ...]
+    """(kind, payload); image data is a view of the file, so that a parsed file costs no second copy."""
     trailing: bytes
 
     @property
@@ -56,7 +59,12 @@ class Chunks:
         return np.frombuffer(key, ">u2").astype(np.uint16) if key and self.colour in (_GREY, _RGB) else None
 
     def first(self, kind: bytes) -> bytes | None:
-        return next((payload for name, payload in self.items if name == kind), None)
+        return next((bytes(payload) for name, payload in self.items if name == kind), None)
+
+    @property
+    def image_data(self) -> bytes:
+        """The zlib stream of the pixels."""
+        return b"".join(payload for kind, payload in self.items if kind == b"IDAT")
 
 
 def chunks(data: bytes, name: str) -> Chunks:
@@ -65,21 +73,23 @@ def chunks(data: bytes, name: str) -> Chunks:
     Raises:
         ItemError: `image.truncated`, `image.unsupported`, `image.multi_frame` (APNG).
     """
-    items: list[tuple[bytes, bytes]] = []
-    at = len(SIGNATURE)
+    items: list[tuple[bytes, bytes | memoryview]] = []
+    at, view = len(SIGNATURE), memoryview(data)
     while not items or items[-1][0] != b"IEND":
         size = int.from_bytes(data[at : at + 4], "big")
-        kind, payload = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+        kind, payload = data[at + 4 : at + 8], view[at + 8 : at + 8 + size]
         checksum = data[at + 8 + size : at + 12 + size]
-        if len(payload) < size or len(checksum) < 4 or zlib.crc32(kind + payload) != int.from_bytes(checksum, "big"):
+        whole = len(payload) == size and len(checksum) == 4
+        if not whole or zlib.crc32(payload, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
             raise ItemError("image.truncated", f"{name}: PNG chunk {kind!r} at byte {at} is damaged; export it again")
-        items.append((kind, payload))
+        items.append((kind, payload if kind == b"IDAT" else bytes(payload)))
         at += 12 + size
     if items[0][0] != b"IHDR" or len(items[0][1]) != 13:
         raise ItemError("image.truncated", f"{name}: the PNG does not begin with its header; export it again")
-    width, height, depth, colour = struct.unpack_from(">IIBB", items[0][1])
+    header = bytes(items[0][1])
+    width, height, depth, colour = struct.unpack_from(">IIBB", header)
     if any(kind == b"acTL" for kind, _ in items):
-        raise ItemError("image.multi_frame", f"{name}: an animated PNG; extract the frame to refine")
+        raise ItemError("image.multi_frame", f"{name}: an animated PNG; give one frame alone")
     if depth not in _DEPTHS.get(colour, ()):
         raise ItemError(
             "image.unsupported",
@@ -88,7 +98,7 @@ def chunks(data: bytes, name: str) -> Chunks:
         )
     if not width or not height:
         raise ItemError("image.truncated", f"{name}: the PNG header says {width} x {height}; export it again")
-    return Chunks(width, height, depth, colour, items[0][1][12] != 0, tuple(items), data[at:])
+    return Chunks(width, height, depth, colour, header[12] != 0, tuple(items), data[at:])
 
 
 def image_data(parts: Chunks, coded: bytes, name: str) -> bytes:
@@ -100,7 +110,7 @@ def image_data(parts: Chunks, coded: bytes, name: str) -> bytes:
     fresh = chunks(coded, name)
     if (fresh.width, fresh.height, fresh.depth, fresh.colour) != (parts.width, parts.height, parts.depth, parts.colour):
         raise ItemError("image.unsupported", f"{name}: the PNG encoder changed depth or colour type; use TIFF")
-    return b"".join(payload for kind, payload in fresh.items if kind == b"IDAT")
+    return fresh.image_data
 
 
 def reassemble(parts: Chunks, data: bytes, new_exif: bytes | None) -> bytes:
@@ -111,7 +121,7 @@ def reassemble(parts: Chunks, data: bytes, new_exif: bytes | None) -> bytes:
     out, placed = [SIGNATURE], False
     for kind, payload in parts.items:
         if kind == b"IHDR":
-            out.append(chunk(kind, payload[:12] + b"\0"))
+            out.append(chunk(kind, bytes(payload[:12]) + b"\0"))
         elif kind == b"eXIf" and new_exif is not None:
             out.append(chunk(kind, new_exif))
         elif kind != b"IDAT":
@@ -122,20 +132,23 @@ def reassemble(parts: Chunks, data: bytes, new_exif: bytes | None) -> bytes:
     return b"".join([*out, parts.trailing])
 
 
-def chunk(kind: bytes, payload: bytes) -> bytes:
-    return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+def chunk(kind: bytes, payload: bytes | memoryview) -> bytes:
+    checksum = zlib.crc32(payload, zlib.crc32(kind))
+    return b"".join([struct.pack(">I", len(payload)), kind, payload, struct.pack(">I", checksum)])
 
 
 def metadata(parts: Chunks) -> list[tuple[str, bytes]]:
     """Every chunk but the image data, in order; the header without its interlace flag, EXIF without its thumbnail."""
     kept = []
     for kind, payload in parts.items:
+        if kind == b"IDAT":
+            continue
+        held = bytes(payload)
         if kind == b"IHDR":
-            payload = payload[:12]
+            held = held[:12]
         elif kind == b"eXIf":
-            payload = exif.without_thumbnail(payload)
-        if kind != b"IDAT":
-            kept.append((kind.decode("latin-1"), payload))
+            held = exif.without_thumbnail(held)
+        kept.append((kind.decode("latin-1"), held))
     return [*kept, ("trailing", parts.trailing)]
 
 

@@ -1,8 +1,9 @@
 """The pixels of a PNG: decoded and encoded by libraries, kept apart from everything else in the file."""
 
 import zlib
+from dataclasses import dataclass
 from io import BytesIO
-from typing import Final
+from typing import Final, Self
 
 import cv2
 import numpy as np
@@ -11,74 +12,121 @@ from PIL import Image
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
-from refine_ops.image.formats import exif
-from refine_ops.image.formats.png import Chunks, chunks, image_only
-from refine_ops.image.source import Model, Native, Samples, check_size
+from refine_ops.image.formats import exif, png, png_rows
+from refine_ops.image.formats.codec import ParsedFile
+from refine_ops.image.formats.edit import Edit, Encoded, NewFile
+from refine_ops.image.formats.native import Model, Native, Samples, check_size, expand_grey, rgb_order, with_channels
+from refine_ops.image.formats.png import Chunks, image_only
+from refine_ops.image.formats.png_palette import encode_entries, nearest_entries, palette
+from refine_ops.image.formats.thumbnail import fresh_exif
 
+_XMP_KEYWORD: Final = b"XML:com.adobe.xmp"
 _MAX_PROFILE_BYTES: Final = 1 << 24
 _LEVEL: Final = 4
 """zlib level: 5 % larger than level 6 in half the time."""
 _CV_PARAMETERS: Final = [cv2.IMWRITE_PNG_COMPRESSION, _LEVEL]
 
 
-def decode(data: bytes, name: str, limits: ImageLimits) -> Native:
-    """Samples of every PNG kind; palettes and `tRNS` are expanded as the standard says, 16 bits stay 16.
+@dataclass(frozen=True, slots=True, eq=False)
+class PngFile(ParsedFile):
+    """A PNG of any kind; palettes and `tRNS` are expanded as the standard says, 16 bits stay 16."""
 
-    Raises:
-        ItemError: as `chunks`, `image.too_large`, and `image.truncated` where the coded data is short or damaged.
-    """
-    parts = chunks(data, name)
-    check_size(parts.width, parts.height, name, limits)
-    try:
-        samples = _samples_16(parts, name) if parts.depth == 16 else _samples_8(image_only(parts))
-        samples, alpha = _with_transparency(samples, parts)
-        icc = _icc(parts)
-    except (OSError, SyntaxError, ValueError, zlib.error, cv2.error) as error:
-        raise ItemError("image.truncated", f"{name}: damaged PNG ({error}); export it again") from error
-    block = parts.first(b"eXIf")
-    model: Model = "grey" if samples.shape[2] <= 2 else "rgb"
-    expanded = parts.depth < 8 and not parts.has_palette
-    return Native(samples, model, alpha, exif.orientation(block) if block else 1, icc, expanded)
+    chunks: Chunks
 
+    format = "png"
+    suffix = ".png"
+    reads = "PNG (8/16-bit, palette)"
 
-def indices(parts: Chunks) -> npt.NDArray[np.uint8]:
-    """Palette entries `uint8 (H, W)` of a palette PNG."""
-    with Image.open(BytesIO(image_only(parts)), formats=["PNG"]) as image:
-        return np.array(image)
+    @classmethod
+    def claims(cls, data: bytes) -> bool:
+        return data[:8] == png.SIGNATURE
 
+    @classmethod
+    def parse(cls, data: bytes, name: str) -> Self:
+        return cls(data, name, png.chunks(data, name))
 
-def palette(parts: Chunks) -> npt.NDArray[np.uint8]:
-    """`uint8 (N, 4)`: the palette's RGB with `tRNS` alpha (255 where absent)."""
-    rgb = np.frombuffer(parts.first(b"PLTE") or b"", np.uint8)
-    rgb = rgb[: len(rgb) // 3 * 3].reshape(-1, 3)
-    alpha = np.full((len(rgb), 1), 255, np.uint8)
-    given = np.frombuffer(parts.first(b"tRNS") or b"", np.uint8)[: len(rgb)]
-    alpha[: len(given), 0] = given
-    return np.concatenate([rgb, alpha], axis=1)
+    def decode(self, limits: ImageLimits) -> Native:
+        """Pillow for 8 bits, OpenCV for 16."""
+        parts = self.chunks
+        check_size(parts.width, parts.height, self.name, limits)
+        try:
+            samples = _samples_16(parts, self.name) if parts.depth == 16 else _samples_8(image_only(parts))
+            samples, alpha = _with_transparency(samples, parts)
+            icc = _icc(parts)
+        except (OSError, SyntaxError, ValueError, zlib.error, cv2.error) as error:
+            raise ItemError("image.truncated", f"{self.name}: damaged PNG ({error}); export it again") from error
+        model: Model = "grey" if samples.shape[2] <= 2 else "rgb"
+        expanded = parts.depth < 8 and not parts.has_palette
+        return Native(samples, model, alpha, exif.orientation(self.exif() or b""), icc, expanded)
+
+    def decode_independently(self, limits: ImageLimits) -> tuple[Native, str]:
+        """The same libraries: rows are written by our own code. Where a PNG is coded as a whole (interlaced, palettes
+        under 8 bits) one library is both."""
+        native = self.decode(limits)
+        return native, "Pillow" if native.bits == 8 else "OpenCV"
+
+    def edit(self, edit: Edit) -> Encoded:
+        parts = self.chunks
+        if parts.has_palette:
+            samples: Samples = nearest_entries(parts, edit.before, edit.after, self.name)[:, :, None]
+        else:
+            samples = edit.after if parts.colour_key is None else _off_key(edit.after, parts.colour_key)
+        data = png_rows.splice(parts, samples, np.any(edit.support, axis=1))
+        if data is None:
+            whole = encode_entries(samples[..., 0], parts) if parts.has_palette else encode(samples)
+            data = png.image_data(parts, whole, self.name)
+        return Encoded(png.reassemble(parts, data, fresh_exif(self.exif(), edit)), self.format, edit.support)
+
+    def metadata(self) -> list[tuple[str, bytes]]:
+        return png.metadata(self.chunks)
+
+    def exif(self) -> bytes | None:
+        return self.chunks.first(b"eXIf")
+
+    def xmp(self) -> bytes | None:
+        texts = (bytes(p) for kind, p in self.chunks.items if kind == b"iTXt")
+        found = next((text for text in texts if text.startswith(_XMP_KEYWORD + b"\0\0")), None)
+        return found.split(b"\0", 5)[5] if found else None
+
+    @classmethod
+    def create(cls, new: NewFile, name: str) -> bytes:
+        """Grey with alpha in 16 bits becomes RGBA: no library here writes it."""
+        samples = new.samples
+        if samples.shape[2] == 2 and samples.dtype == np.uint16:
+            samples = expand_grey(samples)
+        coded, extra = encode(samples), []
+        if new.icc:
+            extra.append(png.chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(new.icc)))
+        if new.exif:
+            extra.append(png.chunk(b"eXIf", new.exif))
+        if new.xmp:
+            extra.append(png.chunk(b"iTXt", _XMP_KEYWORD + bytes(5) + new.xmp))
+        return b"".join([coded[: png.HEADER_END], *extra, coded[png.HEADER_END :]])
 
 
 def encode(samples: Samples) -> bytes:
     """A plain PNG of grey, grey+alpha (8 bits), RGB or RGBA samples: no ancillary chunks."""
     if samples.shape[2] == 2:
-        return _pillow_png(Image.fromarray(samples))
-    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[samples.shape[2]]
-    done, coded = cv2.imencode(".png", np.ascontiguousarray(samples[..., order]), _CV_PARAMETERS)
+        out = BytesIO()
+        Image.fromarray(samples).save(out, "PNG", compress_level=_LEVEL)
+        return out.getvalue()
+    done, coded = cv2.imencode(".png", np.ascontiguousarray(rgb_order(samples)), _CV_PARAMETERS)
     if not done:
         raise ItemError("image.unsupported", f"OpenCV cannot write a PNG of {samples.shape} {samples.dtype}")
     return bytes(coded)
 
 
-def encode_palette(entries: npt.NDArray[np.uint8], parts: Chunks) -> bytes:
-    """A palette PNG of `entries` at the depth of `parts`; its palette chunks are placeholders to be replaced."""
-    image = Image.fromarray(entries)
-    image.putpalette(palette(parts)[:, :3].tobytes())
-    return _pillow_png(image, bits=parts.depth)
+def _off_key(samples: Samples, key: npt.NDArray[np.uint16]) -> Samples:
+    """Colour channels, with visible pixels that would hit the transparent colour moved by one level of blue or grey."""
+    colour, alpha = samples[..., :-1].copy(), samples[..., -1]
+    hit = (colour == key).all(axis=2) & (alpha > 0)
+    colour[hit, -1] ^= 1
+    return colour
 
 
 def _samples_8(data: bytes) -> npt.NDArray[np.uint8]:
     with Image.open(BytesIO(data), formats=["PNG"]) as image:
-        samples = np.asarray(image.convert("L") if image.mode == "1" else image)
-    return samples if samples.ndim == 3 else samples[:, :, None]
+        return with_channels(np.asarray(image.convert("L") if image.mode == "1" else image))
 
 
 def _samples_16(parts: Chunks, name: str) -> npt.NDArray[np.uint16]:
@@ -87,8 +135,7 @@ def _samples_16(parts: Chunks, name: str) -> npt.NDArray[np.uint16]:
     decoded = cv2.imdecode(np.frombuffer(image_only(parts), np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16:
         raise ValueError("OpenCV finds no 16-bit samples")
-    decoded = decoded if decoded.ndim == 3 else decoded[:, :, None]
-    return np.ascontiguousarray(decoded[..., {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[decoded.shape[2]]])
+    return np.ascontiguousarray(rgb_order(decoded))
 
 
 def _check_complete(parts: Chunks, name: str) -> None:
@@ -125,9 +172,3 @@ def _icc(parts: Chunks) -> bytes | None:
         return None
     start = payload.index(b"\0") + 2
     return zlib.decompressobj().decompress(payload[start:], _MAX_PROFILE_BYTES)
-
-
-def _pillow_png(image: Image.Image, bits: int | None = None) -> bytes:
-    out = BytesIO()
-    image.save(out, "PNG", compress_level=_LEVEL, **({"bits": bits} if bits else {}))
-    return out.getvalue()

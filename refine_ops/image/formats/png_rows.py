@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
+from refine_ops.image.formats.native import Samples
 from refine_ops.image.formats.png import Chunks
-from refine_ops.image.source import Samples
 
 _NONE, _SUB, _UP, _AVERAGE, _PAETH = range(5)
 _GROWTH: Final = 1.1
@@ -35,7 +35,7 @@ def splice(parts: Chunks, samples: Samples, changed: npt.NDArray[np.bool_]) -> b
     """
     if parts.interlaced or parts.depth < 8:
         return None
-    coded = b"".join(payload for kind, payload in parts.items if kind == b"IDAT")
+    coded = parts.image_data
     length = parts.width * parts.channels * parts.depth // 8
     try:
         flat = isal_zlib.decompressobj().decompress(coded, parts.height * (1 + length) + 1)

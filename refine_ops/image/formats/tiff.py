@@ -1,25 +1,21 @@
-"""TIFF files, edited strip by strip in place: every other byte of the file stays where it is."""
+"""TIFF files: their directory, and what of it decides where samples are."""
 
 import struct
-import zlib
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any, Final
 
-import cv2
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
-from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
-from refine_ops.image.formats.tiff_strips import COMPRESSIONS, pack, unpack
-from refine_ops.image.source import Model, Native, Samples, check_size
+from refine_ops.image.formats.native import Model
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
-_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _COUNTS, _PLANAR = 273, 274, 277, 278, 279, 284
+OFFSETS, _SAMPLES, _ROWS, COUNTS, _PLANAR = 273, 277, 278, 279, 284
 _PREDICTOR, _TILE_WIDTH, _EXTRA, _FORMAT, _ICC = 317, 322, 338, 339, 34675
-_LAYOUTS: Final = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B"}
+NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 8, 32946, 32773
+_COMPRESSIONS: Final = frozenset({NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS})
+LAYOUTS: Final = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B"}
+"""struct's letter of a tag's kind."""
 _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _MODELS: Final[dict[int, tuple[Model, int]]] = {1: ("grey", 1), 2: ("rgb", 3), 5: ("cmyk", 4)}
 _UNASSOCIATED_ALPHA: Final = 2
@@ -44,7 +40,7 @@ class Directory:
 
     def values(self, tag: int, default: tuple[int, ...]) -> tuple[int, ...]:
         entry = self.tags.get(tag)
-        layout = _LAYOUTS.get(entry.kind) if entry else None
+        layout = LAYOUTS.get(entry.kind) if entry else None
         if entry is None or layout is None or not entry.count:
             return default
         return struct.unpack(f"{self.order}{entry.count}{layout}", entry.raw)
@@ -69,6 +65,18 @@ class Directory:
         return self.value(_SAMPLES, 1)
 
     @property
+    def model(self) -> Model:
+        return _MODELS[self.value(_PHOTOMETRIC, 1)][0]
+
+    @property
+    def alpha(self) -> bool:
+        return self.channels > _MODELS[self.value(_PHOTOMETRIC, 1)][1]
+
+    @property
+    def icc(self) -> bytes | None:
+        return self.tags[_ICC].raw if _ICC in self.tags else None
+
+    @property
     def rows_per_strip(self) -> int:
         return min(self.value(_ROWS, self.height), self.height)
 
@@ -79,7 +87,7 @@ class Directory:
     @property
     def strips(self) -> list[tuple[int, int]]:
         """(offset, bytes) of every strip, top to bottom."""
-        return list(zip(self.values(_OFFSETS, ()), self.values(_COUNTS, ()), strict=False))
+        return list(zip(self.values(OFFSETS, ()), self.values(COUNTS, ()), strict=False))
 
     @property
     def compression(self) -> int:
@@ -110,7 +118,7 @@ def directory(data: bytes, name: str) -> Directory:
     except struct.error as error:
         raise ItemError("image.truncated", f"{name}: the TIFF directory is cut ({error}); export it again") from error
     if following:
-        raise ItemError("image.multi_frame", f"{name}: a TIFF with several pages; extract the one to refine")
+        raise ItemError("image.multi_frame", f"{name}: a TIFF with several pages; give one page alone")
     found = Directory(order, tags)
     _check_supported(found, name)
     if not found.width or not found.height or len(found.strips) != -(-found.height // max(found.rows_per_strip, 1)):
@@ -118,89 +126,6 @@ def directory(data: bytes, name: str) -> Directory:
     if any(offset + size > len(data) for offset, size in found.strips):
         raise ItemError("image.truncated", f"{name}: a strip lies past the end of the file; export it again")
     return found
-
-
-def decode(data: bytes, name: str, limits: ImageLimits) -> Native:
-    """Samples of 8- or 16-bit grey, RGB or CMYK strips, with unassociated alpha, not turned.
-
-    Raises:
-        ItemError: as `directory`, and `image.too_large`.
-    """
-    found = directory(data, name)
-    check_size(found.width, found.height, name, limits)
-    strips = [data[offset : offset + size] for offset, size in found.strips]
-    try:
-        raw = unpack(strips, found.row_bytes, found.height, found.rows_per_strip, found.compression)
-    except (OSError, SyntaxError, ValueError, zlib.error) as error:
-        raise ItemError("image.truncated", f"{name}: damaged TIFF strips ({error}); export it again") from error
-    samples = raw.view(found.dtype).reshape(found.height, found.width, found.channels)
-    samples = samples.astype(samples.dtype.newbyteorder("="))
-    if found.predicted:
-        np.cumsum(samples, axis=1, dtype=samples.dtype, out=samples)
-    model, colours = _MODELS[found.value(_PHOTOMETRIC, 1)]
-    icc = found.tags.get(_ICC)
-    orientation = found.value(_ORIENTATION, 1)
-    return Native(
-        samples, model, found.channels > colours, orientation if 1 <= orientation <= 8 else 1, icc.raw if icc else None
-    )
-
-
-def encode(data: bytes, name: str, before: Samples, after: Samples) -> bytes:
-    """`data` with the strips rewritten in which `after` differs from `before`.
-
-    A strip that still fits is written where it was, a longer one is appended; only its entries in the two strip tables
-    change.
-
-    Raises:
-        ItemError: `tiff.refused` where the strip tables are too narrow for the new offsets.
-    """
-    found = directory(data, name)
-    out = bytearray(data)
-    offsets, counts = (list(found.values(tag, ())) for tag in (_OFFSETS, _COUNTS))
-    for index, (offset, size) in enumerate(found.strips):
-        rows = slice(index * found.rows_per_strip, (index + 1) * found.rows_per_strip)
-        if np.array_equal(before[rows], after[rows]):
-            continue
-        packed = pack(_differenced(after[rows], found), found.compression)
-        if len(packed) > size:
-            out += b"\0" * (len(out) % 2)
-            offset = offsets[index] = len(out)
-        out[offset : offset + len(packed)] = packed
-        counts[index] = len(packed)
-    try:
-        for tag, values in ((_OFFSETS, offsets), (_COUNTS, counts)):
-            entry = found.tags[tag]
-            struct.pack_into(f"{found.order}{len(values)}{_LAYOUTS[entry.kind]}", out, entry.at, *values)
-    except struct.error as error:
-        raise ItemError("tiff.refused", f"{name}: its strip tables cannot hold longer strips; use BigTIFF") from error
-    return bytes(out)
-
-
-def judge(data: bytes, name: str) -> Samples | None:
-    """Samples through a library's own TIFF reader: Pillow for 8 bits, OpenCV for 16; None where it cannot read them.
-
-    Both turn TIFFs upright as they read, so they are shown a copy whose orientation tag says 1.
-    """
-    found = directory(data, name)
-    if _ORIENTATION in found.tags:
-        turned = bytearray(data)
-        struct.pack_into(f"{found.order}H", turned, found.tags[_ORIENTATION].at, 1)
-        data = bytes(turned)
-    if found.bits == 8:
-        with Image.open(BytesIO(data), formats=["TIFF"]) as image:
-            samples = np.asarray(image)
-    else:
-        samples = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
-        if samples.ndim == 3:
-            samples = samples[..., [2, 1, 0, 3][: samples.shape[2]]]
-    if samples.ndim < 2:
-        return None
-    return samples if samples.ndim == 3 else samples[:, :, None]
-
-
-def metadata(found: Directory) -> list[tuple[str, bytes]]:
-    """Every tag's values but the strip tables'."""
-    return [(str(tag), entry.raw) for tag, entry in found.tags.items() if tag not in (_OFFSETS, _COUNTS)]
 
 
 def _tag(data: bytes, order: str, at: int) -> tuple[int, Tag]:
@@ -223,7 +148,7 @@ def _check_supported(found: Directory, name: str) -> None:
         f"{found.channels} samples": found.channels - colours not in (0, 1),
         "extra samples that are not plain alpha": found.channels > colours and extra != (_UNASSOCIATED_ALPHA,),
         "planes": found.channels > 1 and found.value(_PLANAR, 1) != 1,
-        f"compression {found.compression}": found.compression not in COMPRESSIONS,
+        f"compression {found.compression}": found.compression not in _COMPRESSIONS,
         f"predictor {found.value(_PREDICTOR, 1)}": found.value(_PREDICTOR, 1) not in (1, 2),
         "signed or float samples": set(found.values(_FORMAT, (1,))) != {1},
         "reversed bits": found.value(_FILL_ORDER, 1) != 1,
@@ -235,11 +160,3 @@ def _check_supported(found: Directory, name: str) -> None:
             f"{name}: a TIFF with {', '.join(found_problems)}; supported are 8 and 16 bits grey, RGB and CMYK, plain "
             "alpha, in strips, uncompressed or LZW, Deflate, PackBits; convert it",
         )
-
-
-def _differenced(samples: Samples, found: Directory) -> npt.NDArray[np.uint8]:
-    """Rows of bytes as they are packed: predictor applied, file byte order."""
-    if found.predicted:
-        samples = np.concatenate([samples[:, :1], samples[:, 1:] - samples[:, :-1]], axis=1)
-    stored = np.ascontiguousarray(samples.astype(found.dtype))
-    return stored.view(np.uint8).reshape(len(samples), -1)

@@ -1,19 +1,126 @@
-"""Packing and unpacking of TIFF strips: bytes in, bytes out, whatever the samples mean."""
+"""The samples of a TIFF, edited strip by strip in place: every other byte of the file stays where it is."""
 
 import struct
 import zlib
+from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Final
+from typing import Final, Self
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-_NONE, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS = 1, 5, 8, 32946, 32773
-COMPRESSIONS: Final = frozenset({_NONE, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS})
-_PILLOW_NAMES: Final = {_LZW: "tiff_lzw", _PACKBITS: "packbits"}
-_OFFSETS, _ROWS, _COUNTS = 273, 278, 279
-_SHORT, _LONG = 3, 4
+from refine_ops.config import ImageLimits
+from refine_ops.errors import ItemError
+from refine_ops.image.formats import exif
+from refine_ops.image.formats.codec import ParsedFile
+from refine_ops.image.formats.edit import Edit, Encoded
+from refine_ops.image.formats.native import Native, Samples, check_size, rgb_order, with_channels
+from refine_ops.image.formats.tiff import (
+    COUNTS,
+    DEFLATE,
+    LAYOUTS,
+    LZW,
+    NONE,
+    OFFSETS,
+    OLD_DEFLATE,
+    PACKBITS,
+    Directory,
+    directory,
+)
+
+_PILLOW_NAMES: Final = {LZW: "tiff_lzw", PACKBITS: "packbits"}
+_ROWS, _SHORT, _LONG = 278, 3, 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TiffFile(ParsedFile):
+    """A TIFF of one image in strips: 8- or 16-bit grey, RGB or CMYK, with unassociated alpha."""
+
+    directory: Directory
+
+    format = "tiff"
+    suffix = ".tif"
+    reads = "TIFF (8/16-bit strips)"
+
+    @classmethod
+    def claims(cls, data: bytes) -> bool:
+        return data[:4] in (b"II*\0", b"MM\0*")
+
+    @classmethod
+    def parse(cls, data: bytes, name: str) -> Self:
+        return cls(data, name, directory(data, name))
+
+    def decode(self, limits: ImageLimits) -> Native:
+        found = self.directory
+        check_size(found.width, found.height, self.name, limits)
+        strips = [self.data[offset : offset + size] for offset, size in found.strips]
+        try:
+            raw = unpack(strips, found.row_bytes, found.height, found.rows_per_strip, found.compression)
+        except (OSError, SyntaxError, ValueError, zlib.error) as error:
+            raise ItemError(
+                "image.truncated", f"{self.name}: damaged TIFF strips ({error}); export it again"
+            ) from error
+        samples = raw.view(found.dtype).reshape(found.height, found.width, found.channels)
+        samples = samples.astype(samples.dtype.newbyteorder("="))
+        if found.predicted:
+            np.cumsum(samples, axis=1, dtype=samples.dtype, out=samples)
+        return Native(samples, found.model, found.alpha, exif.orientation(self.data), found.icc)
+
+    def decode_independently(self, limits: ImageLimits) -> tuple[Native, str]:
+        """A library's own TIFF reader: Pillow for 8 bits, OpenCV for 16.
+
+        Both turn TIFFs upright as they read, so they are shown a copy whose orientation tag says 1.
+        """
+        native, data = self.decode(limits), exif.with_orientation_1(self.data)
+        if native.bits == 8:
+            with Image.open(BytesIO(data), formats=["TIFF"]) as image:
+                return replace(native, samples=with_channels(np.asarray(image))), "Pillow"
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if decoded is None:
+            raise ItemError("image.unsupported", f"{self.name}: OpenCV does not read it")
+        return replace(native, samples=rgb_order(decoded)), "OpenCV"
+
+    def edit(self, edit: Edit) -> Encoded:
+        """A strip that still fits is written where it was, a longer one is appended; only its entries in the two strip
+        tables change.
+
+        Raises:
+            ItemError: `tiff.refused` where the strip tables are too narrow for the new offsets.
+        """
+        found, out = self.directory, bytearray(self.data)
+        offsets, counts = (list(found.values(tag, ())) for tag in (OFFSETS, COUNTS))
+        for index, (offset, size) in enumerate(found.strips):
+            rows = slice(index * found.rows_per_strip, (index + 1) * found.rows_per_strip)
+            if np.array_equal(edit.before[rows], edit.after[rows]):
+                continue
+            packed = pack(_differenced(edit.after[rows], found), found.compression)
+            if len(packed) > size:
+                out += b"\0" * (len(out) % 2)
+                offset = offsets[index] = len(out)
+            out[offset : offset + len(packed)] = packed
+            counts[index] = len(packed)
+        try:
+            for tag, values in ((OFFSETS, offsets), (COUNTS, counts)):
+                entry = found.tags[tag]
+                struct.pack_into(f"{found.order}{len(values)}{LAYOUTS[entry.kind]}", out, entry.at, *values)
+        except struct.error as error:
+            raise ItemError(
+                "tiff.refused", f"{self.name}: its strip tables cannot hold longer strips; use BigTIFF"
+            ) from error
+        return Encoded(bytes(out), self.format, edit.support)
+
+    def metadata(self) -> list[tuple[str, bytes]]:
+        """Every tag's values but the strip tables'."""
+        return [(str(tag), entry.raw) for tag, entry in self.directory.tags.items() if tag not in (OFFSETS, COUNTS)]
+
+    def exif(self) -> bytes | None:
+        """None: its tags lie among those of the image, and offsets into the file would dangle elsewhere."""
+        return None
+
+    def xmp(self) -> bytes | None:
+        return None
 
 
 def unpack(strips: list[bytes], row_bytes: int, height: int, rows: int, compression: int) -> npt.NDArray[np.uint8]:
@@ -25,7 +132,7 @@ def unpack(strips: list[bytes], row_bytes: int, height: int, rows: int, compress
     Raises:
         OSError, ValueError: The strips are damaged or short.
     """
-    if compression == _NONE:
+    if compression == NONE:
         raw = np.frombuffer(b"".join(strips), np.uint8)
         if len(raw) < row_bytes * height:
             raise ValueError(f"{len(raw)} of {row_bytes * height} bytes")
@@ -37,14 +144,14 @@ def unpack(strips: list[bytes], row_bytes: int, height: int, rows: int, compress
 
 def pack(rows: npt.NDArray[np.uint8], compression: int) -> bytes:
     """One strip of `uint8 (rows, row_bytes)`."""
-    if compression == _NONE:
+    if compression == NONE:
         return rows.tobytes()
-    if compression in (_DEFLATE, _OLD_DEFLATE):
+    if compression in (DEFLATE, OLD_DEFLATE):
         return zlib.compress(rows.tobytes())
     out = BytesIO()
     Image.fromarray(rows).save(out, "TIFF", compression=_PILLOW_NAMES[compression], tiffinfo={_ROWS: len(rows)})
     with Image.open(out, formats=["TIFF"]) as image:
-        offset, size = (int(np.ravel(image.getexif()[tag])[0]) for tag in (_OFFSETS, _COUNTS))
+        offset, size = (int(np.ravel(image.getexif()[tag])[0]) for tag in (OFFSETS, COUNTS))
     return out.getvalue()[offset : offset + size]
 
 
@@ -60,12 +167,20 @@ def _byte_picture(strips: list[bytes], width: int, height: int, rows: int, compr
         (258, _SHORT, 1, 8),
         (259, _SHORT, 1, compression),
         (262, _SHORT, 1, 1),
-        (_OFFSETS, _LONG, len(strips), tables_at if many else int(starts[0])),
+        (OFFSETS, _LONG, len(strips), tables_at if many else int(starts[0])),
         (277, _SHORT, 1, 1),
         (_ROWS, _LONG, 1, rows),
-        (_COUNTS, _LONG, len(strips), tables_at + 4 * len(strips) if many else int(sizes[0])),
+        (COUNTS, _LONG, len(strips), tables_at + 4 * len(strips) if many else int(sizes[0])),
     ]
     listing = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     directory = struct.pack("<H", len(entries)) + listing + bytes(4)
     tables: bytes = starts.tobytes() + sizes.tobytes()
     return b"II*\0" + struct.pack("<I", tables_at + len(tables)) + body + tables + directory
+
+
+def _differenced(samples: Samples, found: Directory) -> npt.NDArray[np.uint8]:
+    """Rows of bytes as they are packed: predictor applied, file byte order."""
+    if found.predicted:
+        samples = np.concatenate([samples[:, :1], samples[:, 1:] - samples[:, :-1]], axis=1)
+    stored = np.ascontiguousarray(samples.astype(found.dtype))
+    return stored.view(np.uint8).reshape(len(samples), -1)

@@ -1,9 +1,10 @@
 """WebP files: RIFF chunks carried over byte for byte around a losslessly coded image."""
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Final
+from typing import Final, Self
 
 import cv2
 import numpy as np
@@ -13,8 +14,12 @@ from PIL import Image
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
 from refine_ops.image.formats import exif
-from refine_ops.image.source import Native, check_size
+from refine_ops.image.formats.codec import ParsedFile
+from refine_ops.image.formats.edit import Edit, Encoded, NewFile
+from refine_ops.image.formats.native import Native, check_size, expand_grey, rgb_order
+from refine_ops.image.formats.thumbnail import fresh_exif
 
+_EXIF: Final = b"Exif\0\0"
 _PIXELS: Final = (b"VP8 ", b"VP8L", b"ALPH")
 _ICC_FLAG, _ALPHA_FLAG, _EXIF_FLAG, _XMP_FLAG, _ANIMATION_FLAG = 0x20, 0x10, 0x08, 0x04, 0x02
 MAX_SIDE_PX: Final = 16383
@@ -26,7 +31,8 @@ _EFFORT: Final = 2
 class Riff:
     """A WebP taken apart."""
 
-    items: tuple[tuple[bytes, bytes], ...]
+    items: tuple[tuple[bytes, bytes | memoryview], ...]
+    """(kind, payload), payloads as views of the file."""
     trailing: bytes
 
     @property
@@ -34,7 +40,7 @@ class Riff:
         return any(kind == b"VP8L" for kind, _ in self.items)
 
     def first(self, kind: bytes) -> bytes | None:
-        return next((payload for name, payload in self.items if name == kind), None)
+        return next((bytes(payload) for name, payload in self.items if name == kind), None)
 
 
 def riff(data: bytes, name: str) -> Riff:
@@ -46,50 +52,102 @@ def riff(data: bytes, name: str) -> Riff:
     end = 8 + int.from_bytes(data[4:8], "little")
     if len(data) < end:
         raise ItemError("image.truncated", f"{name}: {len(data)} of {end} bytes of WebP; export it again")
-    items, at = [], 12
+    items: list[tuple[bytes, bytes | memoryview]] = []
+    at, view = 12, memoryview(data)
     while at + 8 <= end:
         size = int.from_bytes(data[at + 4 : at + 8], "little")
         if at + 8 + size > end:
             raise ItemError("image.truncated", f"{name}: WebP chunk {data[at : at + 4]!r} is cut; export it again")
-        items.append((data[at : at + 4], data[at + 8 : at + 8 + size]))
+        items.append((data[at : at + 4], view[at + 8 : at + 8 + size]))
         at += 8 + size + size % 2
     parts = Riff(tuple(items), data[end:])
     extended = parts.first(b"VP8X") or b""
     if (extended and extended[0] & _ANIMATION_FLAG) or parts.first(b"ANIM") is not None:
-        raise ItemError("image.multi_frame", f"{name}: an animated WebP; extract the frame to refine")
+        raise ItemError("image.multi_frame", f"{name}: an animated WebP; give one frame alone")
     return parts
 
 
-def decode(data: bytes, name: str, limits: ImageLimits) -> Native:
-    """RGB or RGBA samples, 8 bits, not turned.
+@dataclass(frozen=True, slots=True, eq=False)
+class WebpFile(ParsedFile):
+    """A still WebP; edited ones are written losslessly."""
 
-    Raises:
-        ItemError: as `riff`, and `image.too_large`.
-    """
-    parts = riff(data, name)
-    check_size(*_size(parts, name), name, limits)
-    try:
-        with Image.open(BytesIO(data[: len(data) - len(parts.trailing)]), formats=["WEBP"]) as image:
-            if image.mode not in ("RGB", "RGBA"):
-                raise ItemError("image.unsupported", f"{name}: WebP mode {image.mode}; convert it")
-            samples = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ItemError("image.truncated", f"{name}: damaged WebP ({error}); export it again") from error
-    block = exif_block(parts)
-    orientation = exif.orientation(block) if block else 1
-    return Native(samples, "rgb", samples.shape[2] == 4, orientation, parts.first(b"ICCP"))
+    riff: Riff
 
+    format = "webp"
+    suffix = ".webp"
+    reads = "WebP (still)"
 
-def judge(data: bytes) -> npt.NDArray[np.uint8] | None:
-    """Samples through OpenCV, as a second opinion on what Pillow wrote; None where it cannot read them."""
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    return None if decoded is None else decoded[..., [2, 1, 0, 3][: decoded.shape[2]]]
+    @classmethod
+    def claims(cls, data: bytes) -> bool:
+        return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
+    @classmethod
+    def parse(cls, data: bytes, name: str) -> Self:
+        return cls(data, name, riff(data, name))
 
-def exif_block(parts: Riff) -> bytes | None:
-    """The EXIF chunk without the `Exif\\0\\0` prefix some writers add."""
-    block = parts.first(b"EXIF")
-    return block.removeprefix(b"Exif\0\0") if block else None
+    def decode(self, limits: ImageLimits) -> Native:
+        """RGB or RGBA samples, 8 bits."""
+        parts, name = self.riff, self.name
+        check_size(*_size(parts, name), name, limits)
+        try:
+            with Image.open(BytesIO(self.data[: len(self.data) - len(parts.trailing)]), formats=["WEBP"]) as image:
+                if image.mode not in ("RGB", "RGBA"):
+                    raise ItemError("image.unsupported", f"{name}: WebP mode {image.mode}; convert it")
+                samples = np.asarray(image)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ItemError("image.truncated", f"{name}: damaged WebP ({error}); export it again") from error
+        turn = exif.orientation(self.exif() or b"")
+        return Native(samples, "rgb", samples.shape[2] == 4, turn, parts.first(b"ICCP"))
+
+    def decode_independently(self, limits: ImageLimits) -> tuple[Native, str]:
+        """OpenCV: Pillow wrote it."""
+        native = self.decode(limits)
+        decoded = cv2.imdecode(np.frombuffer(self.data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if decoded is None:
+            raise ItemError("image.unsupported", f"{self.name}: OpenCV does not read it")
+        return replace(native, samples=rgb_order(decoded)), "OpenCV"
+
+    def edit(self, edit: Edit) -> Encoded:
+        if not self.riff.lossless and edit.settings.webp_lossy == "refuse":
+            raise ItemError(
+                "webp.lossy",
+                f"{self.name}: a lossy WebP re-encoded lossily changes everywhere; set write.webp_lossy to 'lossless'",
+            )
+        data = reassemble(self.riff, encode(edit.after), fresh_exif(self.exif(), edit))
+        return Encoded(data, self.format, edit.support)
+
+    def metadata(self) -> list[tuple[str, bytes]]:
+        """Every chunk but the image data, in order; EXIF without its thumbnail."""
+        kept = []
+        for kind, payload in self.riff.items:
+            if kind in _PIXELS:
+                continue
+            held = bytes(payload)
+            if kind == b"EXIF":
+                held = exif.without_thumbnail(held.removeprefix(_EXIF))
+            kept.append((kind.decode("latin-1"), held))
+        return [*kept, ("trailing", self.riff.trailing)]
+
+    def exif(self) -> bytes | None:
+        """Without the `Exif\\0\\0` prefix some writers add."""
+        block = self.riff.first(b"EXIF")
+        return block.removeprefix(_EXIF) if block else None
+
+    def xmp(self) -> bytes | None:
+        return self.riff.first(b"XMP ")
+
+    @classmethod
+    def create(cls, new: NewFile, name: str) -> bytes:
+        height, width = new.samples.shape[:2]
+        wide = max(height, width) > MAX_SIDE_PX
+        if new.samples.dtype == np.uint16 or wide or (new.model == "grey" and new.icc):
+            raise ItemError(
+                "image.unsupported",
+                f"{name}: lossless WebP holds 8-bit RGB up to {MAX_SIDE_PX} px a side; use output_format: png",
+            )
+        extra = {b"ICCP": new.icc, b"EXIF": new.exif, b"XMP ": new.xmp}
+        rgb = expand_grey(new.samples) if new.model == "grey" else new.samples
+        return container(encode(rgb), (width, height), new.alpha, {k: v for k, v in extra.items() if v})
 
 
 def encode(samples: npt.NDArray[np.uint8]) -> bytes:
@@ -104,13 +162,14 @@ def encode(samples: npt.NDArray[np.uint8]) -> bytes:
 
 def reassemble(parts: Riff, coded: bytes, new_exif: bytes | None) -> bytes:
     """The original's chunks with the VP8L payload `coded` in the place of its image; `new_exif` replaces EXIF."""
-    kept: list[tuple[bytes, bytes]] = []
+    kept: list[tuple[bytes, bytes | memoryview]] = []
     for kind, payload in parts.items:
         if kind in _PIXELS:
             if not any(k == b"VP8L" for k, _ in kept):
                 kept.append((b"VP8L", coded))
         elif kind == b"EXIF" and new_exif is not None:
-            kept.append((kind, payload[: len(payload) - len(payload.removeprefix(b"Exif\0\0"))] + new_exif))
+            prefix = _EXIF if payload[: len(_EXIF)] == _EXIF else b""
+            kept.append((kind, prefix + new_exif))
         else:
             kept.append((kind, payload))
     return join(kept) + parts.trailing
@@ -127,20 +186,9 @@ def container(coded: bytes, size: tuple[int, int], alpha: bool, extra: dict[byte
     return join([(b"VP8X", header), *first, (b"VP8L", coded), *last])
 
 
-def join(items: list[tuple[bytes, bytes]]) -> bytes:
-    body = b"".join(k + struct.pack("<I", len(p)) + p + b"\0" * (len(p) % 2) for k, p in items)
+def join(items: Sequence[tuple[bytes, bytes | memoryview]]) -> bytes:
+    body = b"".join(b"".join([k, struct.pack("<I", len(p)), p, b"\0" * (len(p) % 2)]) for k, p in items)
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
-
-
-def metadata(parts: Riff) -> list[tuple[str, bytes]]:
-    """Every chunk but the image data, in order; EXIF without its thumbnail."""
-    kept = []
-    for kind, payload in parts.items:
-        if kind == b"EXIF":
-            payload = exif.without_thumbnail(payload.removeprefix(b"Exif\0\0"))
-        if kind not in _PIXELS:
-            kept.append((kind.decode("latin-1"), payload))
-    return [*kept, ("trailing", parts.trailing)]
 
 
 def _size(parts: Riff, name: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from refine_ops import storage
 from refine_ops.chain import Finished
 from refine_ops.config import KeepPatches
 from refine_ops.image.formats import png_pixels
-from refine_ops.image.source import MEDIA_SUFFIX
+from refine_ops.image.formats.table import MEDIA_SUFFIX
 from refine_ops.job.outcome import Output
 from refine_ops.job.run_folder import RunFolder
 from refine_ops.records import Patch, RegionOutcome

@@ -1,0 +1,32 @@
+"""The formats, one codec each. A new format is a module with a `ParsedFile`, its tests, and a row here."""
+
+import io
+from typing import Final
+
+from PIL import Image, UnidentifiedImageError
+
+from refine_ops.image.formats.codec import ParsedFile
+from refine_ops.image.formats.jpeg import JpegFile
+from refine_ops.image.formats.native import Format
+from refine_ops.image.formats.png_pixels import PngFile
+from refine_ops.image.formats.tiff_strips import TiffFile
+from refine_ops.image.formats.webp import WebpFile
+
+CODECS: Final[dict[Format, type[ParsedFile]]] = {"jpeg": JpegFile, "png": PngFile, "webp": WebpFile, "tiff": TiffFile}
+
+MEDIA_SUFFIX: Final[dict[Format, str]] = {kind: codec.suffix for kind, codec in CODECS.items()}
+SUPPORTED: Final = ", ".join(codec.reads for codec in CODECS.values())
+
+
+def sniff(data: bytes) -> Format | None:
+    """The format by its first bytes."""
+    return next((kind for kind, codec in CODECS.items() if codec.claims(data)), None)
+
+
+def header_pixels(data: bytes) -> int:
+    """Width x height as the header claims, or 0 where no header can be read (decoding will say why)."""
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind.upper() for kind in CODECS]) as image:
+            return int(image.width) * int(image.height)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 0
