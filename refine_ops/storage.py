@@ -188,14 +188,24 @@ def exists(uri: str) -> bool:
 
 
 def list_files(folder: str, suffix: str = "") -> Iterator[str]:
-    """URIs of all files below `folder`, sorted, temporary ones left out; an absent folder is empty."""
+    """URIs of all files below `folder`, sorted, temporary ones left out; an absent folder is empty.
+
+    Raises:
+        JobError: the folder, or one below it, is there and cannot be listed.
+    """
     if is_s3(folder):
         bucket, prefix = _split_s3(folder)
         keys = s3.list_keys(bucket, prefix.rstrip("/") + "/" if prefix else "")
         yield from (f"s3://{bucket}/{key}" for key in keys if key.endswith(suffix))
         return
-    found = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
+    found = (Path(root) / name for root, _, names in os.walk(folder, onerror=_refuse_unlistable) for name in names)
     yield from sorted(str(p) for p in found if p.name.endswith(suffix) and not p.name.startswith(_TEMPORARY))
+
+
+def _refuse_unlistable(e: OSError) -> None:
+    """`os.walk` would go on as if a folder that cannot be listed were empty."""
+    if not isinstance(e, FileNotFoundError | NotADirectoryError):
+        raise JobError(f"cannot list {e.filename}: {e.strerror or e}; check permissions and the disk") from e
 
 
 def delete(uri: str) -> None:

@@ -132,7 +132,7 @@ class Node:
     def _finished(self, positions: npt.NDArray[np.int64], writer: str) -> npt.NDArray[np.int64]:
         """Which of `positions` have an outcome in this launch's own parts (a fleet's ledger has millions)."""
         parts = storage.list_files(self._folder.outcomes, ".parquet")
-        tables = read_parts([uri for uri in parts if f"-{writer}-" in uri.rsplit("/", 1)[-1]], ["item_id"])
+        tables = read_parts([uri for uri in parts if f"-{writer}-" in uri.rsplit("/", 1)[-1]], [])
         if not tables:
             return np.zeros(0, np.int64)
         recent = pa.concat_tables(tables.values())["item_id"].combine_chunks()

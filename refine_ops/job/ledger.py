@@ -1,18 +1,17 @@
 """The ledger: what became of every item, as Parquet parts in `outcomes/`. It is the truth; no database is.
 
 A part is written whole or not at all. Parts are only added; of several outcomes of one item the latest counts, so a
-part may repeat what another says. The Parquet schema is derived from `records.Outcome`.
+may repeat what another says. The Parquet schema is derived from `records.Outcome`; parts of older releases are read
+as if they had its defaults.
 """
 
 import dataclasses
 import logging
 import threading
 import time
-import types
-import typing
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from refine_ops import storage
-from refine_ops.errors import ItemError
+from refine_ops.errors import ItemError, JobError
+from refine_ops.job.record_schema import fit_schema, record_fields
 from refine_ops.records import Outcome
 
 logger = logging.getLogger(__name__)
@@ -28,30 +28,10 @@ logger = logging.getLogger(__name__)
 _HASH_CHARS: Final = 16
 """Of SHA-256, in a part's name: one damaged bit anywhere makes the whole part unreadable, whichever columns are asked
 for; else a reader of two columns would count items as done whose other columns are gone."""
-_SCALARS: Final = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-
-
-def _arrow_type(hint: Any) -> pa.DataType:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint in _SCALARS:
-        return _SCALARS[hint]
-    if origin is typing.Literal:
-        return pa.string()
-    if origin is types.UnionType:
-        return _arrow_type(next(a for a in arguments if a is not type(None)))
-    if origin is tuple:
-        return pa.list_(_arrow_type(arguments[0]))
-    if origin is dict:
-        return pa.map_(_arrow_type(arguments[0]), _arrow_type(arguments[1]))
-    return pa.struct(list(_arrow_fields(hint)))
-
-
-def _arrow_fields(record: type) -> Iterable[pa.Field]:
-    hints = typing.get_type_hints(record)
-    return (pa.field(f.name, _arrow_type(hints[f.name])) for f in dataclasses.fields(record))
-
-
-OUTCOME_SCHEMA: Final = pa.schema(list(_arrow_fields(Outcome)), metadata={"refine_ops.outcome": "1"})
+OUTCOME_VERSION: Final = 1
+"""Of the schema that `records.Outcome` makes; goes up by one with every change of it (a test holds them together)."""
+_VERSION_KEY: Final = b"refine_ops.outcome"
+OUTCOME_SCHEMA: Final = pa.schema(record_fields(Outcome), metadata={_VERSION_KEY: str(OUTCOME_VERSION)})
 
 
 def outcomes_table(outcomes: Iterable[Outcome]) -> pa.Table:
@@ -107,7 +87,7 @@ class LedgerWriter:
 def write_part(folder: str, table: pa.Table, writer_id: str) -> str:
     """Publish a part under a name that sorts by time and ends in its own hash; returns its URI."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table.replace_schema_metadata(OUTCOME_SCHEMA.metadata), sink, compression="zstd")
     data = sink.getvalue().to_pybytes()
     name = f"part-{time.time_ns():020d}-{writer_id}-{storage.sha256(data)[:_HASH_CHARS]}.parquet"
     uri = storage.join(folder, name)
@@ -118,31 +98,61 @@ def write_part(folder: str, table: pa.Table, writer_id: str) -> str:
 def read_ledger(folder: str, columns: list[str] | None = None) -> pa.Table:
     """The latest outcome of every item (all columns, or `item_id` and `columns`), in no particular order.
 
-    A part that cannot be read is left out with a warning: its items count as not done and will be redone.
+    A part whose content is damaged is left out with a warning: its items count as not done and will be redone.
+
+    Raises:
+        JobError: a part is there and cannot be read, or is of a newer release.
     """
-    wanted = None if columns is None else list(dict.fromkeys(["item_id", "finished_at", *columns]))
-    parts = list(read_parts(list(storage.list_files(folder, ".parquet")), wanted).values())
-    if not parts:
-        fields = OUTCOME_SCHEMA if wanted is None else pa.schema([OUTCOME_SCHEMA.field(name) for name in wanted])
-        return fields.empty_table()
-    return latest(pa.concat_tables(parts))
+    parts = list(read_parts(list(storage.list_files(folder, ".parquet")), columns).values())
+    return latest(pa.concat_tables(parts)) if parts else _schema(columns).empty_table()
 
 
-def read_parts(uris: list[str], columns: list[str] | None) -> dict[str, pa.Table]:
-    """Ledger parts by URI; unreadable ones are left out with a warning."""
+def read_parts(uris: list[str], columns: list[str] | None, *, skip_unreachable: bool = False) -> dict[str, pa.Table]:
+    """Ledger parts by URI, with `item_id`, `finished_at` and `columns`, or all columns. Damaged ones are left out.
+
+    Args:
+        skip_unreachable: For who asks again soon: leave out, with a warning, what cannot be read just now.
+
+    Raises:
+        JobError: as `read_ledger`.
+    """
+    schema = _schema(columns)
     with ThreadPoolExecutor(8) as pool:
-        tables = pool.map(lambda uri: _read_part(uri, columns), uris)
+        tables = pool.map(lambda uri: _read_part(uri, schema, skip_unreachable), uris)
         return {uri: table for uri, table in zip(uris, tables, strict=True) if table is not None}
 
 
-def _read_part(uri: str, columns: list[str] | None) -> pa.Table | None:
+def _schema(columns: list[str] | None) -> pa.Schema:
+    names = OUTCOME_SCHEMA.names if columns is None else dict.fromkeys(["item_id", "finished_at", *columns])
+    return pa.schema([OUTCOME_SCHEMA.field(name) for name in names])
+
+
+def _read_part(uri: str, schema: pa.Schema, skip_unreachable: bool) -> pa.Table | None:
     try:
         data = storage.read(uri)
+    except ItemError as e:
+        # To take it for empty would redo all it holds, a whole catalogue where the ledger is one compacted part.
+        if not skip_unreachable:
+            raise JobError(
+                f"ledger part {uri} is there and cannot be read ({e}); without it, all that it holds would be refined "
+                "once more. Mend the store or its permissions, then run the same command again."
+            ) from e
+        logger.warning("ledger part %s cannot be read just now (%s)", uri, e)
+        return None
+    try:
         if storage.sha256(data)[:_HASH_CHARS] != uri[-len(".parquet") - _HASH_CHARS : -len(".parquet")]:
             raise OSError("its bytes are not those that were written")
-        return pq.read_table(pa.BufferReader(data), columns=columns).replace_schema_metadata(None)
-    except (pa.ArrowException, OSError, ItemError) as e:
-        logger.warning("ledger part %s is unreadable (%s); its items will be redone", uri, e)
+        file = pq.ParquetFile(pa.BufferReader(data))
+        written = int((file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"1"))
+        if written > OUTCOME_VERSION:
+            raise JobError(
+                f"ledger part {uri} was written by a newer release (its version {written}, this release reads up to "
+                f"{OUTCOME_VERSION}); update refine-ops here, or use another --out"
+            )
+        table = file.read(columns=[name for name in schema.names if name in file.schema_arrow.names])
+        return fit_schema(table, Outcome, schema)
+    except (pa.ArrowException, OSError) as e:
+        logger.warning("ledger part %s is damaged (%s); its items will be redone", uri, e)
         return None
 
 

@@ -217,6 +217,22 @@ def test_an_object_that_cannot_be_read(
     settle(table, config, published, "one object unreadable", "a dead letter; retry_dead mends it", {})
 
 
+def test_a_ledger_that_cannot_be_read_is_not_an_empty_one(
+    table: Table, images: Path, published: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = in_s3(images, "brown-out")
+    run_node(config)
+    with monkeypatch.context() as patience:
+        patience.setattr(s3, "RETRY_BUDGET_S", 0.5)
+        proxy.faults.append(Fault("503", method="GET", path="/outcomes/", times=10_000))
+        with pytest.raises(JobError, match="is there and cannot be read"):
+            run_node(config)
+        proxy.faults.clear()
+    assert run_node(config).launches == 0
+    promise = "the start stops; nothing is refined twice"
+    settle(table, config, published, "ledger unreadable for a while", promise, {})
+
+
 def test_credentials_expire_in_mid_run(
     table: Table, images: Path, published: Path, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

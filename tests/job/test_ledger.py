@@ -1,13 +1,28 @@
 """The ledger: what is recorded is never lost, and of several records the latest counts."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from refine_ops import storage
 from refine_ops.config import AccessSettings
+from refine_ops.errors import JobError
 from refine_ops.job.inputs import identity_of
-from refine_ops.job.ledger import LedgerWriter, compact, dead_letter, outcomes_table, read_ledger, write_part
+from refine_ops.job.ledger import (
+    OUTCOME_SCHEMA,
+    OUTCOME_VERSION,
+    LedgerWriter,
+    compact,
+    dead_letter,
+    outcomes_table,
+    read_ledger,
+    read_parts,
+    write_part,
+)
 from refine_ops.job.planning.plan import PlanReader, make_plan, problem_outcomes, request_of
 from refine_ops.job.planning.remaining import remaining
 from refine_ops.records import Alignment, Outcome, RegionOutcome, Verification
@@ -68,7 +83,7 @@ def test_a_corrupt_part_is_left_out_loudly_and_kept_by_compaction(
     write_part(str(folder), outcomes_table([replace(DONE, item_id="b")]), "r1")
     (folder / "part-x.parquet").write_bytes(b"PAR1 half a part")
     assert set(read_ledger(str(folder))["item_id"].to_pylist()) == {"a", "b"}
-    assert "part-x.parquet is unreadable" in caplog.text
+    assert "part-x.parquet is damaged" in caplog.text
     compact(str(folder))
     assert len(list(folder.iterdir())) == 2
     assert set(read_ledger(str(folder))["item_id"].to_pylist()) == {"a", "b"}
@@ -102,3 +117,71 @@ def test_a_bad_row_is_dead_lettered_once(folder: Path) -> None:
     (outcome,) = problem_outcomes(plan.problems, outcomes_table([]))
     assert (outcome.reason, outcome.row, plan.items) == ("regions.none", 0, 1)
     assert problem_outcomes(plan.problems, outcomes_table([outcome])) == []
+
+
+def old_part(folder: Path, table: pa.Table, version: str | None = None) -> None:
+    """A part as another release left it."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(version and {"refine_ops.outcome": version}), sink)
+    data = sink.getvalue().to_pybytes()
+    (folder / f"part-0-old-{storage.sha256(data)[:16]}.parquet").write_bytes(data)
+
+
+def test_a_part_that_is_there_and_cannot_be_read_stops_the_start(folder: Path) -> None:
+    write_part(str(folder), outcomes_table([DONE]), "r0")
+    os.mkfifo(folder / "part-1-r0-0123456789abcdef.parquet")  # what nobody can read, root neither
+    with pytest.raises(JobError, match=r"0123456789abcdef.parquet is there and cannot be read .*refined once more"):
+        read_ledger(str(folder), ["status"])
+    with pytest.raises(JobError, match="cannot be read"):
+        compact(str(folder))
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_who_looks_again_soon_goes_on_with_what_can_be_read(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    uri = write_part(str(folder), outcomes_table([DONE]), "r0")
+    os.mkfifo(folder / "part-1.parquet")
+    assert read_parts([str(folder / "part-1.parquet"), uri], [], skip_unreachable=True).keys() == {uri}
+    assert "part-1.parquet cannot be read just now" in caplog.text
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(folder: Path) -> None:
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(JobError, match="cannot list"):
+        read_ledger(str(folder / "loop"))
+    assert read_ledger(str(folder / "absent")).num_rows == 0
+
+
+def test_a_part_of_an_older_release_is_read_with_defaults_for_what_it_lacks(folder: Path) -> None:
+    table = outcomes_table([DONE, replace(DONE, item_id="b", regions=(), verification=None)])
+    regions = table["regions"].combine_chunks()
+    kept = [regions.values.field(f.name) for f in regions.values.type if f.name != "alignment"]
+    narrower = pa.StructArray.from_arrays(kept, fields=[f for f in regions.values.type if f.name != "alignment"])
+    older = table.drop_columns(["regions", "attempts", "category"]).append_column(
+        "regions", pa.ListArray.from_arrays(regions.offsets, narrower)
+    )
+    old_part(folder, older.append_column("gone_since", pa.array([1, 2])))
+    write_part(str(folder), outcomes_table([replace(DONE, item_id="c", attempts=3)]), "r0")
+    found = {row["item_id"]: row for row in read_ledger(str(folder)).to_pylist()}
+    assert [found[name]["attempts"] for name in "abc"] == [1, 1, 3]
+    assert found["a"]["category"] == ""
+    assert found["a"]["regions"][0]["crop"] == [0, 0, 8, 8]
+    assert found["a"]["regions"][0]["alignment"] is None, "it has no default: nobody measured it"
+    assert found["b"]["regions"] == []
+    assert found["c"]["regions"][0]["alignment"]["dy_px"] == -0.25
+    assert found["a"]["verification"]["changed_px"] == 28
+    assert read_ledger(str(folder), ["attempts"]).num_rows == 3
+    compact(str(folder))
+    again = {row["item_id"]: row for row in read_ledger(str(folder)).to_pylist()}
+    assert again == found
+
+
+def test_a_part_of_a_newer_release_is_refused(folder: Path) -> None:
+    old_part(folder, outcomes_table([DONE]), version=str(OUTCOME_VERSION + 1))
+    with pytest.raises(JobError, match="written by a newer release"):
+        read_ledger(str(folder), [])
+
+
+def test_the_version_goes_up_with_every_change_of_the_record() -> None:
+    """If this fails: raise OUTCOME_VERSION, and put the new pair here."""
+    digest = storage.sha256(str(OUTCOME_SCHEMA.remove_metadata()).encode())[:12]
+    assert (OUTCOME_VERSION, digest) == (1, "9d8da27a38ec")

@@ -118,7 +118,7 @@ class OrderProgress:
         """Take in new outcomes; returns how many items they finished."""
         before = int(self.finished.sum())
         fresh = [uri for uri in storage.list_files(self._outcomes, ".parquet") if uri not in self._parts]
-        tables = read_parts(fresh, ["item_id", "finished_at", "status"])
+        tables = read_parts(fresh, ["status"], skip_unreachable=True)
         self._parts |= tables.keys()
         if tables:
             table = pa.concat_tables(tables.values())
