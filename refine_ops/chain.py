@@ -20,6 +20,7 @@ from refine_ops.image.place import Marking, Place
 from refine_ops.image.region import region_mask
 from refine_ops.image.source import Source
 from refine_ops.proof import verify
+from refine_ops.proof.allowed import Rules
 from refine_ops.records import (
     Alignment,
     Conditioning,
@@ -200,7 +201,14 @@ class Refinement:
             ItemError: a promise is broken; the bytes must not be published.
         """
         settings = self._settings.write
-        proof = verify.verify(self._source, encoded, allow_unchanged=settings.allow_unchanged)
+        regions = ((marking.mask.unpacked(), marking.paste) for marking in self._markings)
+        proof = verify.verify(
+            self._source,
+            encoded.data,
+            regions,
+            Rules.of(self._settings.paste, settings),
+            allow_unchanged=settings.allow_unchanged,
+        )
         return Finished(
             data=encoded.data,
             format=encoded.format,

@@ -22,7 +22,8 @@ from refine_ops.eval.metrics.metric import CaseBatch, Meter, Metric
 from refine_ops.eval.results import NOT_APPLICABLE, Score
 from refine_ops.image.formats.table import MEDIA_SUFFIX, sniff
 from refine_ops.image.read import decode
-from refine_ops.proof.allowed import allowed_change
+from refine_ops.proof.allowed import Rules, allowed_change
+from refine_ops.records import U8Image
 
 _SUFFIXES = tuple(MEDIA_SUFFIX.values())
 Stored = dict[str, dict[str, float | None]]
@@ -37,6 +38,7 @@ class MethodRun:
     digest: str
     ablation: bool
     out: str
+    rules: Rules
 
     @property
     def folder(self) -> str:
@@ -49,6 +51,14 @@ class MethodRun:
 
     def measures(self, case_id: str) -> str:
         return storage.join(self.out, "measures", self.folder, f"{case_id}.json")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Output:
+    """An output's file, and what it shows: `uint8 (H, W, 3)`."""
+
+    data: bytes
+    image: U8Image
 
 
 def measure_case(
@@ -72,7 +82,7 @@ def measure_case(
         failures |= failed
         good = [i for i in loaded if i.item.input_id in outputs]
         if good:
-            batch = _batch(good, [outputs[i.item.input_id] for i in good])
+            batch = _batch(good, [outputs[i.item.input_id] for i in good], run.rules)
             for meter in absent:
                 _store(stored, meter, good, meter.measure(batch))
         _write(run.measures(items[0].case_id), digest, stored, failures)
@@ -94,8 +104,8 @@ def find_output(run: MethodRun, item: EvalInput) -> str | None:
 
 def _outputs(
     run: MethodRun, method: Method, loaded: Sequence[LoadedInput], limits: ImageLimits
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Decoded outputs and failures by input id; makes those that are not on disk."""
+) -> tuple[dict[str, _Output], dict[str, str]]:
+    """Outputs and failures by input id; makes those that are not on disk."""
     found = {i.item.input_id: find_output(run, i.item) for i in loaded}
     todo = [i for i in loaded if found[i.item.input_id] is None]
     failures: dict[str, str] = {}
@@ -109,26 +119,31 @@ def _outputs(
             raise JobError(f"method {run.name!r}, input {input_id}: its output is no image this project reads")
         found[input_id] = run.output(item.item, MEDIA_SUFFIX[kind])
         storage.write(str(found[input_id]), made)
-    outputs: dict[str, np.ndarray] = {}
+    outputs: dict[str, _Output] = {}
     for item in loaded:
         uri = found[item.item.input_id]
         if uri is None:
             continue
-        image = decode(storage.read(uri), name=uri, limits=limits).rgb
+        data = storage.read(uri)
+        image = decode(data, name=uri, limits=limits).rgb
         if image.shape != item.image.shape:
             raise JobError(f"{uri}: {image.shape}, expected {item.image.shape}")
-        outputs[item.item.input_id] = image
+        outputs[item.item.input_id] = _Output(data, image)
     return outputs, failures
 
 
-def _batch(loaded: Sequence[LoadedInput], outputs: Sequence[np.ndarray]) -> CaseBatch:
+def _batch(loaded: Sequence[LoadedInput], outputs: Sequence[_Output], rules: Rules) -> CaseBatch:
     first = loaded[0].item
+    allowed = [
+        allowed_change([(i.mask, "mask")], (i.item.width, i.item.height), i.data, output.data, rules).where
+        for i, output in zip(loaded, outputs, strict=True)
+    ]
     return CaseBatch(
         inputs=np.stack([i.image for i in loaded]),
         target=np.stack([i.target for i in loaded]),
-        outputs=np.stack(outputs),
+        outputs=np.stack([output.image for output in outputs]),
         mask=np.stack([i.mask for i in loaded]),
-        allowed=np.stack([allowed_change(i.mask, i.data) for i in loaded]),
+        allowed=np.stack(allowed),
         box=first.object_box,
         instruction=first.instruction,
         setting=first.setting,

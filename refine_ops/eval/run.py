@@ -13,7 +13,7 @@ from refine_ops.eval.cases.case_set import CaseSet, EvalInput, load_cases
 from refine_ops.eval.config import BuildCasesConfig, ControlMethod, RefineEvalConfig, RefinerMethod
 from refine_ops.eval.gallery import write_gallery
 from refine_ops.eval.measure import MethodRun, measure_case
-from refine_ops.eval.methods.open import open_method
+from refine_ops.eval.methods.open import open_method, promised
 from refine_ops.eval.metrics.background import BackgroundMeter
 from refine_ops.eval.metrics.features import feature_meters
 from refine_ops.eval.metrics.fidelity import RegionMeter
@@ -62,7 +62,7 @@ def evaluate(config: RefineEvalConfig, progress: Progress | None = None) -> Eval
     for method_config in config.all_methods:
         method = open_method(method_config, device, config.limits)
         ablation = isinstance(method_config, RefinerMethod) and method_config.ablation
-        run = MethodRun(method_config.name, method.digest, ablation, out)
+        run = MethodRun(method_config.name, method.digest, ablation, out, promised(method_config))
         runs.append(run)
         for done, (case_id, items) in enumerate(chosen.items(), 1):
             scores += measure_case(run, method, meters, cases, items, config.limits)

@@ -17,7 +17,7 @@ _KEEP_RANGE: Final = 16 / 255
 """Up to this change, the source's own colour beyond 8-bit sRGB is faded out rather than dropped."""
 _BLANK_RANGE: Final = 1 / 255
 PAPER_KERNELS: Final = PasteSettings()
-"""r = 7 and k = 11 of Eq. (8), the only place that names them being the settings' defaults."""
+"""r = 7 and k = 11 of Eq. (8): the settings' defaults, named there alone."""
 
 
 def blend_mask(mask: Mask, settings: PasteSettings = PAPER_KERNELS, within: Mask | None = None) -> Blend:

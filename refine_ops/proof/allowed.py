@@ -1,41 +1,180 @@
-"""The allowed change of an input: where a strict method may write, whatever method it is.
+"""Where change is allowed: from the marked regions, the settings, and the file's own structure.
 
-Computed here from the mask and the file's own structure, independently of the code that pastes: the mask grown by the
-blend's reach; in a JPEG, every MCU that touches this and, where chroma is subsampled, the pixel beside those.
+Nothing here knows the code that pastes and writes; that code is held to what is said here. A blend changes what lies
+within its reach of what is pasted; a JPEG changes by whole MCUs.
 """
 
 import io
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Literal, Self
 
 import cv2
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
+from PIL import Image, TiffImagePlugin
 
-from refine_ops.config import PasteSettings
-from refine_ops.records import Mask
+from refine_ops.config import PasteSettings, WriteSettings
+from refine_ops.records import Mask, PastePolicy
+
+_ORIENTATION: Final = 0x0112
+_SHORT: Final = 3
 
 
-def allowed_change(mask: Mask, data: bytes, paste: PasteSettings | None = None) -> Mask:
-    """`bool (H, W)` for an input file's bytes `data`; the paper's paste settings unless told otherwise."""
-    grown = _grown(mask, 2 * (paste or PasteSettings()).reach_px + 1)
-    if data[:3] != b"\xff\xd8\xff":
-        return grown
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What was promised of a file.
+
+    `same_format` is False where the settings let the format change. `by_blocks` is False where a JPEG is held to the
+    blend's reach alone, as edits of another tool are.
+    """
+
+    paste: PasteSettings = field(default_factory=PasteSettings)
+    jpeg_bleed: Literal["edge", "none"] = "edge"
+    same_format: bool = True
+    by_blocks: bool = True
+
+    @classmethod
+    def of(cls, paste: PasteSettings, write: WriteSettings) -> Self:
+        """What a run with these settings promises."""
+        return cls(paste, write.jpeg_bleed, write.output_format == "source" and write.jpeg_fallback == "refuse")
+
+    @classmethod
+    def within(cls, reach_px: int) -> Self:
+        """An edit of another tool: nothing changes further than `reach_px` from what is marked."""
+        return cls(PasteSettings(dilate_px=2 * reach_px + 1, blur_px=1), same_format=False, by_blocks=False)
+
+    @property
+    def confined(self) -> bool:
+        return self.paste.confine == "region"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Allowed:
+    """`where` is `bool (H, W)`, upright; `mcus` counts the MCUs of a JPEG whose coefficients may differ, else 0."""
+
+    where: Mask
+    mcus: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """How a JPEG is laid out: one MCU in pixels, along which axes chroma is subsampled, and which way is up."""
+
+    width: int
+    height: int
+    across: bool
+    down: bool
+    orientation: int
+
+
+def allowed_change(
+    regions: Iterable[tuple[Mask, PastePolicy]], size: tuple[int, int], source: bytes, written: bytes, rules: Rules
+) -> Allowed:
+    """The allowed change between two files.
+
+    Args:
+        regions: M of every region, `bool (H, W)`, upright, and what was pasted: M, or the whole of its box.
+        size: (W, H), upright.
+        source, written: The files; which formats they are in is read off them, not off the settings.
+    """
+    blocks = _blocks(source) if rules.by_blocks and _is_jpeg(source) else None
+    changed = np.zeros((size[1], size[0]), np.bool_)
+    for mask, policy in regions:
+        _add(changed, mask, policy, rules, blocks)
+    if blocks is None or not _is_jpeg(written):
+        return Allowed(changed)
+    stored = _stored(changed, blocks.orientation)
+    touched: Mask = np.any(_by_block(stored, blocks, outside=False), axis=(1, 3))
+    where = _pixels(touched, blocks, stored.shape)
+    if rules.jpeg_bleed == "edge" and not rules.confined and (blocks.across or blocks.down):
+        # Between chroma samples a decoder interpolates, so an edited sample shows one pixel past its own.
+        kernel = np.ones((3 if blocks.down else 1, 3 if blocks.across else 1), np.uint8)
+        where = cv2.dilate(where.view(np.uint8), kernel).view(np.bool_)
+    return Allowed(np.ascontiguousarray(_upright(where, blocks.orientation)), int(np.count_nonzero(touched)))
+
+
+def _add(changed: Mask, mask: Mask, policy: PastePolicy, rules: Rules, blocks: _Blocks | None) -> None:
+    """Add to `changed` what one region's blend may change."""
+    x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
+    pasted = mask
+    if policy == "box":
+        pasted = np.zeros_like(mask)
+        pasted[y : y + height, x : x + width] = True
+    if rules.confined:
+        changed |= pasted if blocks is None else _inside(pasted, blocks)
+        return
+    reach = rules.paste.reach_px
+    window = np.s_[max(0, y - reach) : y + height + reach, max(0, x - reach) : x + width + reach]
+    grown = np.ascontiguousarray(pasted[window]).view(np.uint8)
+    for side in (rules.paste.dilate_px, rules.paste.blur_px):
+        grown = cv2.dilate(grown, np.ones((side, side), np.uint8))
+    changed[window] |= grown.view(np.bool_)
+
+
+def _inside(region: Mask, blocks: _Blocks) -> Mask:
+    """Pixels of the MCUs wholly inside `region`, upright; beyond the picture's edge an MCU has nothing to change."""
+    stored = _stored(region, blocks.orientation)
+    whole: Mask = np.all(_by_block(stored, blocks, outside=True), axis=(1, 3))
+    return _upright(_pixels(whole, blocks, stored.shape), blocks.orientation)
+
+
+def _by_block(stored: Mask, blocks: _Blocks, *, outside: bool) -> Mask:
+    """`bool (rows, MCU height, columns, MCU width)`; `outside` fills what the last MCUs have beyond the edge."""
+    rows, columns = -(-stored.shape[0] // blocks.height), -(-stored.shape[1] // blocks.width)
+    padded = np.full((rows * blocks.height, columns * blocks.width), outside)
+    padded[: stored.shape[0], : stored.shape[1]] = stored
+    return padded.reshape(rows, blocks.height, columns, blocks.width)
+
+
+def _pixels(grid: Mask, blocks: _Blocks, shape: tuple[int, ...]) -> Mask:
+    """The pixels of the MCUs marked in `grid`, `bool (rows, columns)`."""
+    return np.ascontiguousarray(grid.repeat(blocks.height, 0).repeat(blocks.width, 1)[: shape[0], : shape[1]])
+
+
+def _is_jpeg(data: bytes) -> bool:
+    return data[:3] == b"\xff\xd8\xff"
+
+
+def _blocks(data: bytes) -> _Blocks:
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-        layers = [(h, v) for _, h, v, _ in getattr(image, "layer")]  # noqa: B009 - not in the class's annotations
-    across, down = (max(sides) for sides in zip(*layers, strict=True))
-    blocks = _whole_blocks(grown, 8 * across, 8 * down)
-    subsampled = any((h, v) != (across, down) for h, v in layers)
-    return _grown(blocks, 3) if subsampled else blocks
+        factors = [(h, v) for _, h, v, _ in getattr(image, "layer")]  # noqa: B009 - not in the class's annotations
+        orientation = _orientation(image.info.get("exif", b""))
+    if len(factors) == 1:  # one component is never interleaved: its MCU is one block, whatever its factors
+        return _Blocks(8, 8, False, False, orientation)
+    across, down = zip(*factors, strict=True)
+    return _Blocks(8 * max(across), 8 * max(down), len(set(across)) > 1, len(set(down)) > 1, orientation)
 
 
-def _grown(mask: Mask, side_px: int) -> Mask:
-    kernel = np.ones((side_px, side_px), np.uint8)
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), kernel), bool)
+def _orientation(block: bytes) -> int:
+    """EXIF orientation by Pillow's reading of a JPEG's EXIF block; 1 where absent or malformed."""
+    file = io.BytesIO(block.removeprefix(b"Exif\0\0"))
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        value = tags.get(_ORIENTATION, 1) if tags.tagtype.get(_ORIENTATION) == _SHORT else 1
+    except (SyntaxError, ValueError, OSError, KeyError, TypeError, struct.error):
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _whole_blocks(mask: Mask, width: int, height: int) -> Mask:
-    """`mask` grown to whole blocks of `width` x `height`, counted from the top left."""
-    rows, columns = mask.shape
-    padded = np.zeros((-(-rows // height) * height, -(-columns // width) * width), bool)
-    padded[:rows, :columns] = mask
-    touched = padded.reshape(padded.shape[0] // height, height, padded.shape[1] // width, width).any((1, 3))
-    return np.asarray(touched.repeat(height, 0).repeat(width, 1)[:rows, :columns], bool)
+def _upright(stored: Mask, orientation: int) -> Mask:
+    """EXIF 2.32, 4.6.4: where row 0 and column 0 of the stored picture are to be shown."""
+    turned: npt.NDArray[np.bool_] = stored.T if orientation >= 5 else stored
+    if orientation in (2, 3, 6, 7):
+        turned = turned[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        turned = turned[::-1]
+    return turned
+
+
+def _stored(shown: Mask, orientation: int) -> Mask:
+    """The inverse of `_upright`."""
+    turned: npt.NDArray[np.bool_] = shown
+    if orientation in (3, 4, 7, 8):
+        turned = turned[::-1]
+    if orientation in (2, 3, 6, 7):
+        turned = turned[:, ::-1]
+    return turned.T if orientation >= 5 else turned

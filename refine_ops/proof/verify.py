@@ -1,5 +1,6 @@
 """Proof on the very bytes to be published: decoded again, compared with the decoded source, sample by sample."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import zip_longest
@@ -13,11 +14,12 @@ from refine_ops.errors import ItemError
 from refine_ops.image import colour
 from refine_ops.image.formats import png_pixels
 from refine_ops.image.formats.codec import ParsedFile
-from refine_ops.image.formats.edit import Encoded
 from refine_ops.image.formats.native import Native, Samples, expand_grey
-from refine_ops.image.formats.table import CODECS
-from refine_ops.image.source import Source, upright
-from refine_ops.records import Mask, Verification
+from refine_ops.image.formats.table import CODECS, sniff
+from refine_ops.image.source import Source, as_stored, upright
+from refine_ops.proof.allowed import Rules, allowed_change
+from refine_ops.proof.metadata import not_kept
+from refine_ops.records import Mask, PastePolicy, Verification
 
 _ANY_SIZE: Final = ImageLimits(max_pixels=1 << 40, max_bytes=1 << 40)
 _EVIDENCE_PX: Final = 128
@@ -41,25 +43,39 @@ class _Difference:
     """(row, column) of the first offender."""
 
 
-def verify(source: Source, encoded: Encoded, *, allow_unchanged: bool = False) -> Verification:
-    """Compare the published bytes with the source; 0 changed samples outside `encoded.allowed`, or no publication.
+def verify(
+    source: Source,
+    data: bytes,
+    regions: Iterable[tuple[Mask, PastePolicy]],
+    rules: Rules,
+    *,
+    allow_unchanged: bool = False,
+) -> Verification:
+    """Compare the bytes to publish with the source: 0 changed samples outside the allowed change, or no publication.
 
-    The judge is not the library that encoded: Pillow for JPEG (pyjpegio) and 8-bit PNG, OpenCV for 16-bit PNG (both our
-    own rows), WebP (Pillow) and TIFF (our own strips). Where a PNG is coded as a whole (interlaced, palettes under 8
-    bits) one library may be both.
+    They are not decoded by the library that encoded: Pillow for JPEG (pyjpegio) and 8-bit PNG, OpenCV for 16-bit PNG
+    (both our own rows), WebP (Pillow) and TIFF (our own strips). Where a PNG is coded as a whole (interlaced, palettes
+    under 8 bits) one library may be both.
+
+    Args:
+        data: The bytes to publish.
+        regions, rules: What was asked for, as `allowed_change` takes it.
 
     Raises:
         VerifyError: `verify.unreadable`, `verify.layout_changed`, `verify.background_changed`, `verify.alpha_changed`,
             `verify.metadata_changed`, `verify.unchanged_region`.
     """
-    file, published, decoder = _decoded(source, encoded)
-    before, after = _comparable(source, encoded, published.samples), published.samples
+    file, published, decoder = _decoded(source, data)
+    converted = file.format != source.format
+    allowed = allowed_change(regions, source.size, source.data, data, rules)
+    before, after = _comparable(source, converted, published.samples), published.samples
     if before.shape != after.shape or before.dtype != after.dtype:
         raise VerifyError(
             "verify.layout_changed",
             f"{source.name}: {before.shape} {before.dtype} became {after.shape} {after.dtype}",
         )
-    found = _difference(before, after, encoded.allowed)
+    where = allowed.where if converted else as_stored(allowed.where, source.native.orientation)
+    found = _difference(before, after, where)
     if found.first_outside is not None:
         raise VerifyError(
             "verify.background_changed",
@@ -69,7 +85,7 @@ def verify(source: Source, encoded: Encoded, *, allow_unchanged: bool = False) -
         )
     if source.native.alpha and not np.array_equal(before[..., -1], after[..., -1]):
         raise VerifyError("verify.alpha_changed", f"{source.name}: the alpha channel changed")
-    _check_metadata(source, encoded, file, published)
+    metadata_equal = _check_metadata(source, file, published)
     if not found.changed_px and not allow_unchanged:
         raise VerifyError(
             "verify.unchanged_region",
@@ -77,28 +93,31 @@ def verify(source: Source, encoded: Encoded, *, allow_unchanged: bool = False) -
         )
     return Verification(
         decoder=decoder,
-        allowed_px=int(np.count_nonzero(encoded.allowed)),
+        allowed_px=int(np.count_nonzero(allowed.where)),
         changed_px=found.changed_px,
-        changed_outside_px=0,
-        max_diff_outside=0,
-        touched_mcus=encoded.touched_mcus,
-        metadata_equal=True,
+        changed_outside_px=found.outside_px,
+        max_diff_outside=found.max_outside,
+        touched_mcus=allowed.mcus,
+        metadata_equal=metadata_equal,
     )
 
 
-def _decoded(source: Source, encoded: Encoded) -> tuple[ParsedFile, Native, str]:
+def _decoded(source: Source, data: bytes) -> tuple[ParsedFile, Native, str]:
     """The published bytes taken apart anew, what an independent decoder makes of them, and its name."""
+    kind = sniff(data)
     try:
-        file = CODECS[encoded.format].parse(encoded.data, f"{source.name} (published)")
+        if kind is None:
+            raise ValueError("it is no image")
+        file = CODECS[kind].parse(data, f"{source.name} (published)")
         return file, *file.decode_independently(_ANY_SIZE)
     except (ItemError, OSError, SyntaxError, ValueError, cv2.error) as error:
         raise VerifyError("verify.unreadable", f"{source.name}: the encoded file cannot be read: {error}") from error
 
 
-def _comparable(source: Source, encoded: Encoded, published: Samples) -> Samples:
-    """The decoded source in the orientation and layout of the published samples."""
+def _comparable(source: Source, converted: bool, published: Samples) -> Samples:
+    """The decoded source in the orientation and layout of the published samples: what was converted lies upright."""
     native = source.native
-    if not encoded.converted:
+    if not converted:
         return native.samples
     turned = upright(native.samples, native.orientation)
     return expand_grey(turned) if published.shape[2] > turned.shape[2] else turned
@@ -126,15 +145,17 @@ def _difference(before: Samples, after: Samples, allowed: Mask) -> _Difference:
     return _Difference(changed, outside, largest, first)
 
 
-def _check_metadata(source: Source, encoded: Encoded, file: ParsedFile, published: Native) -> None:
-    if encoded.converted:
+def _check_metadata(source: Source, file: ParsedFile, published: Native) -> bool:
+    """Whether all metadata was kept; what another format has no place for may be lost, but never the profile."""
+    if file.format != source.format:
         if published.icc != source.native.icc:
             raise VerifyError("verify.metadata_changed", f"{source.name}: the ICC profile was not carried over")
-        return
+        return not not_kept(source.data, file.data)
     before, after = source.file.metadata(), file.metadata()
     if before != after:
         names = [a[0] for a, b in zip_longest(before, after, fillvalue=("", b"")) if a != b]
         raise VerifyError("verify.metadata_changed", f"{source.name}: segments {names[:8]} differ from the source's")
+    return True
 
 
 def _evidence(source: Source, before: Samples, after: Samples, at: tuple[int, int]) -> bytes:

@@ -16,21 +16,13 @@ from refine_ops.errors import ItemError
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.plan import PlanReader
 from refine_ops.job.run_folder import RunFolder, reopen_run
+from refine_ops.proof.allowed import Rules
 from refine_ops.records import Alignment, Box, Region
 from refine_ops.report.nights import night_of
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the run promised: how far a region's blend reaches, and how the file was to be written."""
-
-    reach_px: int
-    jpeg_bleed: Literal["edge", "none"] = "edge"
-    same_format: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +145,7 @@ class RunCases:
         refine = self.record.get("config", {}).get("refine", {})
         paste = PasteSettings.model_validate(refine.get("paste", {}))
         write = WriteSettings.model_validate(refine.get("write", {}))
-        confined = paste.confine == "region"
-        same_format = write.output_format == "source" and write.jpeg_fallback == "refuse"
-        return Rules(0 if confined else paste.reach_px, "none" if confined else write.jpeg_bleed, same_format)
+        return Rules.of(paste, write)
 
     def _slices(self) -> dict[str, str]:
         model = self.record.get("config", {}).get("refine", {}).get("model", {})

@@ -1,23 +1,22 @@
 """Which numbers are worth a person's time: thresholds turned into findings, each with its value, limit and unit."""
 
+from refine_ops.proof.recheck import Strict
 from refine_ops.report.config import Thresholds
 from refine_ops.report.figures import Finding, FindingCode
 
 
-def strict_findings(
-    changed_px: int, max_diff: int, metadata_lost: tuple[str, ...], limits: Thresholds
-) -> list[Finding]:
-    """Broken promises about the published file; `metadata_lost` names what differs."""
+def strict_findings(strict: Strict, limits: Thresholds) -> list[Finding]:
+    """Broken promises about the published file."""
     found = []
-    if changed_px > limits.changed_outside_px:
+    if strict.changed_outside_px > limits.changed_outside_px:
         text = (
-            f"{changed_px:,} px changed outside the allowed change, by up to {max_diff} levels "
-            f"(limit {limits.changed_outside_px:,} px)"
+            f"{strict.changed_outside_px:,} px changed outside the allowed change, by up to {strict.max_diff_outside} "
+            f"levels (limit {limits.changed_outside_px:,} px)"
         )
-        found.append(Finding("strict.pixels", changed_px, limits.changed_outside_px, text))
-    if metadata_lost:
-        text = f"not kept: {', '.join(metadata_lost)} (limit: none lost)"
-        found.append(Finding("strict.metadata", len(metadata_lost), 0, text))
+        found.append(Finding("strict.pixels", strict.changed_outside_px, limits.changed_outside_px, text))
+    if strict.metadata_lost:
+        text = f"not kept: {', '.join(strict.metadata_lost)} (limit: none lost)"
+        found.append(Finding("strict.metadata", len(strict.metadata_lost), 0, text))
     return found
 
 

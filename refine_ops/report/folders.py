@@ -6,8 +6,9 @@ from pathlib import PurePosixPath
 
 from refine_ops import storage
 from refine_ops.errors import ItemError, JobError
+from refine_ops.proof.allowed import Rules
 from refine_ops.records import Region
-from refine_ops.report.cases import Case, Rules
+from refine_ops.report.cases import Case
 from refine_ops.report.config import FolderPair
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
@@ -33,7 +34,7 @@ def folder_cases(pair: FolderPair) -> Iterator[Case]:
             item_id=stem,
             image=uri,
             output=output,
-            rules=Rules(pair.reach_px, same_format=False),
+            rules=Rules.within(pair.reach_px),
             status="done" if output else "dead",
             reason="" if output else "file.missing",
             message="" if output else f"{after} holds no file named {stem!r}",

@@ -32,8 +32,9 @@ from refine_ops.config import ImageLimits, WriteSettings
 from refine_ops.image.paste import Canvas, blend_mask
 from refine_ops.image.read import decode
 from refine_ops.image.write import encode
+from refine_ops.proof.allowed import Rules
 from refine_ops.records import Alignment, FocusCrop, Region
-from refine_ops.report.cases import Case, Rules
+from refine_ops.report.cases import Case
 from refine_ops.report.config import MeasureSettings
 from refine_ops.report.measure.many import measure_cases
 
@@ -91,7 +92,7 @@ def _cases(pairs: list[tuple[str, str, Region]], count: int) -> Iterator[Case]:
     drift = {"r0": Alignment(measured=True, dx_px=0.2, de00_before=1.0)}
     for i in range(count):
         before, after, region = pairs[i % len(pairs)]
-        yield Case("bench", f"item-{i}", before, after, Rules(8), regions=(region,), alignments=drift)
+        yield Case("bench", f"item-{i}", before, after, Rules(), regions=(region,), alignments=drift)
 
 
 def _decode_only(pairs: list[tuple[str, str, Region]], count: int, processes: int) -> None:

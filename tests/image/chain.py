@@ -10,7 +10,8 @@ from refine_ops.image import focus, paste, place, read, write
 from refine_ops.image.formats.edit import Encoded
 from refine_ops.image.source import Source
 from refine_ops.proof import verify
-from refine_ops.records import Box, FocusCrop, Verification
+from refine_ops.proof.allowed import Rules
+from refine_ops.records import Box, FocusCrop, PastePolicy, Verification
 
 LIMITS = ImageLimits()
 
@@ -20,6 +21,8 @@ class Refined:
     source: Source
     canvas: paste.Canvas
     encoded: Encoded
+    regions: list[tuple[np.ndarray, PastePolicy]]
+    rules: Rules
     proof: Verification
 
 
@@ -56,4 +59,7 @@ def refine(
         patch = np.clip(1 - focus.view(canvas.rgb, crop) / 255 + rng.normal(0, 0.1, (height, width, 3)), 0, 1)
         canvas.paste(crop, focus.unview(patch.astype(np.float32), crop), blend)
     encoded = write.encode(source, canvas, settings, confined=confine)
-    return Refined(source, canvas, encoded, verify.verify(source, encoded, allow_unchanged=confine))
+    regions = [(box_mask(source, box), "mask") for box in boxes]
+    rules = Rules.of(PasteSettings(confine="region" if confine else "none"), settings)
+    proof = verify.verify(source, encoded.data, regions, rules, allow_unchanged=confine)
+    return Refined(source, canvas, encoded, regions, rules, proof)

@@ -16,8 +16,9 @@ from moto.server import ThreadedMotoServer
 
 from refine_ops import storage
 from refine_ops.errors import JobError
+from refine_ops.proof.allowed import Rules
 from refine_ops.report.build import build_report
-from refine_ops.report.cases import Case, Rules, open_run
+from refine_ops.report.cases import Case, open_run
 from refine_ops.report.config import Cost, DriftReportConfig, FolderPair, MeasureSettings, TrendSettings
 from refine_ops.report.folders import folder_cases
 from refine_ops.report.items import item_of, read_evidence, read_items
@@ -107,7 +108,7 @@ def test_a_file_that_kills_its_process_costs_its_own_item_only(tmp_path: Path) -
     good = str(tmp_path / "good.png")
     storage.write(good, png(photo_edit(1).before))
     names = [*(f"good-{i}" for i in range(5)), "poison", *(f"late-{i}" for i in range(12))]
-    cases = [Case("run", n, _Poison(good) if n == "poison" else good, good, Rules(8)) for n in names]
+    cases = [Case("run", n, _Poison(good) if n == "poison" else good, good, Rules()) for n in names]
     results = list(compare_all([(c, False) for c in cases], MeasureSettings(processes=2)))
     assert [r.measure.item_id for r in results] == names
     (found,) = (r.measure for r in results if r.measure.findings)
@@ -120,12 +121,12 @@ def test_no_item_is_lost_when_the_pool_breaks_while_more_are_handed_out(tmp_path
     storage.write(good, png(photo_edit(1).before))
 
     def work() -> Iterator[tuple[Case, bool]]:
-        yield Case("run", "poison", _Poison(good), good, Rules(8)), False
+        yield Case("run", "poison", _Poison(good), good, Rules()), False
         while not Path(f"{good}.sign").exists():
             time.sleep(0.01)
         time.sleep(1.0)  # until the pool has noticed
         for i in range(3):
-            yield Case("run", f"late-{i}", good, good, Rules(8)), False
+            yield Case("run", f"late-{i}", good, good, Rules()), False
 
     results = compare_all(work(), MeasureSettings(processes=2))
     assert [r.measure.item_id for r in results] == ["poison", "late-0", "late-1", "late-2"]

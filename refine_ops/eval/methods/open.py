@@ -18,6 +18,7 @@ from refine_ops.errors import ItemError
 from refine_ops.eval.cases.case_set import LoadedInput
 from refine_ops.eval.config import Control, ControlMethod, FolderMethod, MethodConfig, RefinerMethod
 from refine_ops.image.read import decode
+from refine_ops.proof.allowed import Rules
 from refine_ops.records import Item, Region, U8Image
 
 _READ = ("png", "jpg", "jpeg", "webp", "tif", "tiff")
@@ -46,6 +47,11 @@ def open_method(config: MethodConfig, device: torch.device, limits: ImageLimits)
     from refine_ops.eval.methods.pipelines import EditPipeline
 
     return EditPipeline(config, device)
+
+
+def promised(config: MethodConfig) -> Rules:
+    """What a method's outputs are held to: its own settings, or the defaults where it has none."""
+    return Rules.of(config.refine.paste, config.refine.write) if isinstance(config, RefinerMethod) else Rules()
 
 
 @dataclass(slots=True)

@@ -46,7 +46,7 @@ def compare(case: Case, settings: MeasureSettings, keep_pictures: bool) -> Compa
     except ItemError as e:
         return failed(case, Finding("strict.unreadable", 1, 0, f"{e.reason}: {e}"))
     findings = [*pair.findings]
-    findings += strict_findings(strict.changed_px, strict.max_diff, strict.metadata_lost, settings.thresholds)
+    findings += strict_findings(strict, settings.thresholds)
     for region in regions:
         findings += region_findings(region.region_id, region.metrics, settings.thresholds)
     wanted = pair.comparable and (keep_pictures or bool(findings))
@@ -130,7 +130,10 @@ def _drift_metrics(drift: Drift | None) -> dict[str, float]:
 def _measured(
     case: Case, pair: Pair, strict: Strict, regions: list[RegionMeasure], findings: list[Finding]
 ) -> ItemMeasure:
-    metrics = {"changed_outside_px": float(strict.changed_px), "max_diff_outside": float(strict.max_diff)}
+    metrics = {
+        "changed_outside_px": float(strict.changed_outside_px),
+        "max_diff_outside": float(strict.max_diff_outside),
+    }
     for region in regions:
         for name, value in region.metrics.items():
             worst = min if name in _LEAST_IS_WORST else max

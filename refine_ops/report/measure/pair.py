@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 
 import cv2
-import numpy as np
 
 from refine_ops import storage
 from refine_ops.config import ImageLimits
 from refine_ops.image.read import decode
 from refine_ops.image.region import paste_mask, region_mask, tight_box
 from refine_ops.image.source import Source
-from refine_ops.proof.recheck import allowed_change
+from refine_ops.proof.allowed import allowed_change
 from refine_ops.records import Box, Mask, Region, U8Image
 from refine_ops.report.cases import Case
 from refine_ops.report.figures import Finding
@@ -49,13 +48,14 @@ def open_pair(case: Case, limits: ImageLimits) -> Pair:
     source, output = (
         decode(d, name=uri, limits=limits) for d, uri in zip(data, (case.image, case.output), strict=True)
     )
-    marked = {}
+    masks: dict[str, Mask] = {}
     for region in case.regions:
         mask_bytes = storage.read(region.mask, limits.max_bytes) if region.mask else None
-        marked[region.region_id] = paste_mask(region_mask(region, source.size, mask_bytes, limits), region.paste)
-    reach_px = case.rules.reach_px
-    allowed = allowed_change(source, _support(marked, source.size, reach_px), case.rules)
-    return Pair(source, output, marked, allowed, reach_px, tuple(findings))
+        masks[region.region_id] = region_mask(region, source.size, mask_bytes, limits)
+    marked = {r.region_id: paste_mask(masks[r.region_id], r.paste) for r in case.regions}
+    regions = ((masks[r.region_id], r.paste) for r in case.regions)
+    allowed = allowed_change(regions, source.size, data[0], data[1], case.rules).where
+    return Pair(source, output, marked, allowed, case.rules.paste.reach_px, tuple(findings))
 
 
 def raw_patch(case: Case, region: Region, limits: ImageLimits) -> U8Image | None:
@@ -79,14 +79,3 @@ def grown(box: Box, by_px: int, size: tuple[int, int]) -> Box:
     """`box` with `by_px` on every side, clipped to an image of `size` = (width, height)."""
     x0, y0, x1, y1 = box
     return max(0, x0 - by_px), max(0, y0 - by_px), min(size[0], x1 + by_px), min(size[1], y1 + by_px)
-
-
-def _support(marked: dict[str, Mask], size: tuple[int, int], reach_px: int) -> Mask:
-    """Everything within `reach_px` (a square, as the kernels of Eq. 8 are) of a marked pixel."""
-    support = np.zeros((size[1], size[0]), np.bool_)
-    kernel = np.ones((2 * reach_px + 1, 2 * reach_px + 1), np.uint8)
-    for mask in marked.values():
-        x0, y0, x1, y1 = grown(tight_box(mask), reach_px, size)
-        near = np.ascontiguousarray(mask[y0:y1, x0:x1]).view(np.uint8)
-        support[y0:y1, x0:x1] |= cv2.dilate(near, kernel).view(np.bool_)
-    return support
