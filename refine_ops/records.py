@@ -168,7 +168,11 @@ class Alignment:
 
 @dataclass(frozen=True, slots=True)
 class RegionOutcome:
-    """What happened to one region. `change` is the mean absolute difference to the input over M, in 1/255."""
+    """What happened to one region.
+
+    `support_px` counts the blend's pixels, `reach_px` is how far they may lie past what is pasted (0 where confined);
+    `change` is the mean absolute difference to the input over what is pasted, in 1/255.
+    """
 
     region_id: str
     seed: int
@@ -186,10 +190,12 @@ class RegionOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Proof on the published bytes: decoded again and compared with the decoded source.
+    """Proof on the published bytes, as counted: decoded again by `decoder` and compared with the decoded source.
 
-    `changed_outside_px` and `max_diff_outside` are 0 for everything that is published; `touched_mcus` counts the JPEG
-    MCUs whose coefficients may differ (0 for other formats); `decoder` names the judge.
+    `changed_px` counts all pixels that differ, `changed_outside_px` those outside the allowed change: 0 for everything
+    that is published, as is `max_diff_outside`, in levels of the file's depth. `touched_mcus` counts the JPEG MCUs
+    whose coefficients may differ (0 for other formats). `metadata_equal` is False only for a converted file whose new
+    format has no place for some of it.
     """
 
     decoder: str

@@ -22,7 +22,7 @@ KNOWN: Final = {
     for m in (MSE, PSNR, SSIM, MASK_PSNR, LPIPS_ALEX, LPIPS_BG, LPIPS_VGG, VGG, DINO, CLIP, TEXT, *DIMENSIONS, *METRICS)
 }
 DEFAULT_METRICS: Final = ("lpips_alex", "mse", "ssim")
-STRICT: Final = "changed_px"
+STRICT: Final = "changed_outside_px"
 
 
 @dataclass(frozen=True, slots=True)

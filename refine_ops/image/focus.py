@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from refine_ops.image.formats.native import F32
 from refine_ops.image.region import tight_box
 from refine_ops.records import Box, F32Image, FocusCrop, Mask, U8Image
 
+Pixel = TypeVar("Pixel", bound=np.generic)
 _REFERENCE_SIDE_PX: Final = 1024
 _RATIOS: Final = ((1, 1), (5, 4), (4, 3), (3, 2), (2, 1), (3, 1), (4, 1))
 """Aspect ratios offered, long to short side. Few, so that crops share model sizes and batch together."""
@@ -111,7 +112,7 @@ def unview(patch: F32Image, crop: FocusCrop, drift: Drift = NO_DRIFT, size: tupl
     return native
 
 
-def crop_of(image: npt.NDArray[Any], box: Box) -> npt.NDArray[Any]:
+def crop_of(image: npt.NDArray[Pixel], box: Box) -> npt.NDArray[Pixel]:
     """The part of an array `(H, W, ...)` inside `box`, as a view."""
     x0, y0, x1, y1 = box
     return image[y0:y1, x0:x1]

@@ -45,4 +45,4 @@ def change_mask(canvas: Canvas) -> bytes:
 
 
 def _converted(source: Source, canvas: Canvas, target: Format) -> Encoded:
-    return Encoded(convert.encode(source, canvas.samples, target), target, canvas.support, converted=True)
+    return Encoded(convert.encode(source, canvas.samples, target), target)

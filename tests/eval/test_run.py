@@ -60,9 +60,9 @@ def test_controls_rank_as_they_must(evaluation: Evaluation) -> None:
     for metric in ("mse", "lpips_alex"):
         assert 0 < mean(evaluation, as_is, metric) < mean(evaluation, blurred, metric)
         assert mean(evaluation, as_is, metric) == pytest.approx(mean(evaluation, coded, metric), rel=0.1)
-    assert min(values(evaluation, coded, "changed_px")) > 1000
+    assert min(values(evaluation, coded, "changed_outside_px")) > 1000
     for strict in (truth, as_is, blurred):
-        assert max(values(evaluation, strict, "changed_px")) == 0
+        assert max(values(evaluation, strict, "changed_outside_px")) == 0
     assert set(values(evaluation, as_is, "ssim_bg")) == {1.0}
     assert max(values(evaluation, coded, "ssim_bg")) < 0.999
     assert mean(evaluation, truth, "text") > mean(evaluation, blurred, "text")
@@ -72,10 +72,10 @@ def test_our_background_is_exactly_the_inputs_in_png_and_jpeg(evaluation: Evalua
     formats = {i.output.rpartition(".")[2] for i in _stored(evaluation, "ours")}
     assert formats == {"png", "jpg"}
     for method in ("ours", "ours, confined"):
-        assert max(values(evaluation, method, "changed_px")) == 0
-        assert max(values(evaluation, method, "max_diff")) == 0
+        assert max(values(evaluation, method, "changed_outside_px")) == 0
+        assert max(values(evaluation, method, "max_diff_outside")) == 0
         assert set(values(evaluation, method, "ssim_strict")) == {1.0}
-    assert len(values(evaluation, "ours", "changed_px")) == 12
+    assert len(values(evaluation, "ours", "changed_outside_px")) == 12
 
 
 def test_confined_to_the_region_nothing_outside_the_box_changes(evaluation: Evaluation) -> None:
@@ -233,7 +233,7 @@ def test_a_diffusers_pipeline_is_a_method_and_its_options_are_checked(
     edit = PipelineMethod(name="edit", model=str(WEIGHTS), steps=1, true_cfg_scale=1.0, pixels=64 * 64, reference=True)
     found = evaluate(config(frozen, tmp_path / "a", edit, setting="reference", limit=1))
     assert len(values(found, "edit", "mse")) == 3
-    assert min(values(found, "edit", "changed_px")) > 1000, "a whole-image method cannot keep the background"
+    assert min(values(found, "edit", "changed_outside_px")) > 1000, "a whole-image method cannot keep the background"
     with pytest.raises(JobError, match="no such folder"):
         evaluate(config(frozen, tmp_path / "c", PipelineMethod(name="edit", model="org/name"), limit=1))
 

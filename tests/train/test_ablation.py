@@ -80,5 +80,5 @@ def test_one_flow_trains_all_and_gives_table_3(tmp_path: Path, make_dataset: Cal
         for v in ("with-both", "without-focus", "without-boundary-loss")
     ]
     assert len({path.read_bytes() for path in adapters}) == 3
-    scores = {m: done.results.values(m, "changed_px") for m in done.results.methods}
+    scores = {m: done.results.values(m, "changed_outside_px") for m in done.results.methods}
     assert all(value == 0 for found in scores.values() for _, value in found.values())

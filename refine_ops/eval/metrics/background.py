@@ -15,10 +15,14 @@ SSIM_BG = Metric(
     "ssim_bg", 1, "SSIM_bg", "higher", "background",
     "SSIM to the input over the whole image, the input's box put into both: 1 for an identical background",
 )  # fmt: skip
-CHANGED_PX = Metric("changed_px", 1, "changed px", "lower", "strict", "pixels changed outside the allowed change")
-MAX_DIFF = Metric("max_diff", 1, "max diff", "lower", "strict", "largest difference there, in 1/255")
+CHANGED_OUTSIDE_PX = Metric(
+    "changed_outside_px", 1, "changed outside, px", "lower", "strict", "pixels changed outside the allowed change"
+)
+MAX_DIFF_OUTSIDE = Metric(
+    "max_diff_outside", 1, "max diff outside", "lower", "strict", "largest difference there, in 1/255"
+)
 SSIM_STRICT = Metric(
-    "ssim_strict", 1, "SSIM strict", "higher", "strict", "SSIM to the input, windows wholly outside the allowed change"
+    "ssim_strict", 2, "SSIM strict", "higher", "strict", "SSIM to the input, windows wholly outside the allowed change"
 )
 SEAM = Metric(
     "seam", 1, "seam", "lower", "region",
@@ -26,7 +30,7 @@ SEAM = Metric(
 )  # fmt: skip
 
 
-METRICS: Final = (MSE_BG, SSIM_BG, CHANGED_PX, MAX_DIFF, SSIM_STRICT, SEAM)
+METRICS: Final = (MSE_BG, SSIM_BG, CHANGED_OUTSIDE_PX, MAX_DIFF_OUTSIDE, SSIM_STRICT, SEAM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,8 @@ class BackgroundMeter:
         return {
             "mse_bg": mse_bg,
             "ssim_bg": ssim_bg,
-            "changed_px": (leaked > 0).sum((1, 2)).astype(np.float64),
-            "max_diff": leaked.max((1, 2)).astype(np.float64),
+            "changed_outside_px": (leaked > 0).sum((1, 2)).astype(np.float64),
+            "max_diff_outside": leaked.max((1, 2)).astype(np.float64),
             "ssim_strict": ssim_strict,
             "seam": np.array([seam_energy(o, t, m) for o, t, m in pairs]),
         }

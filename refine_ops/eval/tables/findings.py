@@ -13,8 +13,8 @@ COMPARED: Final = ("lpips_alex", "mse", "psnr_mask", "ssim", "dino", "clip", "se
 def strict_table(results: Results, style: Style) -> Table | None:
     rows = []
     for method in results.methods:
-        changed = [v for _, v in results.values(method, "changed_px").values()]
-        worst = [v for _, v in results.values(method, "max_diff").values()]
+        changed = [v for _, v in results.values(method, "changed_outside_px").values()]
+        worst = [v for _, v in results.values(method, "max_diff_outside").values()]
         if not changed:
             continue
         dirty = sum(v > 0 for v in changed)

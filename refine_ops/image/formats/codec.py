@@ -89,10 +89,6 @@ class ParsedFile(ABC):
         """
         raise ItemError("image.unsupported", f"{name}: no {cls.format} is made from other formats; use PNG")
 
-    def reachable(self, support: Mask, bleed: Bleed) -> Mask:
-        """`bool (H, W)`, stored orientation: pixels that may show differently once those of `support` are edited."""
-        return support
-
     def wholly_inside(self, region: Mask) -> Mask:
         """`bool (H, W)`, stored orientation: the pixels that can change without any outside `region` changing."""
         return region

@@ -38,14 +38,8 @@ class NewFile:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """Bytes ready to publish and what they may differ in.
-
-    `allowed` is the allowed change, `bool (H, W)`, laid out as the file stores its pixels. `converted` says that the
-    format changed: the file is upright, and metadata is carried over rather than kept byte for byte.
-    """
+    """Bytes ready to publish. Where the format is not the source's, the file is upright, and metadata is carried over
+    rather than kept byte for byte."""
 
     data: bytes
     format: Format
-    allowed: Mask
-    converted: bool = False
-    touched_mcus: int = 0

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError, features
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
 from refine_ops.image.formats import exif, jpeg_blocks
-from refine_ops.image.formats.codec import Bleed, ParsedFile
+from refine_ops.image.formats.codec import ParsedFile
 from refine_ops.image.formats.edit import Edit, Encoded
 from refine_ops.image.formats.jpeg_blocks import Component, Frame
 from refine_ops.image.formats.native import Model, Native, check_size, with_channels
@@ -127,8 +127,7 @@ class JpegFile(ParsedFile):
         touched = jpeg_blocks.touched_mcus(edit.support, frame)
         coded = jpeg_blocks.splice(self.data, frame, edit.before, edit.after, touched, bleed)
         data = reassemble(self.data, self.layout, coded, fresh_exif(self.exif(), edit))
-        allowed = jpeg_blocks.reachable_px(touched, frame, bleed)
-        return Encoded(data, self.format, allowed, touched_mcus=int(touched.sum()))
+        return Encoded(data, self.format)
 
     def metadata(self) -> list[tuple[str, bytes]]:
         """APPn and COM in order, trailing bytes; EXIF without its thumbnail."""
@@ -146,10 +145,6 @@ class JpegFile(ParsedFile):
 
     def xmp(self) -> bytes | None:
         return _app1(self.layout, _XMP)
-
-    def reachable(self, support: Mask, bleed: Bleed) -> Mask:
-        frame = self.layout.frame
-        return jpeg_blocks.reachable_px(jpeg_blocks.touched_mcus(support, frame), frame, bleed)
 
     def wholly_inside(self, region: Mask) -> Mask:
         return jpeg_blocks.whole_mcus(region, self.layout.frame)

@@ -55,11 +55,6 @@ class Frame:
             return 8, 8
         return 8 * max(c.h for c in self.components), 8 * max(c.v for c in self.components)
 
-    @property
-    def chroma_subsampled(self) -> tuple[bool, bool]:
-        """Whether components differ in horizontal and in vertical resolution."""
-        return len({c.h for c in self.components}) > 1, len({c.v for c in self.components}) > 1
-
 
 def touched_mcus(support: Mask, frame: Frame) -> Mask:
     """`bool (MCU rows, MCU columns)`: MCUs that hold a supported pixel. `support` is in stored orientation."""
@@ -70,24 +65,11 @@ def touched_mcus(support: Mask, frame: Frame) -> Mask:
     return np.asarray(padded.reshape(rows, height, columns, width).any(axis=(1, 3)))
 
 
-def reachable_px(touched: Mask, frame: Frame, bleed: Bleed) -> Mask:
-    """`bool (H, W)`, stored orientation: pixels a decoder may show differently once `touched` MCUs are edited.
-
-    With subsampled chroma an interpolating decoder mixes one neighbouring chroma sample in, which reaches 1 px beyond
-    the MCU along each subsampled axis; `bleed` 'none' leaves chroma alone wherever that would happen.
-    """
-    width, height = frame.mcu_px
-    pixels: Mask = np.repeat(np.repeat(touched, height, axis=0), width, axis=1)[: frame.height, : frame.width]
-    across, down = frame.chroma_subsampled
-    if bleed == "none" or not (across or down):
-        return pixels
-    kernel = np.ones((3 if down else 1, 3 if across else 1), np.uint8)
-    return np.asarray(cv2.dilate(pixels.view(np.uint8), kernel), np.bool_)
-
-
 def whole_mcus(region: Mask, frame: Frame) -> Mask:
     """`bool (H, W)`, stored orientation: pixels of the MCUs that lie wholly inside `region`."""
-    return np.logical_and(region, ~reachable_px(touched_mcus(~region, frame), frame, "none"))
+    width, height = frame.mcu_px
+    whole = ~touched_mcus(~region, frame)
+    return np.repeat(np.repeat(whole, height, axis=0), width, axis=1)[: frame.height, : frame.width]
 
 
 def splice(data: bytes, frame: Frame, before: Samples, after: Samples, touched: Mask, bleed: Bleed) -> bytes:

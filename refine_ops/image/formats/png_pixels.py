@@ -75,7 +75,7 @@ class PngFile(ParsedFile):
         if data is None:
             whole = encode_entries(samples[..., 0], parts) if parts.has_palette else encode(samples)
             data = png.image_data(parts, whole, self.name)
-        return Encoded(png.reassemble(parts, data, fresh_exif(self.exif(), edit)), self.format, edit.support)
+        return Encoded(png.reassemble(parts, data, fresh_exif(self.exif(), edit)), self.format)
 
     def metadata(self) -> list[tuple[str, bytes]]:
         return png.metadata(self.chunks)

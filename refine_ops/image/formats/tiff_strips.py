@@ -109,7 +109,7 @@ class TiffFile(ParsedFile):
             raise ItemError(
                 "tiff.refused", f"{self.name}: its strip tables cannot hold longer strips; use BigTIFF"
             ) from error
-        return Encoded(bytes(out), self.format, edit.support)
+        return Encoded(bytes(out), self.format)
 
     def metadata(self) -> list[tuple[str, bytes]]:
         """Every tag's values but the strip tables'."""

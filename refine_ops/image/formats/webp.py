@@ -114,7 +114,7 @@ class WebpFile(ParsedFile):
                 f"{self.name}: a lossy WebP re-encoded lossily changes everywhere; set write.webp_lossy to 'lossless'",
             )
         data = reassemble(self.riff, encode(edit.after), fresh_exif(self.exif(), edit))
-        return Encoded(data, self.format, edit.support)
+        return Encoded(data, self.format)
 
     def metadata(self) -> list[tuple[str, bytes]]:
         """Every chunk but the image data, in order; EXIF without its thumbnail."""
