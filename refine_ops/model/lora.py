@@ -5,7 +5,6 @@ completely: a key that names no linear layer, a half of a pair, or a shape that 
 diffusers warns and leaves that part of the adapter out.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,13 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from refine_ops.errors import JobError
+from refine_ops.model.source import header_of, parse_fields
 
-LORA_NAMES: Final = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
-METADATA_KEY: Final = "refine_ops"
-"""Header entry in which our trainer states, as JSON, the fields of Preset that an adapter was trained with."""
 _ADAPTER_METADATA: Final = "lora_adapter_metadata"
 _PREFIXES: Final = ("transformer.", "diffusion_model.", "base_model.model.")
 _KEY: Final = re.compile(r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_down|lora_up)(?:\.default)?\.weight$")
@@ -36,26 +33,6 @@ class Delta:
     scale: float
 
 
-def training_settings(path: Path) -> dict[str, Any]:
-    """What the adapter's header says it was trained with (`targets`, `mask_image` ...); empty if it says nothing."""
-    return parse_fields(_header(path).get(METADATA_KEY, "{}"), f"LoRA {path}, header entry {METADATA_KEY!r}")
-
-
-def parse_fields(text: str, origin: str) -> dict[str, Any]:
-    """A JSON object as a dict; `origin` names where it was found.
-
-    Raises:
-        JobError: It is no JSON object.
-    """
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise JobError(f"{origin} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise JobError(f"{origin} is not a JSON object")
-    return values
-
-
 def read_lora(path: Path) -> dict[str, Delta]:
     """Read a LoRA in diffusers', PEFT's or Lightning's key style: module name -> delta.
 
@@ -65,7 +42,7 @@ def read_lora(path: Path) -> dict[str, Delta]:
     Raises:
         JobError: An unknown key, an incomplete pair, or a DoRA adapter.
     """
-    config = _adapter_config(_header(path))
+    config = _adapter_config(header_of(path))
     halves: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     with safe_open(path, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118 -- a safetensors handle is no mapping
@@ -110,14 +87,6 @@ def fuse_loras(transformer: Any, loras: Sequence[tuple[Path, float]]) -> None:
         for delta in stack:
             total = total + delta.scale * (delta.up.to(weight.device).float() @ delta.down.to(weight.device).float())
         weight.copy_(total)
-
-
-def _header(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise JobError(f"LoRA {path} cannot be read as safetensors: {error}") from error
 
 
 def _adapter_config(header: dict[str, str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From a model's name to files on this disk: what will be loaded, before anything is.
 
-Nothing is downloaded unless `allow_hub` is set; without it a hub name must already be in the local cache.
+Nothing is downloaded unless `allow_hub` is set; without it a hub name must already be in the local cache. Torch is not
+needed: whoever plans must know what will be loaded, and what an adapter says of itself.
 """
 
 import dataclasses
@@ -12,15 +13,18 @@ from typing import Any, Final
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
-from refine_ops.model.lora import LORA_NAMES, parse_fields, training_settings
 from refine_ops.model.presets import LoraFile, Preset, apply_overrides, resolve_preset
 
 COMPONENTS: Final = ("transformer", "vae", "text_encoder", "tokenizer", "processor", "scheduler")
 PRESET_FILE: Final = "refine_ops.json"
 """Optional file beside `model_index.json`: fields of Preset that this checkpoint was trained with."""
+LORA_NAMES: Final = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+METADATA_KEY: Final = "refine_ops"
+"""Header entry in which our trainer states, as JSON, the fields of Preset that an adapter was trained with."""
 _PATTERNS: Final = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 _NOT_HERE = (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError)
 
@@ -120,3 +124,32 @@ def _with_fields(preset: Preset, values: dict[str, Any], origin: str) -> Preset:
         return TypeAdapter(Preset).validate_json(merged, strict=True)
     except ValidationError as error:
         raise JobError(f"{origin}: {error}") from error
+
+
+def training_settings(path: Path) -> dict[str, Any]:
+    """What the adapter's header says it was trained with (`targets`, `mask_image` ...); empty if it says nothing."""
+    return parse_fields(header_of(path).get(METADATA_KEY, "{}"), f"LoRA {path}, header entry {METADATA_KEY!r}")
+
+
+def parse_fields(text: str, origin: str) -> dict[str, Any]:
+    """A JSON object as a dict; `origin` names where it was found.
+
+    Raises:
+        JobError: It is no JSON object.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise JobError(f"{origin} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise JobError(f"{origin} is not a JSON object")
+    return values
+
+
+def header_of(path: Path) -> dict[str, str]:
+    """The file's own entries; raises `JobError` where it is no safetensors file."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise JobError(f"LoRA {path} cannot be read as safetensors: {error}") from error

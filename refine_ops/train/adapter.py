@@ -8,8 +8,8 @@ from typing import Any, Final
 import torch
 from safetensors.torch import save
 
-from refine_ops.model.lora import METADATA_KEY
 from refine_ops.model.presets import Preset
+from refine_ops.model.source import METADATA_KEY
 
 TRAINING_KEY: Final = "refine_ops_training"
 """Header entry with the fingerprint of the training, as JSON; for people and for drift messages."""

@@ -25,6 +25,7 @@ def test_it_imports_without_what_lean_images_lack(module: str) -> None:
 
 def test_planning_and_reports_import_without_torch() -> None:
     code = BLOCK.format(blocked=["torch", "diffusers", "transformers"], module="refine_ops.report.build")
-    code += "import refine_ops.job.planning.plan, refine_ops.image.write"
+    code += "import refine_ops.job.launch, refine_ops.job.planning.canary, refine_ops.image.write\n"
+    code += "import refine_ops.model.source, refine_ops.model.fingerprint"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-1500:]

@@ -13,8 +13,8 @@ from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
 from refine_ops.model.doctor.random_weights import random_pipeline
 from refine_ops.model.load import load_networks
-from refine_ops.model.lora import METADATA_KEY, fuse_loras, read_lora
-from refine_ops.model.source import resolve_model
+from refine_ops.model.lora import fuse_loras, read_lora
+from refine_ops.model.source import METADATA_KEY, resolve_model
 
 LAYER = "transformer_blocks.1.img_mlp.net.2"
 INPUTS = {

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from refine_ops.model.doctor.random_weights import random_pipeline
-from refine_ops.model.lora import fuse_loras, training_settings
+from refine_ops.model.lora import fuse_loras
+from refine_ops.model.source import training_settings
 from refine_ops.train.adapter import adapter_bytes
 from refine_ops.train.config import LoraSettings
 from refine_ops.train.denoiser import Denoiser, trainable
