@@ -41,7 +41,9 @@ def drift_report(config: DriftReportConfig) -> str:
     built = build(config)
     announce(built)
     create_markdown_artifact(
-        key="drift-report", markdown=markdown_summary(built), description=built.summary["verdict"]["sentence"]
+        key="drift-report",
+        markdown=markdown_summary(built.folder, built.page, built.summary),
+        description=built.summary["verdict"]["sentence"],
     )
     logger.info("%s %s", built.summary["verdict"]["sentence"], built.page)
     check(built, config)

@@ -6,7 +6,7 @@ Each flow takes one frozen model as its only parameter, so that the Prefect UI s
 
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,6 +18,10 @@ class Settings(BaseModel):
     """Root of all settings: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+PretrainedModel = Annotated[str, Field(description="Folder in the library's own layout, or a hub name with allow_hub.")]
+AllowHub = Annotated[bool, Field(description="Allow the download of the hub name given here.")]
 
 
 class ImageLimits(Settings):

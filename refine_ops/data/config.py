@@ -4,77 +4,24 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from refine_ops.config import AccessSettings, ImageLimits, Settings
+from refine_ops.config import AccessSettings, AllowHub, ImageLimits, PretrainedModel, Settings
+from refine_ops.detect.config import (
+    DinoGrounding,
+    GrabCutSegmentation,
+    Segmentation,
+    SegmentLimits,
+    VlmGrounding,
+)
+from refine_ops.vlm.config import Vlm
 
 Language = Literal["en", "zh", "de", "es", "fr", "ja"]
 MaskKind = Literal["scribble", "box", "object"]
-
-_MODEL = Field(description="Folder in the library's own layout, or a hub name with allow_hub.")
-_HUB = Field(False, description="Allow the download of the hub name given here.")
-
-
-class OpenAiVlm(Settings):
-    """A vision-language model behind an OpenAI-compatible endpoint.
-
-    URL, key and model come from `REFINE_VLM_BASE_URL`, `REFINE_VLM_API_KEY` and `REFINE_VLM_MODEL`; the key from
-    nowhere else. Prices only label the cost; without them the cost is not stated.
-    """
-
-    kind: Literal["openai"] = "openai"
-    base_url: str | None = Field(None, description="Overrides REFINE_VLM_BASE_URL, e.g. https://host/v1.")
-    model: str | None = Field(None, description="Overrides REFINE_VLM_MODEL.")
-    timeout_s: float = Field(90.0, gt=0, description="One request, from connecting to the last byte.")
-    requests: int = Field(6, ge=1, description="Requests per question before the endpoint counts as down.")
-    backoff_s: float = Field(1.0, ge=0, description="First pause after 429 or 5xx; doubles, Retry-After is honoured.")
-    max_tokens: int = Field(1024, ge=16)
-    max_side_px: int = Field(1024, ge=64, description="Longer images are shrunk before they are sent.")
-    cache: str | None = Field(None, description="Folder of cached answers (local or s3://); default: the user's cache.")
-    usd_per_million_input_tokens: float | None = Field(None, ge=0)
-    usd_per_million_output_tokens: float | None = Field(None, ge=0)
-
-
-class LocalVlm(Settings):
-    """A vision-language model run here through transformers (Qwen2.5-VL, Qwen3-VL, or any image-text-to-text class)."""
-
-    kind: Literal["transformers"] = "transformers"
-    model: str = _MODEL
-    allow_hub: bool = _HUB
-    max_new_tokens: int = Field(512, ge=1)
-    max_side_px: int = Field(1024, ge=64, description="Longer images are shrunk before the model sees them.")
-
-
-Vlm = Annotated[OpenAiVlm | LocalVlm, Field(discriminator="kind")]
 
 
 class GivenGrounding(Settings):
     """Boxes and descriptions stand in the manifest (annotations)."""
 
     kind: Literal["given"] = "given"
-
-
-class VlmGrounding(Settings):
-    """A VLM finds the object (sections 4.1 i and 4.2 i)."""
-
-    kind: Literal["vlm"] = "vlm"
-    vlm: Vlm
-    coordinates: Literal["thousandths", "pixels"] = Field(
-        "thousandths",
-        description="What the model was trained to give: thousandths of each side (Gemini, Qwen3-VL) or pixels of the "
-        "image as sent (Qwen2.5-VL).",
-    )
-    min_confidence: float = Field(0.8, ge=0, le=1, description="Pairs below this stated confidence are rejected.")
-    verify_crops: bool = Field(True, description="Ask again, on the two crops alone, whether they show one subject.")
-
-
-class DinoGrounding(Settings):
-    """Grounding DINO through transformers, asked for the row's description or else for `labels`."""
-
-    kind: Literal["dino"] = "dino"
-    model: str = _MODEL
-    allow_hub: bool = _HUB
-    labels: tuple[str, ...] = ("text", "logo", "sign", "product", "face", "person")
-    threshold: float = Field(0.35, ge=0, le=1)
-    text_threshold: float = Field(0.25, ge=0, le=1)
 
 
 Grounding = Annotated[GivenGrounding | VlmGrounding | DinoGrounding, Field(discriminator="kind")]
@@ -85,35 +32,6 @@ class BoxLimits(Settings):
 
     min_side_px: int = Field(16, ge=4)
     max_area: float = Field(0.9, gt=0, le=1, description="Largest share of the image.")
-
-
-class GrabCutSegmentation(Settings):
-    """GrabCut (OpenCV): needs no weights. Ambiguity is how far the result moves with the box."""
-
-    kind: Literal["grabcut"] = "grabcut"
-    iterations: int = Field(4, ge=1)
-    work_side_px: int = Field(320, ge=32, description="The box's surroundings are segmented at this longer side.")
-
-
-class SamSegmentation(Settings):
-    """SAM 3 (box and text) or SAM 2 (box) through transformers, by the checkpoint's own model type."""
-
-    kind: Literal["sam"] = "sam"
-    model: str = _MODEL
-    allow_hub: bool = _HUB
-    threshold: float = Field(0.3, ge=0, le=1, description="SAM 3: least score of an instance that counts.")
-
-
-Segmentation = Annotated[GrabCutSegmentation | SamSegmentation, Field(discriminator="kind")]
-
-
-class SegmentLimits(Settings):
-    """Which object masks are taken as one unambiguous instance."""
-
-    max_ambiguity: float = Field(0.35, ge=0, le=1)
-    min_box_share: float = Field(0.08, ge=0, le=1, description="Least share of the box that the mask covers.")
-    min_inside: float = Field(0.85, ge=0, le=1, description="Least share of the mask that lies in the box.")
-    min_largest: float = Field(0.75, ge=0, le=1, description="Least share of the mask in its largest component.")
 
 
 class MaskSettings(Settings):
@@ -151,8 +69,8 @@ class DiffusersInpainting(Settings):
 
     kind: Literal["diffusers"] = "diffusers"
     weight: float = Field(1.0, gt=0)
-    model: str = _MODEL
-    allow_hub: bool = _HUB
+    model: PretrainedModel
+    allow_hub: AllowHub = False
     steps: int = Field(28, ge=1)
     guidance: float | None = Field(None, description="guidance_scale or true_cfg_scale; default is the pipeline's.")
     strength: float | None = Field(None, gt=0, le=1, description="Default is the pipeline's own.")

@@ -25,12 +25,12 @@ import pyarrow.parquet as pq
 
 from refine_ops import storage
 from refine_ops.config import AccessSettings
+from refine_ops.detect.objects import clean_description
 from refine_ops.errors import ItemError, JobError
 from refine_ops.records import Box
 
 _COLUMNS = {"image", "reference", "box", "reference_box", "description", "families", "licence", "source_id"}
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
-_MAX_DESCRIPTION = 200
 _MAX_COORDINATE = 1 << 20
 
 
@@ -154,15 +154,3 @@ def _box(value: Any) -> Box | None:
 def _families(value: Any) -> tuple[str, ...]:
     names = value.split(";") if isinstance(value, str) else list(value or ())
     return tuple(dict.fromkeys(str(n).strip() for n in names if str(n).strip()))
-
-
-def clean_description(text: str) -> str:
-    """One line without control characters: it becomes part of an instruction and of reports.
-
-    Raises:
-        ItemError: `description.too_long`.
-    """
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    if len(line) > _MAX_DESCRIPTION:
-        raise ItemError("description.too_long", f"{len(line)} characters; at most {_MAX_DESCRIPTION}: {line[:60]!r}...")
-    return line

@@ -5,19 +5,18 @@ from typing import Any
 import torch
 from PIL import Image
 
-from refine_ops.data.config import DinoGrounding
-from refine_ops.data.source_manifest import SourceRow
-from refine_ops.data.stages.ground import Grounded
+from refine_ops.detect.config import DinoGrounding
+from refine_ops.detect.objects import Grounded
 from refine_ops.errors import ItemError
 from refine_ops.model.pretrained import load, pick_device, transformers_class
 from refine_ops.records import Box, U8Image
 
 
 class DinoGrounder:
-    """Implements `Grounder`. Detects what the row describes, or else the configured labels.
+    """Implements `Grounder`. Detects what is described, or else the configured labels.
 
     A pair's subject is the phrase found with the greatest product of confidences in both images; that the two are the
-    same individual this model cannot tell, so pairs need a description in the manifest.
+    same individual this model cannot tell, so pairs need a description.
     """
 
     def __init__(self, settings: DinoGrounding, rank: int = 0) -> None:
@@ -30,13 +29,13 @@ class DinoGrounder:
     def name(self) -> str:
         return self._settings.model
 
-    def ground(self, row: SourceRow, target: U8Image, reference: U8Image | None) -> list[Grounded]:
+    def ground(self, target: U8Image, reference: U8Image | None, description: str) -> list[Grounded]:
         if reference is None:
-            return self._detect(target, (row.description,) if row.description else self._settings.labels)
-        if not row.description:
-            raise ItemError("ground.no_description", f"{row.source_id}: a pair needs a 'description' to be detected by")
-        best, shown = (self._detect(i, (row.description,))[0] for i in (target, reference))
-        return [Grounded(best.box, row.description, best.confidence * shown.confidence, shown.box)]
+            return self._detect(target, (description,) if description else self._settings.labels)
+        if not description:
+            raise ItemError("ground.no_description", f"{self.name}: a pair needs a 'description' to be detected by")
+        best, shown = (self._detect(i, (description,))[0] for i in (target, reference))
+        return [Grounded(best.box, description, best.confidence * shown.confidence, shown.box)]
 
     def _detect(self, image: U8Image, phrases: tuple[str, ...]) -> list[Grounded]:
         """Most confident first; at least one.

@@ -6,9 +6,8 @@ and, asked again about the two crops alone, still call them one subject.
 
 from typing import Literal
 
-from refine_ops.data.config import VlmGrounding
-from refine_ops.data.source_manifest import SourceRow, clean_description
-from refine_ops.data.stages.ground import Grounded
+from refine_ops.detect.config import VlmGrounding
+from refine_ops.detect.objects import Grounded, clean_description
 from refine_ops.errors import ItemError
 from refine_ops.records import Box, U8Image
 from refine_ops.vlm.questions import Chat, Question, Reply, shrink
@@ -79,7 +78,7 @@ class VlmGrounder:
     def name(self) -> str:
         return self._chat.name
 
-    def ground(self, row: SourceRow, target: U8Image, reference: U8Image | None) -> list[Grounded]:
+    def ground(self, target: U8Image, reference: U8Image | None, description: str) -> list[Grounded]:
         return self._objects(target) if reference is None else [self._subject(target, reference)]
 
     def _objects(self, target: U8Image) -> list[Grounded]:

@@ -6,7 +6,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from refine_ops.data.config import GrabCutSegmentation, SegmentLimits
+from refine_ops.detect.config import GrabCutSegmentation, SegmentLimits
 from refine_ops.errors import ItemError
 from refine_ops.records import Box, Mask, U8Image
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from refine_ops.data.config import SamSegmentation
+from refine_ops.detect.config import SamSegmentation
 from refine_ops.detect.segment import Segmented, iou
 from refine_ops.errors import ItemError, JobError
 from refine_ops.model.pretrained import load, pick_device, transformers_class

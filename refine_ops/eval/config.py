@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from refine_ops.config import ImageLimits, RefineSettings, Settings
-from refine_ops.data.config import DiffusersInpainting, Vlm
+from refine_ops.data.config import DiffusersInpainting
+from refine_ops.vlm.config import Vlm
 
 Control = Literal["identity", "ground-truth", "blurred-crop", "re-encode", "damaged", "blank"]
 Name = Annotated[str, Field(min_length=1, max_length=80, description="Heads the method's rows in every table.")]

@@ -13,6 +13,7 @@ from refine_ops.eval.config import RefineEvalConfig
 from refine_ops.eval.measure import MethodRun, find_output
 from refine_ops.eval.metrics.metric import Metric
 from refine_ops.eval.results import Results
+from refine_ops.image.encode import encode_png
 from refine_ops.image.read import decode
 from refine_ops.records import Box, U8Image
 
@@ -75,7 +76,7 @@ def _row(
     for n, (label, image) in enumerate(pictures):
         file = f"{item.input_id}.{n}.png"
         shown = _enlarged(image, item.object_box)
-        storage.write(storage.join(out, "gallery", file), cv2.imencode(".png", shown[:, :, ::-1])[1].tobytes())
+        storage.write(storage.join(out, "gallery", file), encode_png(shown))
         figures.append(f'<figure><img src="{escape(file)}" alt=""><figcaption>{escape(label)}</figcaption></figure>')
     caption = f"{item.input_id}: {item.instruction}"
     return f"<h3>{escape(caption)}</h3><section>{''.join(figures)}</section>"

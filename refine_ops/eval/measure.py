@@ -17,7 +17,7 @@ from refine_ops import storage
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.cases.case_set import CaseSet, EvalInput, LoadedInput, load_input
-from refine_ops.eval.methods.open import Method
+from refine_ops.eval.methods.method import Method
 from refine_ops.eval.metrics.metric import CaseBatch, Meter, Metric
 from refine_ops.eval.results import NOT_APPLICABLE, Score
 from refine_ops.image.formats.table import MEDIA_SUFFIX, sniff

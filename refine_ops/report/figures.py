@@ -174,6 +174,15 @@ class ItemMeasure:
         return max((FINDINGS[f.code].weight + _excess(f) for f in self.findings), default=0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a worker process hands back: numbers and encoded pictures, never arrays."""
+
+    measure: ItemMeasure
+    thumb: bytes = b""
+    windows: tuple[Window, ...] = ()
+
+
 def _excess(finding: Finding) -> float:
     distance = abs(finding.value - finding.limit) / max(abs(finding.limit), 1.0)
     return distance / (1.0 + distance)

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refine_ops import storage
-from refine_ops.report.figures import METRICS, Finding, ItemMeasure, RegionMeasure
-from refine_ops.report.measure.case import Compared
+from refine_ops.report.figures import METRICS, Compared, Finding, ItemMeasure, RegionMeasure
 
 PAGE_ITEMS = 50
 """Items per evidence part and per page of the HTML report's data."""

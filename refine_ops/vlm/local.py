@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from refine_ops.data.config import LocalVlm
 from refine_ops.model.pretrained import load, pick_device, transformers_class
+from refine_ops.vlm.config import LocalVlm
 from refine_ops.vlm.questions import Question, ReplyT, Usage, parse, shrink
 
 

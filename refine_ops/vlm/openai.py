@@ -12,14 +12,14 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import cv2
 import httpx
 
 from refine_ops import storage
 from refine_ops.config import cache_folder, vlm_endpoint
-from refine_ops.data.config import OpenAiVlm
 from refine_ops.errors import ItemError, JobError
+from refine_ops.image.encode import encode_png
 from refine_ops.records import U8Image
+from refine_ops.vlm.config import OpenAiVlm
 from refine_ops.vlm.questions import AnswerError, Question, ReplyT, Usage, parse, shrink
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
@@ -103,8 +103,8 @@ class OpenAiChat:
 
     def _data_url(self, image: U8Image) -> str:
         """PNG, because JPEG's own artefacts could be taken for the defect."""
-        _, data = cv2.imencode(".png", shrink(image, self._settings.max_side_px)[:, :, ::-1])
-        return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()
+        data = encode_png(shrink(image, self._settings.max_side_px))
+        return "data:image/png;base64," + base64.b64encode(data).decode()
 
     def _cache_uri(self, body: dict[str, Any], repeat: int) -> str:
         text = json.dumps([self._url, body, repeat], sort_keys=True)

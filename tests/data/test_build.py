@@ -29,9 +29,9 @@ from refine_ops.data.config import (
     BuildDatasetConfig,
     InstructSettings,
     ManifestSource,
-    SamSegmentation,
     SyntheticSource,
 )
+from refine_ops.detect.config import SamSegmentation
 from refine_ops.errors import JobError
 
 
@@ -152,7 +152,7 @@ def test_a_sample_that_kills_its_workers_is_rejected_and_the_rest_is_built(
         "    return read(candidate, *rest)\n"
         "photo.read_pair = deadly\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     config = photo_config(tmp_path, samples_per_row=1).model_copy(update={"workers": 2, "samples_per_part": 2})
     out = run(config)
     samples, rejects = rows_of(out), rows_of(out, "rejects")

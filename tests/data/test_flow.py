@@ -21,11 +21,11 @@ from refine_ops.data.building.dataset_folder import open_folder
 from refine_ops.data.card.card import write_card
 from refine_ops.data.config import (
     BuildDatasetConfig,
-    OpenAiVlm,
     SyntheticSource,
     ValidateSettings,
-    VlmGrounding,
 )
+from refine_ops.detect.config import VlmGrounding
+from refine_ops.vlm.config import OpenAiVlm
 from refine_ops.vlm.openai import EndpointDown
 
 

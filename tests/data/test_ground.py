@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 from openai_server import Answer, Server, says, serve
 
-from refine_ops.data.config import BoxLimits, OpenAiVlm, VlmGrounding
+from refine_ops.data.config import BoxLimits
 from refine_ops.data.source_manifest import SourceRow
-from refine_ops.data.stages.ground import GivenBoxes, Grounded, choose
+from refine_ops.data.stages.ground import choose, ground
+from refine_ops.detect.config import VlmGrounding
+from refine_ops.detect.objects import Grounded
 from refine_ops.detect.objects_vlm import VlmGrounder
 from refine_ops.errors import ItemError
 from refine_ops.records import U8Image
+from refine_ops.vlm.config import OpenAiVlm
 from refine_ops.vlm.openai import OpenAiChat
 from refine_ops.vlm.questions import AnswerError
 
 TARGET = np.random.default_rng(0).integers(0, 256, (400, 800, 3), np.uint8)
 REFERENCE = np.random.default_rng(1).integers(0, 256, (500, 250, 3), np.uint8)
-ROW = SourceRow("row")
 SUBJECT: dict[str, Any] = {
     "description": "the red kettle",
     "same_subject_in_target": True,
@@ -44,7 +46,7 @@ def by_schema(**answers: dict[str, Any]) -> Callable[[dict[str, Any], int], Answ
 
 def test_a_pair_needs_a_match_a_box_and_two_crops_that_agree(tmp_path: Path) -> None:
     with serve(by_schema(_SubjectReply=SUBJECT, _SameReply=SAME)) as server:
-        found = grounder(server, tmp_path).ground(ROW, TARGET, REFERENCE)
+        found = grounder(server, tmp_path).ground(TARGET, REFERENCE, "")
     assert found == [Grounded((200, 40, 400, 400), "the red kettle", 0.95, (25, 100, 225, 400))]
     pair, crops = server.images(0), server.images(1)
     assert [i.shape for i in pair] == [(400, 200, 3), (200, 400, 3)], "reference first, both shrunk to 400 px"
@@ -72,7 +74,7 @@ def test_doubtful_pairs_are_rejected(
 ) -> None:
     with serve(by_schema(_SubjectReply=SUBJECT | subject, _SameReply=SAME | same)) as server:
         with pytest.raises(ItemError) as caught:
-            grounder(server, tmp_path).ground(ROW, TARGET, REFERENCE)
+            grounder(server, tmp_path).ground(TARGET, REFERENCE, "")
         assert caught.value.reason == reason
         if isinstance(caught.value, AnswerError):
             assert json.loads(caught.value.raw) == SUBJECT | subject
@@ -83,24 +85,24 @@ def test_objects_of_one_image_in_either_unit(tmp_path: Path) -> None:
     for unit, (x0, y0, x1, y1) in boxes.items():
         objects = {"objects": [{"description": "a sign", "box": {"x0": x0, "y0": y0, "x1": x1, "y1": y1}}]}
         with serve(by_schema(_ObjectsReply=objects)) as server:
-            found = grounder(server, tmp_path / unit, coordinates=unit).ground(ROW, TARGET, None)
+            found = grounder(server, tmp_path / unit, coordinates=unit).ground(TARGET, None, "")
         assert found == [Grounded((200, 200, 400, 400), "a sign")]
         assert "400x200" in server.text()
 
 
 def test_no_object_is_an_answer_and_a_rejection(tmp_path: Path) -> None:
     with serve(by_schema(_ObjectsReply={"objects": []})) as server, pytest.raises(ItemError) as caught:
-        grounder(server, tmp_path).ground(ROW, TARGET, None)
+        grounder(server, tmp_path).ground(TARGET, None, "")
     assert caught.value.reason == "ground.no_object"
 
 
 def test_given_boxes_are_taken_or_refused_as_they_are() -> None:
     row = SourceRow("row", box=(10, 20, 110, 220), description="a cup", reference_box=(0, 0, 250, 500))
-    assert GivenBoxes().ground(row, TARGET, None) == [Grounded((10, 20, 110, 220), "a cup")]
-    assert GivenBoxes().ground(row, TARGET, REFERENCE)[0].reference_box == (0, 0, 250, 500)
+    assert ground(None, row, TARGET, None) == [Grounded((10, 20, 110, 220), "a cup")]
+    assert ground(None, row, TARGET, REFERENCE)[0].reference_box == (0, 0, 250, 500)
     for bad in ((700, 0, 801, 10), (0, 390, 10, 401)):
         with pytest.raises(ItemError, match="does not lie in the image of 800x400"):
-            GivenBoxes().ground(SourceRow("row", box=bad, description="a cup"), TARGET, None)
+            ground(None, SourceRow("row", box=bad, description="a cup"), TARGET, None)
 
 
 def test_one_usable_object_is_chosen_evenly_and_by_the_generator_alone() -> None:

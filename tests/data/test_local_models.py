@@ -7,12 +7,12 @@ import pytest
 import tiny_checkpoints
 import torch
 
-from refine_ops.data.config import DinoGrounding, LocalVlm, SamSegmentation
-from refine_ops.data.source_manifest import SourceRow
+from refine_ops.detect.config import DinoGrounding, SamSegmentation
 from refine_ops.detect.objects_dino import DinoGrounder
 from refine_ops.detect.segment_sam import Sam
 from refine_ops.errors import ItemError, JobError
 from refine_ops.records import U8Image
+from refine_ops.vlm.config import LocalVlm
 from refine_ops.vlm.local import LocalChat
 from refine_ops.vlm.questions import AnswerError, Question, Reply
 
@@ -54,19 +54,19 @@ def test_sam3_takes_the_instance_of_the_phrase_that_fits_the_box(checkpoints: Pa
 def test_grounding_dino_boxes_lie_in_the_image_and_carry_the_phrase(checkpoints: Path) -> None:
     folder = str(tiny_checkpoints.grounding_dino(checkpoints / "dino"))
     dino = DinoGrounder(DinoGrounding(model=folder, threshold=0.0, text_threshold=0.0))
-    found = dino.ground(SourceRow("row", description="the cup"), IMAGE, None)
+    found = dino.ground(IMAGE, None, "the cup")
     assert found
     assert all(g.description == "the cup" for g in found)
     assert all(0 <= g.box[0] < g.box[2] <= 90 and 0 <= g.box[1] < g.box[3] <= 70 for g in found)
     assert [g.confidence for g in found] == sorted((g.confidence for g in found), reverse=True)
-    pair = dino.ground(SourceRow("row", description="the cup"), IMAGE, IMAGE[:, ::-1])
+    pair = dino.ground(IMAGE, IMAGE[:, ::-1], "the cup")
     assert len(pair) == 1
     assert pair[0].reference_box is not None
     with pytest.raises(ItemError, match="needs a 'description'"):
-        dino.ground(SourceRow("row"), IMAGE, IMAGE)
+        dino.ground(IMAGE, IMAGE, "")
     strict = DinoGrounder(DinoGrounding(model=folder, threshold=1.0))
     with pytest.raises(ItemError, match=r"above 1\.0"):
-        strict.ground(SourceRow("row", description="the cup"), IMAGE, None)
+        strict.ground(IMAGE, None, "the cup")
 
 
 def test_a_local_vlm_answers_in_the_schema_or_is_refused_with_what_it_said(checkpoints: Path) -> None:

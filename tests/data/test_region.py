@@ -7,8 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from refine_ops.data.config import MaskSettings
-from refine_ops.data.region import draw_region, inner_box
-from refine_ops.data.stages.masks import dilated
+from refine_ops.data.stages.masks import dilated, draw_region, inner_box
 from refine_ops.errors import ItemError
 from refine_ops.records import Mask
 

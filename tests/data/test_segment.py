@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from refine_ops.data.config import GrabCutSegmentation, SegmentLimits
+from refine_ops.detect.config import GrabCutSegmentation, SegmentLimits
 from refine_ops.detect.segment import GrabCut, Segmented, accept, iou, largest_share
 from refine_ops.errors import ItemError
 from refine_ops.records import Box, Mask, U8Image

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from openai_server import Answer, says, serve
 
-from refine_ops.data.config import OpenAiVlm
 from refine_ops.errors import ItemError, JobError
+from refine_ops.vlm.config import OpenAiVlm
 from refine_ops.vlm.openai import EndpointDown, OpenAiChat
 from refine_ops.vlm.questions import AnswerError, Question, Reply, parse
 

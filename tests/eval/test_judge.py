@@ -12,9 +12,9 @@ import tiny_checkpoints
 from openai_server import Answer, decode_data_url, says, serve
 from pictures import make_batch
 
-from refine_ops.data.config import LocalVlm, OpenAiVlm
 from refine_ops.eval.config import JudgeSettings
 from refine_ops.eval.metrics.vlm_grades import DIMENSIONS, Grades, open_judge
+from refine_ops.vlm.config import LocalVlm, OpenAiVlm
 from refine_ops.vlm.openai import EndpointDown
 
 NAMES = [d.name for d in DIMENSIONS]

@@ -11,10 +11,10 @@ from made_runs import MadeRun, photo_edit
 from refine_ops import storage
 from refine_ops.report.cases import open_run
 from refine_ops.report.config import Cost, MeasureSettings, Thresholds
-from refine_ops.report.figures import RegionMeasure
+from refine_ops.report.figures import Compared, RegionMeasure
 from refine_ops.report.findings import region_findings
 from refine_ops.report.items import PAGE_ITEMS, write_evidence, write_items
-from refine_ops.report.measure.case import Compared, compare
+from refine_ops.report.measure.case import compare
 from refine_ops.report.page.html import render_html
 from refine_ops.report.summary import run_figures, summarise
 

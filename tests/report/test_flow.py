@@ -89,7 +89,7 @@ def test_the_summary_shows_pictures_and_takes_no_markup_from_names(tmp_path: Pat
     run = MadeRun(tmp_path / "run")
     run.add("[x](javascript:alert(1)) <img src=x onerror=1> |", photo_edit(1).untouched())
     built = build_report(DriftReportConfig(runs=(run.write(),), measure=ONE))
-    text = markdown_summary(built)
+    text = markdown_summary(built.folder, built.page, built.summary)
     assert text.count("data:image/webp;base64,") == 2
     assert "<img" not in text
     assert r"\[x\]\(javascript\:alert\(1\)\)" in text

@@ -6,11 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-import cv2
 import numpy as np
 
 from refine_ops import storage
-from refine_ops.errors import JobError
+from refine_ops.image.encode import encode_png
 from refine_ops.records import Mask, U8Image
 
 _PNG_LEVEL = 1
@@ -18,15 +17,6 @@ _PNG_LEVEL = 1
 _THREADS = 4
 _AHEAD = 16
 """Images in memory that wait for the store."""
-
-
-def encode_png(image: U8Image | Mask) -> bytes:
-    """RGB `uint8 (H, W, 3)`, or a mask as grey 0 and 255."""
-    pixels = image.astype(np.uint8) * 255 if image.dtype == np.bool_ else image[:, :, ::-1]
-    written, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])
-    if not written:
-        raise JobError(f"OpenCV could not encode an image of shape {image.shape} as PNG")
-    return data.tobytes()
 
 
 class ImageWriter:
@@ -70,4 +60,4 @@ class ImageWriter:
 
 def _store(uri: str, image: U8Image | Mask, shared: bool) -> None:
     if not (shared and storage.exists(uri)):
-        storage.write(uri, encode_png(image))
+        storage.write(uri, encode_png(image, _PNG_LEVEL))

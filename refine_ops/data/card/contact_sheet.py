@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from refine_ops import storage
-from refine_ops.data.building.images import encode_png
+from refine_ops.image.encode import encode_png
 from refine_ops.records import Mask, U8Image
 
 _CELL_PX = 160
@@ -28,7 +28,7 @@ def contact_sheet(out: str, rows: Sequence[dict[str, Any]]) -> bytes:
     head = np.full((_CAPTION_PX + _GAP_PX, width, 3), _PAPER, np.uint8)
     for i, name in enumerate(columns):
         _write(head, name, _GAP_PX + i * (_CELL_PX + _GAP_PX), _CAPTION_PX)
-    return encode_png(np.concatenate([head, *lines]))
+    return encode_png(np.concatenate([head, *lines]), level=1)
 
 
 def _line(out: str, row: dict[str, Any], columns: Sequence[str]) -> U8Image:

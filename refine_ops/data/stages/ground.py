@@ -1,66 +1,39 @@
 """Stage 1, ground: where the object is, and what it is called (sections 4.1 i and 4.2 i)."""
 
-from dataclasses import dataclass
-from typing import Protocol
-
 import numpy as np
 
 from refine_ops.data.config import BoxLimits
 from refine_ops.data.source_manifest import SourceRow
+from refine_ops.detect.objects import Grounded, Grounder, check_inside
 from refine_ops.errors import ItemError
-from refine_ops.records import Box, U8Image
+from refine_ops.records import U8Image
 
 
-@dataclass(frozen=True, slots=True)
-class Grounded:
-    """An object in the target: its box, a short noun phrase, how sure the grounder is (1 for annotations).
+def ground(grounder: Grounder | None, row: SourceRow, target: U8Image, reference: U8Image | None) -> list[Grounded]:
+    """The objects of a row: found by `grounder`, or, where it is None, as annotated in the manifest.
 
-    `reference_box` is the same subject in the reference; None means unknown, or no reference.
+    Raises:
+        ItemError: `ground.*`, or an `AnswerError` with what a model said.
     """
-
-    box: Box
-    description: str
-    confidence: float = 1.0
-    reference_box: Box | None = None
+    if grounder is not None:
+        return grounder.ground(target, reference, row.description)
+    return [annotated(row, target, reference)]
 
 
-class Grounder(Protocol):
-    """Finds the subject of a pair, or the objects of one image."""
+def annotated(row: SourceRow, target: U8Image, reference: U8Image | None) -> Grounded:
+    """The row's own box and description.
 
-    @property
-    def name(self) -> str:
-        """Model and version, for provenance."""
-
-    def ground(self, row: SourceRow, target: U8Image, reference: U8Image | None) -> list[Grounded]:
-        """At least one object; for a pair exactly one: the subject that both images show.
-
-        Raises:
-            ItemError: `ground.*`, or an `AnswerError` with what a model said.
-        """
-
-
-class GivenBoxes:
-    """The manifest's annotations."""
-
-    name = "given"
-
-    def ground(self, row: SourceRow, target: U8Image, reference: U8Image | None) -> list[Grounded]:
-        if row.box is None:
-            raise ItemError("ground.no_box", f"{row.source_id}: no 'box' in the manifest, and grounding is 'given'")
-        if not row.description:
-            raise ItemError("ground.no_description", f"{row.source_id}: no 'description', and grounding is 'given'")
-        check_inside(row.box, target, "box")
-        if reference is not None and row.reference_box is not None:
-            check_inside(row.reference_box, reference, "reference_box")
-        return [Grounded(row.box, row.description, 1.0, row.reference_box if reference is not None else None)]
-
-
-def check_inside(box: Box, image: U8Image, what: str) -> None:
-    """Raises ItemError `ground.invalid_box` for an empty box or one that leaves the image; nothing is clamped."""
-    height, width = image.shape[:2]
-    x0, y0, x1, y1 = box
-    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-        raise ItemError("ground.invalid_box", f"{what} {box} does not lie in the image of {width}x{height} px")
+    Raises:
+        ItemError: `ground.no_box`, `ground.no_description`, `ground.invalid_box`.
+    """
+    if row.box is None:
+        raise ItemError("ground.no_box", f"{row.source_id}: no 'box' in the manifest, and grounding is 'given'")
+    if not row.description:
+        raise ItemError("ground.no_description", f"{row.source_id}: no 'description', and grounding is 'given'")
+    check_inside(row.box, target, "box")
+    if reference is not None and row.reference_box is not None:
+        check_inside(row.reference_box, reference, "reference_box")
+    return Grounded(row.box, row.description, 1.0, row.reference_box if reference is not None else None)
 
 
 def choose(found: list[Grounded], image: U8Image, limits: BoxLimits, rng: np.random.Generator) -> Grounded:

@@ -4,31 +4,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refine_ops.data.config import (
-    DiffusersInpainting,
-    DinoGrounding,
-    GivenGrounding,
-    GrabCutSegmentation,
-    LocalVlm,
-    ManifestSource,
-    ModelFree,
-    OpenAiVlm,
-    SamSegmentation,
-    VlmGrounding,
-)
+from refine_ops.data.config import DiffusersInpainting, GivenGrounding, ManifestSource, ModelFree
 from refine_ops.data.stages.degrade import Degrader, ModelFreeDegrader
-from refine_ops.data.stages.ground import GivenBoxes, Grounder
+from refine_ops.detect.config import DinoGrounding, GrabCutSegmentation, SamSegmentation, VlmGrounding
+from refine_ops.detect.objects import Grounder
 from refine_ops.detect.objects_vlm import VlmGrounder
 from refine_ops.detect.segment import GrabCut, Segmenter
+from refine_ops.vlm.config import LocalVlm, OpenAiVlm
 from refine_ops.vlm.openai import OpenAiChat
 from refine_ops.vlm.questions import Chat, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """Everything a sample passes through that is configured; `judge` is None where nobody is asked."""
+    """Everything a sample passes through that is configured; `grounder` is None where the boxes are given, `judge`
+    where nobody is asked."""
 
-    grounder: Grounder
+    grounder: Grounder | None
     segmenter: Segmenter
     degraders: tuple[Degrader, ...]
     weights: tuple[float, ...]
@@ -38,7 +30,7 @@ class Stages:
     @property
     def names(self) -> dict[str, str]:
         """Stage -> model, for provenance."""
-        names = {"ground": self.grounder.name, "segment": self.segmenter.name}
+        names = {"ground": "given" if self.grounder is None else self.grounder.name, "segment": self.segmenter.name}
         return names if self.judge is None else names | {"validate": self.judge.name}
 
     @property
@@ -87,9 +79,9 @@ def _chat(settings: OpenAiVlm | LocalVlm, rank: int) -> Chat:
     return LocalChat(settings, rank)
 
 
-def _grounder(settings: GivenGrounding | DinoGrounding, rank: int) -> Grounder:
+def _grounder(settings: GivenGrounding | DinoGrounding, rank: int) -> Grounder | None:
     if isinstance(settings, GivenGrounding):
-        return GivenBoxes()
+        return None
     from refine_ops.detect.objects_dino import DinoGrounder
 
     return DinoGrounder(settings, rank)

@@ -8,15 +8,15 @@ import numpy.typing as npt
 from refine_ops.config import ImageLimits
 from refine_ops.data.config import ManifestSource
 from refine_ops.data.plan import Candidate
-from refine_ops.data.region import draw_region
 from refine_ops.data.stages.attempt import Attempt
-from refine_ops.data.stages.ground import Grounded, choose
+from refine_ops.data.stages.ground import choose, ground
 from refine_ops.data.stages.instruct import instruct
 from refine_ops.data.stages.load import Stages
-from refine_ops.data.stages.masks import dilated
+from refine_ops.data.stages.masks import dilated, draw_region
 from refine_ops.data.stages.read import read_pair
 from refine_ops.data.stages.sample import Sample, damage
 from refine_ops.data.stages.validate import validate
+from refine_ops.detect.objects import Grounded
 from refine_ops.detect.segment import Segmented, accept
 from refine_ops.errors import ItemError
 from refine_ops.image.region import tight_box
@@ -49,7 +49,7 @@ class PhotoMaker:
             row, target, reference = read_pair(candidate, self._limits, source.max_side_px)
         setting: Literal["reference", "free"] = "free" if reference is None else "reference"
         with attempt.enter("ground"):
-            found = choose(stages.grounder.ground(row, target, reference), target, source.boxes, rngs["ground"])
+            found = choose(ground(stages.grounder, row, target, reference), target, source.boxes, rngs["ground"])
         with attempt.enter("segment"):
             segmented = self._segment(candidate.image_sha256, target, found)
         with attempt.enter("mask"):

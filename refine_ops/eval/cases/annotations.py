@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from refine_ops import storage
 from refine_ops.config import ImageLimits, Settings
-from refine_ops.data.config import GrabCutSegmentation
+from refine_ops.detect.config import GrabCutSegmentation
 from refine_ops.detect.segment import GrabCut
 from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.cases.case_set import FREE_CATEGORIES, REFERENCE_CATEGORIES, Setting

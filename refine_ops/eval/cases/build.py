@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -21,7 +20,7 @@ from refine_ops.eval.cases.case_set import CaseSet, EvalInput, save_cases
 from refine_ops.eval.cases.degraded import Candidate, make_candidates, open_degraders, pick, select
 from refine_ops.eval.cases.sheets import case_sheet, contact_sheet, write_card
 from refine_ops.eval.config import BuildCasesConfig
-from refine_ops.eval.methods.open import encode_png
+from refine_ops.image.encode import encode_png
 from refine_ops.image.read import decode
 from refine_ops.records import Box, U8Image
 
@@ -129,7 +128,7 @@ def _write_input(out: str, row: Annotation, clean: U8Image, candidate: Candidate
     parts = {
         "input": (f"images/{row.case_id}/{input_id}.{suffix}", data),
         "target": (f"images/{row.case_id}/{target_name}", encode_png(target)),
-        "mask": (f"images/{row.case_id}/{input_id}.mask.png", _mask_png(candidate)),
+        "mask": (f"images/{row.case_id}/{input_id}.mask.png", encode_png(candidate.mask)),
     }
     written: dict[str, Any] = {}
     for name, (path, content) in parts.items():
@@ -152,10 +151,6 @@ def _case_box(row: Annotation, target: U8Image) -> Box:
     low = [(v - _MCU_PX) // _MCU_PX * _MCU_PX for v in (x0, y0)]
     high = [-(-(v + _MCU_PX) // _MCU_PX) * _MCU_PX for v in (x1, y1)]
     return max(0, low[0]), max(0, low[1]), min(width, high[0]), min(height, high[1])
-
-
-def _mask_png(candidate: Candidate) -> bytes:
-    return cv2.imencode(".png", candidate.mask.astype(np.uint8) * 255)[1].tobytes()
 
 
 def _jpeg(image: U8Image) -> bytes:

@@ -18,7 +18,7 @@ from refine_ops.data.synthetic import assets
 from refine_ops.data.synthetic.marks import logo
 from refine_ops.eval.cases.case_set import Setting
 from refine_ops.eval.cases.mini_drawing import posed, printed_on, typeset
-from refine_ops.eval.methods.open import encode_png
+from refine_ops.image.encode import encode_png
 from refine_ops.records import Box, Mask, U8Image
 
 SIDE_PX: Final = 256
@@ -150,7 +150,7 @@ def _case(
     source, licence = _SOURCES[spec.photo]
     files = {
         f"{spec.case_id}.png": encode_png(image),
-        f"{spec.case_id}.mask.png": cv2.imencode(".png", shape.astype(np.uint8) * 255)[1].tobytes(),
+        f"{spec.case_id}.mask.png": encode_png(shape),
     }
     row: dict[str, Any] = {
         "case_id": spec.case_id,

@@ -13,11 +13,11 @@ from typing import Final
 import numpy as np
 from pydantic import Field
 
-from refine_ops.data.config import OpenAiVlm
 from refine_ops.errors import ItemError
 from refine_ops.eval.config import JudgeSettings
 from refine_ops.eval.metrics.metric import CaseBatch, Metric, Scores
 from refine_ops.records import Box, U8Image
+from refine_ops.vlm.config import OpenAiVlm
 from refine_ops.vlm.local import LocalChat
 from refine_ops.vlm.openai import OpenAiChat
 from refine_ops.vlm.questions import Chat, Question, Reply

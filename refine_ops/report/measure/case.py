@@ -1,6 +1,6 @@
 """One case: read both files, measure everything, find what is wrong, cut the pictures."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from refine_ops.proof.recheck import Strict, check_strict
 from refine_ops.records import Box, Region
 from refine_ops.report.cases import Case
 from refine_ops.report.config import MeasureSettings
-from refine_ops.report.figures import FINDINGS, Finding, ItemMeasure, RegionMeasure, Window
+from refine_ops.report.figures import FINDINGS, Compared, Finding, ItemMeasure, RegionMeasure
 from refine_ops.report.findings import region_findings, strict_findings
 from refine_ops.report.measure.pair import Pair, open_pair, raw_patch
 from refine_ops.report.measure.pictures import Line
@@ -20,15 +20,6 @@ from refine_ops.report.measure.windows import item_thumbnail, item_windows
 
 _CONTEXT_PX = 64
 _LEAST_IS_WORST = frozenset({"raw_ssim", "region_ssim", "change_levels", "text_gain"})
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """What a worker process hands back: numbers and encoded pictures, never arrays."""
-
-    measure: ItemMeasure
-    thumb: bytes = b""
-    windows: tuple[Window, ...] = ()
 
 
 def compare(case: Case, settings: MeasureSettings, keep_pictures: bool) -> Compared:

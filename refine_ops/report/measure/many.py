@@ -14,9 +14,9 @@ import cv2
 from refine_ops.progress import OnProgress, no_progress
 from refine_ops.report.cases import Case
 from refine_ops.report.config import MeasureSettings
-from refine_ops.report.figures import Finding, ItemMeasure
+from refine_ops.report.figures import Compared, Finding, ItemMeasure
 from refine_ops.report.items import PAGE_ITEMS, write_evidence, write_items
-from refine_ops.report.measure.case import Compared, compare, failed
+from refine_ops.report.measure.case import compare, failed
 
 logger = logging.getLogger(__name__)
 

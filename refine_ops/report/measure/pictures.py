@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from refine_ops.image.encode import encode_png
 from refine_ops.records import Box, Mask, U8Image
 from refine_ops.report.figures import Window
 
@@ -61,7 +62,7 @@ def window(
         height=size[1],
         before=_webp(_resized(shown.before[cut], size), shown.quality),
         after=_webp(_resized(shown.after[cut], size), shown.quality),
-        difference=_png(_shrunk_by_maximum(difference, size)),
+        difference=encode_png(_shrunk_by_maximum(difference, size), _PNG_LEVEL),
         raw=_webp(_resized(raw, size), shown.quality) if raw is not None else b"",
         mask_lines=_outline(mask[cut], scale) if mask is not None else (),
         allowed_lines=_outline(shown.allowed[cut], scale),
@@ -110,7 +111,3 @@ def _webp(rgb: U8Image, quality: int) -> bytes:
     out = BytesIO()
     Image.fromarray(np.ascontiguousarray(rgb)).save(out, "WEBP", quality=quality, method=2)
     return out.getvalue()
-
-
-def _png(grey: npt.NDArray[np.uint8]) -> bytes:
-    return bytes(cv2.imencode(".png", grey, [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL])[1])

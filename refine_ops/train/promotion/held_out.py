@@ -20,7 +20,7 @@ from refine_ops.chain import refine_image
 from refine_ops.config import RefineSettings, pixel_settings
 from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.cases.case_set import CaseSet, EvalInput, load_input
-from refine_ops.eval.methods.open import as_item
+from refine_ops.eval.methods.refiner import as_item
 from refine_ops.image.formats.table import MEDIA_SUFFIX
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.refiner import load_refiner
