@@ -10,8 +10,8 @@ from refine_ops.eval.metrics.metric import Metric
 from refine_ops.eval.results import Results
 from refine_ops.eval.stats import cluster_interval
 
-DIGITS: Final = {"psnr": 2, "psnr_mask": 2, "ssim_bg": 4, "ssim_strict": 4, "mse": 4, "mse_bg": 5, "changed_outside_px": 1,
-                  "max_diff_outside": 1, "seam": 1}  # fmt: skip
+DIGITS: Final = {"psnr": 2, "psnr_mask": 2, "ssim_bg": 4, "ssim_strict": 4, "mse": 4, "mse_bg": 5,
+                 "changed_outside_px": 1, "max_diff_outside": 1, "seam": 1}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
