@@ -17,6 +17,7 @@ from refine_ops.image.formats.edit import Encoded
 from refine_ops.image.formats.native import Format
 from refine_ops.image.formats.table import header_pixels
 from refine_ops.image.place import Marking, Place
+from refine_ops.image.reference import decode_reference
 from refine_ops.image.region import region_mask
 from refine_ops.image.source import Source
 from refine_ops.proof import verify
@@ -113,7 +114,7 @@ def open_item(item: Item, inputs: Mapping[str, bytes], settings: RefineSettings)
             f"{limits.max_pixels:,}; make them smaller, the model sees them at its own size",
         )
     return Opened(
-        source, tuple(markings), {uri: read.decode_reference(inputs[uri], name=uri, limits=limits) for uri in uris}
+        source, tuple(markings), {uri: decode_reference(inputs[uri], name=uri, limits=limits) for uri in uris}
     )
 
 

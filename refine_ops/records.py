@@ -5,7 +5,7 @@ Every record is frozen. Boxes are `(x0, y0, x1, y1)`, half-open, in pixels of th
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +33,25 @@ class Scribble:
 
 
 @dataclass(frozen=True, slots=True)
+class MaskReading:
+    """How a mask file is read where the rule of `image.mask` does not tell: from which value on a pixel is marked, of
+    which class it is, and whether it is the others that are meant."""
+
+    level: int | None = None
+    label: int | None = None
+    invert: bool = False
+
+
+PLAIN_READING: Final = MaskReading()
+
+
+@dataclass(frozen=True, slots=True)
 class Region:
     """One place to refine. Exactly one of `box`, `mask` and `scribble` is set.
 
     `mask` and `reference` are absolute URIs (resolved against the manifest). `seed` None means derived from the ids.
-    `paste` says what is pasted back: the marked pixels, or the whole of their box.
+    `paste` says what is pasted back: the marked pixels, or the whole of their box. `mask_level`, `mask_class` and
+    `mask_invert` tell how the mask file is read (`MaskReading`).
     """
 
     region_id: str
@@ -48,6 +62,9 @@ class Region:
     reference: str | None = None
     seed: int | None = None
     paste: PastePolicy = "mask"
+    mask_level: int | None = None
+    mask_class: int | None = None
+    mask_invert: bool = False
 
 
 @dataclass(frozen=True, slots=True)

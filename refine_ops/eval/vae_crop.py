@@ -26,7 +26,7 @@ from refine_ops.eval.tables.layout import Row, Table
 from refine_ops.eval.tables.plot import curves_svg
 from refine_ops.eval.tables.render import as_markdown
 from refine_ops.image.formats.table import sniff
-from refine_ops.image.read import decode_reference
+from refine_ops.image.read import decode_rgb
 from refine_ops.model.network.vae import OneFrameVae
 from refine_ops.records import U8Image
 
@@ -133,7 +133,7 @@ def _images(config: VaeCropConfig) -> list[U8Image]:
     for uri in storage.list_files(folder):
         data = storage.read(uri, config.limits.max_bytes)
         if sniff(data) is not None:
-            found.append(decode_reference(data, name=uri, limits=config.limits))
+            found.append(decode_rgb(data, name=uri, limits=config.limits))
     if not found:
         raise JobError(f"{folder}: holds no image")
     return found

@@ -1,6 +1,5 @@
 """Between a file's own colours and the sRGB the model works in, both ways."""
 
-from collections.abc import Callable
 from functools import lru_cache
 from io import BytesIO
 from typing import Final
@@ -92,13 +91,21 @@ def render(samples: Samples, native: Native, matte: tuple[int, int, int]) -> U8I
 
     8-bit sRGB without alpha is returned as it is, uncopied.
     """
+    shown, alpha = straight(samples, native)
+    return shown if alpha is None else over(shown, alpha, matte)
+
+
+def straight(samples: Samples, native: Native) -> tuple[U8Image, npt.NDArray[np.uint8] | None]:
+    """Samples as sRGB `uint8 (H, W, 3)`, whatever their alpha, and that alpha as `uint8 (H, W, 1)` or None."""
     eight: U8Image = samples if samples.dtype == np.uint8 else to_8_bits(samples)
-    convert: Callable[[U8Image], U8Image] = profile(native.model, native.icc).to_srgb
-    if not native.alpha:
-        return convert(eight)
-    alpha = eight[..., -1:].astype(np.uint16)
-    over = convert(np.ascontiguousarray(eight[..., :-1])) * alpha + (255 - alpha) * np.array(matte, np.uint16)
-    return ((over + 127) // 255).astype(np.uint8)
+    convert = profile(native.model, native.icc).to_srgb
+    return (convert(np.ascontiguousarray(eight[..., :-1])), eight[..., -1:]) if native.alpha else (convert(eight), None)
+
+
+def over(shown: U8Image, alpha: npt.NDArray[np.uint8], matte: tuple[int, int, int]) -> U8Image:
+    """`shown` composited over one colour."""
+    wide = alpha.astype(np.uint16)
+    return ((shown * wide + (255 - wide) * np.array(matte, np.uint16) + 127) // 255).astype(np.uint8)
 
 
 def to_8_bits(samples: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:

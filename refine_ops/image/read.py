@@ -12,10 +12,10 @@ from refine_ops.image.formats.codec import ParsedFile
 from refine_ops.image.formats.native import Native, Samples
 from refine_ops.image.formats.table import CODECS, SUPPORTED, sniff
 from refine_ops.image.source import Source, upright
-from refine_ops.records import Mask, U8Image
+from refine_ops.records import U8Image
 
-# Every decoder below reads the size from the header and checks it against the caller's limit before any library
-# allocates; Pillow's own global limit would refuse images that the limit allows.
+# Every decoder reads the size from the header and checks it against the caller's limit before any library allocates;
+# Pillow's own global limit would refuse images that the limit allows.
 Image.MAX_IMAGE_PIXELS = None
 
 _WHITE: Final = (255, 255, 255)
@@ -28,10 +28,11 @@ def decode(data: bytes, *, name: str, limits: ImageLimits, matte: tuple[int, int
         ItemError: `image.empty`, `image.too_large`, `image.not_an_image`, `image.truncated`, `image.multi_frame`,
             `image.unsupported`, `image.bad_profile`.
     """
-    file, native = _native(data, name, limits)
-    if native.expanded:
-        raise ItemError("image.unsupported", f"{name}: a PNG of 1, 2 or 4 grey bits; convert it to 8 bits")
+    file = _codec(data, name, limits).parse(data, name)
     try:
+        native = file.decode(limits)
+        if native.expanded:
+            raise ItemError("image.unsupported", f"{name}: a PNG of 1, 2 or 4 grey bits; convert it to 8 bits")
         native.samples.flags.writeable = False
         rgb = upright(colour.render(native.samples, native, matte), native.orientation)
     except MemoryError as error:
@@ -42,50 +43,44 @@ def decode(data: bytes, *, name: str, limits: ImageLimits, matte: tuple[int, int
     return Source(file, native, matte, rgb)
 
 
-def decode_reference(data: bytes, *, name: str, limits: ImageLimits) -> U8Image:
-    """A reference image as the model gets it: upright sRGB over white. Raises as `decode`."""
+def decode_rgb(data: bytes, *, name: str, limits: ImageLimits) -> U8Image:
+    """The upright sRGB view alone, over white, contiguous. Raises as `decode`."""
     return np.ascontiguousarray(decode(data, name=name, limits=limits).rgb)
 
 
-def decode_mask(data: bytes, *, name: str, size: tuple[int, int], limits: ImageLimits) -> Mask:
-    """A mask file as `bool (H, W)`, upright.
-
-    True is white. A file whose largest value is 1 (a label mask) is taken literally: > 0; every other file is True
-    from half of white on (>= 128 of 255). An alpha channel is ignored where colour varies; a mask drawn in alpha alone
-    (constant colour) is read from alpha.
+def look(data: bytes, name: str, limits: ImageLimits, *, several: bool) -> Native:
+    """Samples of a file that is only looked at (a mask, a reference): layouts that cannot be edited are read as well.
 
     Args:
-        size: (width, height) that the upright mask must have; masks are never resized.
+        several: Of several pictures in one file take the first; else they are refused.
 
     Raises:
-        ItemError: `mask.size`, `mask.empty`, and as `decode` with `mask.` for `image.`.
+        ItemError: as `decode`, but `image.unsupported` only where no library reads the file.
     """
+    codec = _codec(data, name, limits)
     try:
-        _, native = _native(data, name, limits)
+        return codec.parse(data, name).decode(limits)
     except ItemError as error:
-        raise ItemError(error.reason.replace("image.", "mask."), str(error)) from error
-    turned = upright(native.samples, native.orientation)
-    height, width = turned.shape[:2]
-    if (width, height) != size:
-        raise ItemError(
-            "mask.size", f"{name}: the mask is {width} x {height}, the image {size[0]} x {size[1]}; masks must match"
-        )
-    level = _mask_level(turned, native.alpha)
-    top = int(level.max())
-    mask: Mask = level > 0 if top == 1 else level > np.iinfo(level.dtype).max // 2
-    if not mask.any():
-        raise ItemError("mask.empty", f"{name}: nothing is marked (no pixel from 128 on, largest is {top}); mark one")
-    return mask
+        if error.reason != "image.unsupported" and not (several and error.reason == "image.multi_frame"):
+            raise
+    except MemoryError as error:
+        raise ItemError("image.too_large", f"{name}: not enough memory to decode it; lower max_pixels") from error
+    return codec.look(data, name, limits)
 
 
-def _mask_level(samples: Samples, alpha: bool) -> Samples:
-    channels = samples[..., :-1] if alpha else samples
-    if alpha and bool((channels == channels[0, 0]).all()):
-        return samples[..., -1]
-    return np.asarray(channels.max(axis=2))
+def labels_of(data: bytes, name: str, limits: ImageLimits, native: Native) -> Samples | None:
+    """Class numbers `(H, W)` of a label image, stored orientation, or None where its pixels are colours."""
+    first = native.samples[..., 0]
+    try:
+        found = _codec(data, name, limits).parse(data, name).labels(native)
+    except ItemError:  # a layout that is only looked at
+        found = first if native.model == "grey" else None
+    if found is None and native.model == "rgb" and all((native.samples[..., i] == first).all() for i in (1, 2)):
+        return first
+    return found
 
 
-def _native(data: bytes, name: str, limits: ImageLimits) -> tuple[ParsedFile, Native]:
+def _codec(data: bytes, name: str, limits: ImageLimits) -> type[ParsedFile]:
     if not data:
         raise ItemError("image.empty", f"{name}: the file has 0 bytes; upload it again")
     if len(data) > limits.max_bytes:
@@ -93,8 +88,4 @@ def _native(data: bytes, name: str, limits: ImageLimits) -> tuple[ParsedFile, Na
     kind = sniff(data)
     if kind is None:
         raise ItemError("image.not_an_image", f"{name}: not an image this project reads; supported: {SUPPORTED}")
-    try:
-        file = CODECS[kind].parse(data, name)
-        return file, file.decode(limits)
-    except MemoryError as error:
-        raise ItemError("image.too_large", f"{name}: not enough memory to decode it; lower max_pixels") from error
+    return CODECS[kind]

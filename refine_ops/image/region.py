@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
-from refine_ops.image.read import decode_mask
-from refine_ops.records import Mask, PastePolicy, Region, Scribble
+from refine_ops.image.mask import decode_mask
+from refine_ops.records import Mask, MaskReading, PastePolicy, Region, Scribble
 
 _MAX_COORDINATE: Final = 1 << 20
 _MIN_RADIUS_PX: Final = 0.7072
@@ -59,7 +59,8 @@ def region_mask(region: Region, size: tuple[int, int], mask_bytes: bytes | None,
     if region.scribble is not None:
         return _drawn(region.scribble, size, region.region_id)
     if region.mask is not None and mask_bytes is not None:
-        return decode_mask(mask_bytes, name=region.mask, size=size, limits=limits)
+        reading = MaskReading(region.mask_level, region.mask_class, region.mask_invert)
+        return decode_mask(mask_bytes, name=region.mask, size=size, limits=limits, reading=reading)
     raise ItemError("region.unmarked", f"region {region.region_id}: give a box, a mask or a scribble")
 
 

@@ -146,29 +146,11 @@ def test_wide_gamut_is_converted_to_srgb() -> None:
     assert np.abs(source.rgb[12, 0].astype(int) - 128).max() <= 2
 
 
-def test_masks_are_binarised_and_never_resized() -> None:
-    mask = np.zeros((44, 60, 1), np.uint8)
-    mask[10:20, 5:9] = 1
-    found = read.decode_mask(png(mask), name="m", size=(60, 44), limits=LIMITS)
-    assert found.sum() == 40
-    soft = (np.arange(60, dtype=np.uint8) * 4)[None, :, None].repeat(44, axis=0)
-    assert np.array_equal(read.decode_mask(png(soft), name="m", size=(60, 44), limits=LIMITS)[0], soft[0, :, 0] >= 128)
-    drawn = np.concatenate([np.zeros((44, 60, 3), np.uint8), mask * 255], axis=2)
-    assert read.decode_mask(png(drawn), name="m", size=(60, 44), limits=LIMITS).sum() == 40
+def test_one_bit_is_no_picture_to_edit() -> None:
     out = BytesIO()
-    Image.fromarray(mask[..., 0] > 0).save(out, "PNG")
-    assert read.decode_mask(out.getvalue(), name="m", size=(60, 44), limits=LIMITS).sum() == 40
+    Image.fromarray(RGB[..., 0] > 99).save(out, "PNG")
     with pytest.raises(ItemError, match="1, 2 or 4 grey bits"):
         read.decode(out.getvalue(), name="m", limits=LIMITS)
-    for data, size, reason in (
-        (png(mask), (59, 44), "mask.size"),
-        (png(mask * 0), (60, 44), "mask.empty"),
-        (png(mask)[:50], (60, 44), "mask.truncated"),
-        (b"", (60, 44), "mask.empty"),
-    ):
-        with pytest.raises(ItemError) as caught:
-            read.decode_mask(data, name="m", size=size, limits=LIMITS)
-        assert caught.value.reason == reason
 
 
 def test_palette_is_looked_up() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,9 +12,9 @@ import pytest
 from refine_ops.config import AccessSettings
 from refine_ops.errors import JobError
 from refine_ops.job.planning.manifest import SCHEMA, read_items
-from refine_ops.job.planning.plan import PlanReader, make_plan
+from refine_ops.job.planning.plan import PlanReader, make_plan, request_of
 from refine_ops.job.planning.rows import RowProblem
-from refine_ops.records import Item, Scribble
+from refine_ops.records import Item, Region, Scribble
 
 BOX = {"box": [1, 2, 30, 40], "prompt": "Refine the label"}
 SCRIBBLE = {"scribble": {"strokes": [[[1.5, 2], [8, 9]], [[3, 3]]], "width": 4}, "prompt": "Refine the wire", "seed": 7}
@@ -79,6 +80,38 @@ def test_every_format_and_form_says_the_same(folder: Path, name: str, rows: list
     assert second.regions[0].paste == "box"
 
 
+@pytest.mark.parametrize("name", ["m.parquet", "m.jsonl", "m.csv"])
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"mask_level": 64}, (64, None, False)),
+        ({"mask_class": 0, "mask_invert": True}, (None, 0, True)),
+        ({"mask_class": 7.0, "mask_invert": False}, (None, 7, False)),
+        ({}, (None, None, False)),
+    ],
+)
+def test_how_a_mask_is_read_is_told_in_every_format(folder: Path, name: str, told: dict, expected: tuple) -> None:
+    shared = {k: v for k, v in nested()[1].items() if k != "regions"}
+    (item,) = read_items(write(folder / name, [{**shared, **MASK, **told}]))
+    assert isinstance(item, Item)
+    (region,) = item.regions
+    assert (region.mask_level, region.mask_class, region.mask_invert) == expected
+    plan = make_plan(str(folder / name), str(folder / "run"), access=AccessSettings())
+    assert PlanReader(plan.uri).item(0)[0].regions == item.regions
+
+
+def test_requests_made_before_a_field_existed_keep_their_hash() -> None:
+    """Or every finished item of every run folder would be refined again."""
+    regions = (
+        Region("0", "Refine", box=(1, 2, 30, 40)),
+        Region("1", "Refine", mask="/in/m.png", paste="box", seed=7),
+    )
+    item = Item("a", "/in/a.jpg", "a.jpg", regions, 0)
+    assert request_of(item) == "de2876dcecfb2d420af019d37a6ca72a"
+    told = replace(item, regions=(regions[0], replace(regions[1], mask_invert=True)))
+    assert request_of(told) != request_of(item)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -97,6 +130,12 @@ def test_every_format_and_form_says_the_same(folder: Path, name: str, rows: list
         ({"regions": [{**SCRIBBLE, "scribble": {"strokes": [[[1, 2]]], "width": 0}}]}, "scribble.width"),
         ({"regions": [{**BOX, "seed": -1}]}, "seed.invalid"),
         ({"regions": [{**BOX, "paste": "all"}]}, "paste.invalid"),
+        ({"regions": [{**BOX, "mask_level": 3}]}, "mask.setting"),
+        ({"regions": [{**MASK, "mask_level": 3, "mask_class": 3}]}, "mask.setting"),
+        ({"regions": [{**MASK, "mask_level": 0}]}, "mask.setting"),
+        ({"regions": [{**MASK, "mask_class": "tree"}]}, "mask.setting"),
+        ({"regions": [{**MASK, "mask_class": 1.5}]}, "mask.setting"),
+        ({"regions": [{**MASK, "mask_invert": "maybe"}]}, "mask.setting"),
         ({"regions": [{**BOX, "region_id": "r"}, {**BOX, "region_id": "r"}]}, "region_id.duplicate"),
         ({"regions": [{**BOX, "reference": "https://example.org/r.png"}]}, "uri.scheme"),
         ({"image": "http://example.org/a.jpg"}, "uri.scheme"),

@@ -20,7 +20,8 @@ from refine_ops.config import FocusSettings, ImageLimits, ModelSettings, RefineS
 from refine_ops.data import synthetic
 from refine_ops.data.stages.sample import damage
 from refine_ops.eval.stats import cluster_interval, paired_comparison
-from refine_ops.image.read import decode, decode_mask
+from refine_ops.image.mask import decode_mask
+from refine_ops.image.read import decode
 from refine_ops.model.refiner import load_refiner
 from refine_ops.records import Item, Region
 from refine_ops.train.config import (

@@ -1,5 +1,6 @@
 """Reading a planned row: its image or pair, decoded, upright, in sRGB, and the boxes that go with them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import cv2
@@ -9,7 +10,8 @@ from refine_ops.config import ImageLimits
 from refine_ops.data.plan import Candidate
 from refine_ops.data.source_manifest import SourceRow
 from refine_ops.errors import ItemError
-from refine_ops.image.read import decode_reference
+from refine_ops.image.read import decode_rgb
+from refine_ops.image.reference import decode_reference
 from refine_ops.records import Box, U8Image
 
 
@@ -25,20 +27,22 @@ def read_pair(
     assert row is not None, "only manifest rows are read"
     if row.problem is not None:
         raise ItemError(*row.problem)
-    target, factors = _read(row.image, candidate.image_sha256, limits, max_side_px)
+    target, factors = _read(row.image, candidate.image_sha256, decode_rgb, limits, max_side_px)
     row = replace(row, box=_scaled(row.box, factors))
     if row.reference is None:
         return row, target, None
-    reference, factors = _read(row.reference, candidate.reference_sha256, limits, max_side_px)
+    reference, factors = _read(row.reference, candidate.reference_sha256, decode_reference, limits, max_side_px)
     return replace(row, reference_box=_scaled(row.reference_box, factors)), target, reference
 
 
-def _read(uri: str, sha256: str, limits: ImageLimits, max_side_px: int | None) -> tuple[U8Image, tuple[float, float]]:
+def _read(
+    uri: str, sha256: str, decode: Callable[..., U8Image], limits: ImageLimits, max_side_px: int | None
+) -> tuple[U8Image, tuple[float, float]]:
     """`uint8 (H, W, 3)`, shrunk where it is longer than `max_side_px`, and the factors applied to x and y."""
     data = storage.read(uri, limits.max_bytes)
     if storage.sha256(data) != sha256:
         raise ItemError("source.changed", f"{uri}: no longer the file that was planned; build into a new folder")
-    rgb = decode_reference(data, name=uri, limits=limits)
+    rgb = decode(data, name=uri, limits=limits)
     height, width = rgb.shape[:2]
     if max_side_px is None or max(height, width) <= max_side_px:
         return rgb, (1.0, 1.0)

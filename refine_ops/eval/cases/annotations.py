@@ -12,7 +12,8 @@ from refine_ops.detect.config import GrabCutSegmentation
 from refine_ops.detect.segment import GrabCut
 from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.cases.case_set import FREE_CATEGORIES, REFERENCE_CATEGORIES, Setting
-from refine_ops.image.read import decode_mask, decode_reference
+from refine_ops.image.mask import decode_mask
+from refine_ops.image.read import decode_rgb
 from refine_ops.records import Box, Mask, U8Image
 
 
@@ -74,7 +75,7 @@ def read_object(folder: str, row: Annotation, limits: ImageLimits) -> tuple[U8Im
         ItemError: unreadable files, a box outside the image, no object found in it.
     """
     data = storage.read(storage.join(folder, row.image), limits.max_bytes)
-    image = decode_reference(data, name=row.image, limits=limits)
+    image = decode_rgb(data, name=row.image, limits=limits)
     height, width = image.shape[:2]
     x0, y0, x1, y1 = row.object_box
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):

@@ -24,7 +24,9 @@ import pyarrow.parquet as pq
 from refine_ops import storage
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError, JobError
-from refine_ops.image.read import decode, decode_mask, decode_reference
+from refine_ops.image.mask import decode_mask
+from refine_ops.image.read import decode, decode_rgb
+from refine_ops.image.reference import decode_reference
 from refine_ops.records import Box, Mask, U8Image
 
 VERSION: Final = 1
@@ -177,7 +179,7 @@ def load_input(cases: CaseSet, item: EvalInput, limits: ImageLimits) -> LoadedIn
             item=item,
             data=data,
             image=np.ascontiguousarray(decode(data, name=item.input, limits=limits).rgb),
-            target=decode_reference(_file(cases, item.target, item.target_sha256), name=item.target, limits=limits),
+            target=decode_rgb(_file(cases, item.target, item.target_sha256), name=item.target, limits=limits),
             mask=decode_mask(mask_data, name=item.mask, size=size, limits=limits),
             mask_data=mask_data,
             reference=None if reference is None else decode_reference(reference, name=item.reference, limits=limits),

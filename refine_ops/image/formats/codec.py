@@ -4,17 +4,25 @@ A codec is a subclass of `ParsedFile`; `table.CODECS` lists them. Nothing outsid
 has: it asks the file.
 """
 
+import struct
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from io import BytesIO
+from typing import Any, ClassVar, Final, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
+from refine_ops.image.formats import exif
 from refine_ops.image.formats.edit import Edit, Encoded, NewFile
-from refine_ops.image.formats.native import Format, Native
+from refine_ops.image.formats.native import Format, Model, Native, Samples, check_size, with_channels
 from refine_ops.records import Mask
 
 Bleed = Literal["edge", "none"]
+_LOOKED_AT: Final[dict[str, Model]] = {"L": "grey", "LA": "grey", "RGB": "rgb", "RGBA": "rgb", "CMYK": "cmyk"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +88,19 @@ class ParsedFile(ABC):
     def xmp(self) -> bytes | None:
         """The XMP packet, to be carried into another format."""
 
+    def labels(self, native: Native) -> Samples | None:
+        """Class numbers `(H, W)`, stored orientation, where pixels are single numbers; None where they are colours."""
+        return native.samples[..., 0] if native.model == "grey" else None
+
+    @classmethod
+    def look(cls, data: bytes, name: str, limits: ImageLimits) -> Native:
+        """The first picture of a file that is only looked at: layouts that cannot be edited are read as well.
+
+        Raises:
+            ItemError: `image.too_large`, `image.truncated`, `image.unsupported`.
+        """
+        return look_with_pillow(cls.format, data, name, limits)
+
     @classmethod
     def create(cls, new: NewFile, name: str) -> bytes:
         """A new file with exactly these samples.
@@ -92,3 +113,43 @@ class ParsedFile(ABC):
     def wholly_inside(self, region: Mask) -> Mask:
         """`bool (H, W)`, stored orientation: the pixels that can change without any outside `region` changing."""
         return region
+
+
+def look_with_pillow(kind: Format, data: bytes, name: str, limits: ImageLimits) -> Native:
+    """`ParsedFile.look` for every layout that Pillow reads."""
+    try:
+        with Image.open(BytesIO(data), formats=[kind.upper()]) as image:
+            check_size(image.width, image.height, name, limits)
+            return _shown(image)
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise ItemError("image.unsupported", f"{name}: no library here reads it ({error}); convert it") from error
+
+
+def unit_floats(samples: npt.NDArray[Any]) -> Samples:
+    """Floating-point samples as `uint16`: they count from 0 to 1, or to 255 or 65,535 where one exceeds that.
+
+    Raises:
+        ValueError: samples below 0, above 65,535, or no numbers.
+    """
+    top = float(samples.max())
+    if not np.isfinite(samples).all() or samples.min() < 0 or top > 0xFFFF:
+        raise ValueError(f"floating-point samples from {samples.min()} to {top}, expected 0 to 1")
+    full = next(full for full in (1.0, 255.0, 65535.0) if top <= full)
+    return np.rint(with_channels(samples) * (65535 / full)).astype(np.uint16)
+
+
+def _shown(image: Image.Image) -> Native:
+    """What Pillow makes of its current frame: palettes and bits expanded, 16 bits kept, other models as RGB."""
+    icc, block = image.info.get("icc_profile"), image.info.get("exif") or b""
+    if image.mode == "F":
+        return Native(unit_floats(np.asarray(image)), "grey", icc=icc)
+    if image.mode.startswith("I"):
+        wide = np.asarray(image)
+        if wide.min() < 0 or wide.max() > 0xFFFF:
+            raise ValueError(f"samples from {wide.min()} to {wide.max()}")
+        return Native(with_channels(wide.astype(np.uint16)), "grey", icc=icc)
+    if image.mode not in _LOOKED_AT:
+        clear = image.mode in ("PA", "La", "RGBa") or "transparency" in image.info
+        image = image.convert("L" if image.mode == "1" else "RGBA" if clear else "RGB")
+    turn = exif.orientation(bytes(block).removeprefix(b"Exif\0\0"))
+    return Native(with_channels(np.asarray(image)), _LOOKED_AT[image.mode], image.mode.endswith("A"), turn, icc)

@@ -17,7 +17,7 @@ from refine_ops.image.formats.codec import ParsedFile
 from refine_ops.image.formats.edit import Edit, Encoded, NewFile
 from refine_ops.image.formats.native import Model, Native, Samples, check_size, expand_grey, rgb_order, with_channels
 from refine_ops.image.formats.png import Chunks, image_only
-from refine_ops.image.formats.png_palette import encode_entries, nearest_entries, palette
+from refine_ops.image.formats.png_palette import encode_entries, indices, nearest_entries, palette
 from refine_ops.image.formats.thumbnail import fresh_exif
 
 _XMP_KEYWORD: Final = b"XML:com.adobe.xmp"
@@ -76,6 +76,15 @@ class PngFile(ParsedFile):
             whole = encode_entries(samples[..., 0], parts) if parts.has_palette else encode(samples)
             data = png.image_data(parts, whole, self.name)
         return Encoded(png.reassemble(parts, data, fresh_exif(self.exif(), edit)), self.format)
+
+    def labels(self, native: Native) -> Samples | None:
+        """Palette entries, or grey in the file's own 1 to 16 bits."""
+        if self.chunks.has_palette:
+            return indices(self.chunks)
+        if native.model != "grey":
+            return None
+        step = 255 // ((1 << self.chunks.depth) - 1) if native.expanded else 1
+        return np.asarray(native.samples[..., 0] // step)
 
     def metadata(self) -> list[tuple[str, bytes]]:
         return png.metadata(self.chunks)

@@ -103,11 +103,11 @@ class Directory:
         return np.dtype(np.uint8) if self.bits == 8 else np.dtype(f"{self.order}u2")
 
 
-def directory(data: bytes, name: str) -> Directory:
-    """Read and check the image directory.
+def first_directory(data: bytes, name: str) -> tuple[Directory, int]:
+    """The first directory, whatever it says, and the offset of the next one (0: none).
 
     Raises:
-        ItemError: `image.truncated`, `image.multi_frame`, `image.unsupported`.
+        ItemError: `image.truncated`.
     """
     order = "<" if data[:2] == b"II" else ">"
     try:
@@ -117,9 +117,18 @@ def directory(data: bytes, name: str) -> Directory:
         (following,) = struct.unpack_from(order + "I", data, start + 2 + 12 * count)
     except struct.error as error:
         raise ItemError("image.truncated", f"{name}: the TIFF directory is cut ({error}); export it again") from error
+    return Directory(order, tags), following
+
+
+def directory(data: bytes, name: str) -> Directory:
+    """Read and check the image directory.
+
+    Raises:
+        ItemError: `image.truncated`, `image.multi_frame`, `image.unsupported`.
+    """
+    found, following = first_directory(data, name)
     if following:
         raise ItemError("image.multi_frame", f"{name}: a TIFF with several pages; give one page alone")
-    found = Directory(order, tags)
     _check_supported(found, name)
     if not found.width or not found.height or len(found.strips) != -(-found.height // max(found.rows_per_strip, 1)):
         raise ItemError("image.truncated", f"{name}: {len(found.strips)} strips do not make {found.height} rows")

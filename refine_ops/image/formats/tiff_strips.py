@@ -14,9 +14,9 @@ from PIL import Image
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
 from refine_ops.image.formats import exif
-from refine_ops.image.formats.codec import ParsedFile
+from refine_ops.image.formats.codec import ParsedFile, look_with_pillow, unit_floats
 from refine_ops.image.formats.edit import Edit, Encoded
-from refine_ops.image.formats.native import Native, Samples, check_size, rgb_order, with_channels
+from refine_ops.image.formats.native import Model, Native, Samples, check_size, rgb_order, with_channels
 from refine_ops.image.formats.tiff import (
     COUNTS,
     DEFLATE,
@@ -28,6 +28,7 @@ from refine_ops.image.formats.tiff import (
     PACKBITS,
     Directory,
     directory,
+    first_directory,
 )
 
 _PILLOW_NAMES: Final = {LZW: "tiff_lzw", PACKBITS: "packbits"}
@@ -81,6 +82,26 @@ class TiffFile(ParsedFile):
         if decoded is None:
             raise ItemError("image.unsupported", f"{self.name}: OpenCV does not read it")
         return replace(native, samples=rgb_order(decoded)), "OpenCV"
+
+    @classmethod
+    def look(cls, data: bytes, name: str, limits: ImageLimits) -> Native:
+        """Tiles, planes, palettes, one bit, the first of several pages by Pillow; what that refuses (floats of several
+        channels) by OpenCV. Both turn TIFFs upright as they read: see `decode_independently`."""
+        still, found = exif.with_orientation_1(data), first_directory(data, name)[0]
+        check_size(found.width, found.height, name, limits)
+        try:
+            native = look_with_pillow(cls.format, still, name, limits)
+        except ItemError as error:
+            decoded = cv2.imdecode(np.frombuffer(still, np.uint8), cv2.IMREAD_UNCHANGED)
+            if decoded is None:
+                raise
+            try:
+                samples = unit_floats(rgb_order(decoded)) if decoded.dtype.kind == "f" else rgb_order(decoded)
+            except ValueError as problem:
+                raise ItemError("image.unsupported", f"{name}: {problem}; convert it") from error
+            model: Model = "grey" if samples.shape[2] == 1 else "rgb"
+            native = Native(samples, model, samples.shape[2] == 4, icc=found.icc)
+        return replace(native, orientation=exif.orientation(data))
 
     def edit(self, edit: Edit) -> Encoded:
         """A strip that still fits is written where it was, a longer one is appended; only its entries in the two strip

@@ -34,6 +34,9 @@ REGION_TYPE: Final = pa.struct(
         ("reference", pa.string()),
         ("seed", pa.int64()),
         ("paste", pa.string()),
+        ("mask_level", pa.int32()),
+        ("mask_class", pa.int32()),
+        ("mask_invert", pa.bool_()),
     ]
 )
 SCHEMA: Final = pa.schema(

@@ -205,7 +205,18 @@ def _region_row(region: Region) -> dict[str, Any]:
         "reference": region.reference,
         "seed": region.seed,
         "paste": region.paste,
+        **_mask_reading(region),
     }
+
+
+def _mask_reading(region: Region) -> dict[str, Any]:
+    """Only what is set: requests made before these fields existed keep their hash."""
+    read = {"mask_level": region.mask_level, "mask_class": region.mask_class, "mask_invert": region.mask_invert or None}
+    return {name: value for name, value in read.items() if value is not None}
+
+
+def _read_as(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("mask_level", "mask_class", "mask_invert") if row.get(name) is not None}
 
 
 def _item_of(row: dict[str, Any]) -> Item:
@@ -219,7 +230,13 @@ def _item_of(row: dict[str, Any]) -> Item:
             "scribble": scribble and Scribble(strokes, scribble["width"]),
         }
         regions.append(
-            Region(r["region_id"], r["prompt"], **shapes, **{k: r[k] for k in ("reference", "seed", "paste")})
+            Region(
+                r["region_id"],
+                r["prompt"],
+                **shapes,
+                **{k: r[k] for k in ("reference", "seed", "paste")},
+                **_read_as(r),
+            )
         )
     return Item(row["item_id"], row["image"], row["output"], tuple(regions), row["row"], row["category"], row["salt"])
 

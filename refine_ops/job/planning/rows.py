@@ -24,7 +24,21 @@ MAX_STROKES_PX: Final = 10_000_000
 """Length of all strokes of a scribble: drawing takes time in proportion."""
 
 ITEM_FIELDS: Final = ("item_id", "image", "output", "category")
-REGION_FIELDS: Final = ("region_id", "box", "mask", "scribble", "prompt", "reference", "seed", "paste")
+REGION_FIELDS: Final = (
+    "region_id",
+    "box",
+    "mask",
+    "scribble",
+    "prompt",
+    "reference",
+    "seed",
+    "paste",
+    "mask_level",
+    "mask_class",
+    "mask_invert",
+)
+_MASK_FIELDS: Final = ("mask_level", "mask_class", "mask_invert")
+_BOOLEANS: Final = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 FATAL: Final = frozenset({"uri.scheme", "output.escapes", "item_id.duplicate", "output.duplicate", "columns.unknown"})
 """Reasons that stop the job before anything runs: the manifest as a whole is not what its author meant."""
@@ -146,7 +160,35 @@ def _region(raw: Any, index: int, base: str, access: AccessSettings) -> Region:
         reference=None if reference is None else _uri(reference, "reference", base, access),
         seed=_seed(raw.get("seed"), region_id),
         paste=_paste(raw.get("paste"), region_id),
+        **_mask_reading(raw, region_id, "mask" in shapes),
     )
+
+
+def _mask_reading(raw: Mapping[str, Any], region_id: str, masked: bool) -> dict[str, Any]:
+    """The fields that tell how a mask file is read, as `Region` has them."""
+    given = {name: raw[name] for name in _MASK_FIELDS if raw.get(name) not in (None, "")}
+    if given and not masked:
+        raise ItemError("mask.setting", f"region {region_id}: {', '.join(given)} without a mask; give the mask file")
+    if "mask_level" in given and "mask_class" in given:
+        raise ItemError("mask.setting", f"region {region_id}: mask_level and mask_class exclude each other; give one")
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if name == "mask_invert":
+            found[name] = _BOOLEANS.get(str(value).strip().lower())
+        else:
+            found[name] = _sample_value(value, 1 if name == "mask_level" else 0)
+        if found[name] is None:
+            expected = "true or false" if name == "mask_invert" else "a whole number up to 65535, mask_level from 1"
+            raise ItemError("mask.setting", f"region {region_id}: {name} {value!r}, expected {expected}")
+    return found
+
+
+def _sample_value(value: Any, least: int) -> int | None:
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else -1.0
+    except ValueError:
+        return None
+    return int(number) if least <= number <= 0xFFFF and number == int(number) else None
 
 
 def _prompt(value: Any, region_id: str) -> str:

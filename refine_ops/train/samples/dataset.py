@@ -16,6 +16,8 @@ from refine_ops.config import ImageLimits
 from refine_ops.data.schema import SAMPLES, VERSION
 from refine_ops.errors import ItemError, JobError
 from refine_ops.image import focus, place, read
+from refine_ops.image.mask import decode_mask
+from refine_ops.image.reference import decode_reference
 from refine_ops.model.presets import Preset
 from refine_ops.records import Conditioning, Mask, U8Image
 from refine_ops.train.config import CropSettings
@@ -104,7 +106,7 @@ def make_crop(
     target = read.decode(files[sample.target], name=sample.target, limits=limits).rgb
     if target.shape != source.rgb.shape:
         raise ItemError("sample.size", f"{sample.sample_id}: input {source.rgb.shape} and target {target.shape} differ")
-    mask = read.decode_mask(files[sample.mask], name=sample.mask, size=source.size, limits=limits)
+    mask = decode_mask(files[sample.mask], name=sample.mask, size=source.size, limits=limits)
     looks = settings.geometry
     if settings.variants > 1:
         rng = np.random.default_rng(derive_seed(seed, sample.sample_id, variant))
@@ -113,7 +115,7 @@ def make_crop(
         mask = _dilated(mask, int(rng.integers(0, settings.region_jitter_px + 1)))
     reference = None
     if sample.reference is not None:
-        reference = read.decode_reference(files[sample.reference], name=sample.reference, limits=limits)
+        reference = decode_reference(files[sample.reference], name=sample.reference, limits=limits)
     found = place.find(
         place.Marking.of(source, mask, settings.paste_policy, settings.paste),
         looks if settings.focus else looks.switched_off(),
