@@ -14,6 +14,7 @@ from refine_ops.eval.metrics.metric import to_tensor
 from refine_ops.eval.metrics.perceptual import MIN_SIDE_PX, lpips_network
 from refine_ops.eval.metrics.text import TextMeter, accuracy, text_meter
 from refine_ops.eval.metrics.trunks import MissingWeights
+from refine_ops.image.focus import crop_of
 from refine_ops.records import Box, Region, U8Image
 from refine_ops.report.cases import Case
 from refine_ops.report.config import PerceptualSettings
@@ -65,7 +66,7 @@ class RunMeter:
 
     def _row(self, case: Case, region: Region, pair: Pair, limits: ImageLimits) -> dict[str, Any]:
         box = pair.grown_box(region.region_id, max(_CONTEXT_PX, pair.reach_px))
-        before, after = (image.rgb[_cut(box)] for image in (pair.source, pair.output))
+        before, after = (crop_of(image.rgb, box) for image in (pair.source, pair.output))
         return {
             "item_id": case.item_id,
             "region_id": region.region_id,
@@ -79,15 +80,15 @@ class RunMeter:
         """LPIPS between the crop and its raw patch, with the source's region put into the patch: the context's alone.
         For edits of another tool the patch is its output around the region; None where no patch was kept."""
         if case.judge_output:
-            cut = _cut(pair.grown_box(region.region_id, _DRIFT_CONTEXT_PX))
-            patch: U8Image | None = pair.output.rgb[cut]
+            around = pair.grown_box(region.region_id, _DRIFT_CONTEXT_PX)
+            box: Box | None = around
+            patch: U8Image | None = crop_of(pair.output.rgb, around)
         else:
-            patch = raw_patch(case, region, limits)
-            cut = _cut(case.crops[region.region_id]) if patch is not None else np.s_[:0, :0]
-        if patch is None:
+            box, patch = case.crops.get(region.region_id), raw_patch(case, region, limits)
+        if box is None or patch is None:
             return None
-        source = pair.source.rgb[cut]
-        return self._distance(source, np.where(pair.allowed[cut][..., None], source, patch))
+        source = crop_of(pair.source.rgb, box)
+        return self._distance(source, np.where(crop_of(pair.allowed, box)[..., None], source, patch))
 
     @torch.inference_mode()
     def _distance(self, first: U8Image, second: U8Image) -> float | None:
@@ -103,11 +104,6 @@ class RunMeter:
             return None
         was, now = (accuracy(self._reader.read(image), expected) for image in (before, after))
         return now - was
-
-
-def _cut(box: Box) -> tuple[slice, slice]:
-    x0, y0, x1, y1 = box
-    return slice(y0, y1), slice(x0, x1)
 
 
 def _shrunk(image: U8Image) -> U8Image:

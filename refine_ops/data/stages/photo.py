@@ -1,9 +1,8 @@
 """The chain from a manifest row to a sample: read -> ground -> segment -> mask -> degrade -> validate -> instruct."""
 
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from refine_ops.config import ImageLimits
 from refine_ops.data.config import ManifestSource
@@ -19,11 +18,10 @@ from refine_ops.data.stages.validate import validate
 from refine_ops.detect.objects import Grounded
 from refine_ops.detect.segment import Segmented, accept
 from refine_ops.errors import ItemError
+from refine_ops.image.focus import crop_of
 from refine_ops.image.region import tight_box
 from refine_ops.records import Box, Mask, U8Image
 from refine_ops.vlm.questions import Usage
-
-Pixel = TypeVar("Pixel", np.uint8, np.bool_)
 
 _STREAMS = ("ground", "mask", "degrade", "validate", "instruct")
 """One generator per stage, so that a stage that draws more or less moves no other."""
@@ -58,12 +56,16 @@ class PhotoMaker:
         with attempt.enter("degrade"):
             near = _around(mask, source.margin)
             degrader = stages.draw_degrader(rngs["degrade"])
-            damaged = degrader.degrade(_cut(target, near), _cut(mask, near), found.description, rngs["degrade"])
+            clean = np.ascontiguousarray(crop_of(target, near))
+            marked = np.ascontiguousarray(crop_of(mask, near))
+            damaged = degrader.degrade(clean, marked, found.description, rngs["degrade"])
             input_, support = damage(target, mask, damaged.pixels, near)
         attempt.images.update(input=input_)
         with attempt.enter("validate"):
-            crops = _cut(input_, near), _cut(target, near), _cut(mask, near)
-            scores = validate(source.validation, stages.judge, *crops, found.description, rngs["validate"])
+            shown = np.ascontiguousarray(crop_of(input_, near))
+            scores = validate(
+                source.validation, stages.judge, shown, clean, marked, found.description, rngs["validate"]
+            )
         with attempt.enter("instruct"):
             prompt = instruct(found.description, setting, source.instruct, rngs["instruct"])
             crop_it = bool(rngs["instruct"].random() < source.instruct.reference_crop)
@@ -113,11 +115,6 @@ def _around(mask: Mask, margin_px: int) -> Box:
     x0, y0, x1, y1 = tight_box(mask)
     height, width = mask.shape
     return max(0, x0 - margin_px), max(0, y0 - margin_px), min(width, x1 + margin_px), min(height, y1 + margin_px)
-
-
-def _cut(image: npt.NDArray[Pixel], box: Box) -> npt.NDArray[Pixel]:
-    x0, y0, x1, y1 = box
-    return np.ascontiguousarray(image[y0:y1, x0:x1])
 
 
 def _shown_reference(reference: U8Image | None, found: Grounded, crop_it: bool) -> U8Image | None:

@@ -16,6 +16,7 @@ from pydantic import Field
 from refine_ops.errors import ItemError
 from refine_ops.eval.config import JudgeSettings
 from refine_ops.eval.metrics.metric import CaseBatch, Metric, Scores
+from refine_ops.image.focus import crop_of
 from refine_ops.records import Box, U8Image
 from refine_ops.vlm.config import OpenAiVlm
 from refine_ops.vlm.local import LocalChat
@@ -106,7 +107,7 @@ class JudgeMeter:
     def _grade(self, batch: CaseBatch, i: int) -> tuple[Scores, float]:
         """Mean grades over the readable repeats, and the order effect."""
         region = _expanded(batch.box, batch.outputs.shape[1:3], self.settings.expand)
-        before, after = (_cut(images[i], region) for images in (batch.inputs, batch.outputs))
+        before, after = (crop_of(images[i], region) for images in (batch.inputs, batch.outputs))
         repeats = [self._ask(batch.instruction, before, after, repeat) for repeat in range(self.settings.repeats)]
         readable = [r for r in repeats if r is not None]
         if not readable:
@@ -138,8 +139,3 @@ def _expanded(box: Box, shape: tuple[int, ...], share: float) -> Box:
     x0, y0, x1, y1 = box
     dx, dy = round((x1 - x0) * share), round((y1 - y0) * share)
     return max(0, x0 - dx), max(0, y0 - dy), min(shape[1], x1 + dx), min(shape[0], y1 + dy)
-
-
-def _cut(image: np.ndarray, box: Box) -> U8Image:
-    x0, y0, x1, y1 = box
-    return np.ascontiguousarray(image[y0:y1, x0:x1])

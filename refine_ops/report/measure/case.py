@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 
 from refine_ops.errors import ItemError
+from refine_ops.image.focus import crop_of
 from refine_ops.judge.evidence.change import measure_effect
 from refine_ops.judge.evidence.drift import Drift, from_alignment, measure_drift
 from refine_ops.judge.evidence.seam import measure_seam
 from refine_ops.proof.recheck import Strict, check_strict
-from refine_ops.records import Box, Region
+from refine_ops.records import Region
 from refine_ops.report.cases import Case
 from refine_ops.report.config import MeasureSettings
 from refine_ops.report.figures import FINDINGS, Compared, Finding, ItemMeasure, RegionMeasure
@@ -65,8 +66,8 @@ def _regions(case: Case, pair: Pair, settings: MeasureSettings) -> tuple[list[Re
 
 def _region(case: Case, region: Region, pair: Pair, settings: MeasureSettings) -> tuple[dict[str, float], Line]:
     box = pair.grown_box(region.region_id, max(_CONTEXT_PX, 3 * pair.reach_px))
-    before, after = (np.ascontiguousarray(image.rgb[_cut(box)]) for image in (pair.source, pair.output))
-    inside = np.ascontiguousarray(pair.marked[region.region_id][_cut(box)])
+    before, after = (np.ascontiguousarray(crop_of(image.rgb, box)) for image in (pair.source, pair.output))
+    inside = np.ascontiguousarray(crop_of(pair.marked[region.region_id], box))
     effect = measure_effect(before, after, inside)
     metrics = {
         "change_levels": effect.levels,
@@ -87,22 +88,18 @@ def _raw_drift(case: Case, region: Region, pair: Pair, settings: MeasureSettings
     """As the worker's `align` step recorded it, completed from the kept patch where there is one; for edits of another
     tool, off the output around the region."""
     if case.judge_output:
-        cut = _cut(pair.grown_box(region.region_id, 2 * _CONTEXT_PX))
-        return measure_drift(pair.source.rgb[cut], pair.output.rgb[cut], ~pair.allowed[cut])
+        box = pair.grown_box(region.region_id, 2 * _CONTEXT_PX)
+        before, after = crop_of(pair.source.rgb, box), crop_of(pair.output.rgb, box)
+        return measure_drift(before, after, ~crop_of(pair.allowed, box))
     recorded = from_alignment(case.alignments[region.region_id]) if region.region_id in case.alignments else None
     patch = raw_patch(case, region, settings.limits)
     if patch is None:
         return recorded
-    cut = _cut(case.crops[region.region_id])
-    seen = measure_drift(pair.source.rgb[cut], patch, ~pair.allowed[cut])
+    box = case.crops[region.region_id]
+    seen = measure_drift(crop_of(pair.source.rgb, box), patch, ~crop_of(pair.allowed, box))
     if recorded is None or seen is None:
         return recorded or seen
     return Drift(recorded.shift_px, recorded.scale_pct, recorded.de00, seen.de00_p95, seen.ssim)
-
-
-def _cut(box: Box) -> tuple[slice, slice]:
-    x0, y0, x1, y1 = box
-    return slice(y0, y1), slice(x0, x1)
 
 
 def _drift_metrics(drift: Drift | None) -> dict[str, float]:
