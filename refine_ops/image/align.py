@@ -71,10 +71,12 @@ def estimate(truth: U8Image, patch: F32Image, crop: FocusCrop, known: Mask, sett
     if settings.geometry:
         found, share = _geometry(seen_truth, seen, seen_known, crop, settings)
         moved = unview(patch, crop, found, size) if found != NO_DRIFT else seen
+        # Points can agree on a motion that the picture does not show (a moved pattern): the pixels have the last word.
         if _error(seen_truth, moved, seen_known) < _MAX_ERROR_RATIO * _error(seen_truth, seen, seen_known):
             drift, seen = found, moved
     shift = tone.fit(seen_truth, seen, seen_known, max_de00=settings.max_de00)
     colour = shift.matrix if settings.tone and shift.worthwhile else None
+    # What is recorded is what will be undone, not what was found and rejected.
     matrix = tone.IDENTITY if colour is None else colour
     alignment = Alignment(
         measured=True,
@@ -111,7 +113,7 @@ def _at_work_size(truth: U8Image, crop: FocusCrop, known: Mask) -> tuple[tuple[i
         return size, np.ascontiguousarray(truth), known
     small = np.asarray(Image.fromarray(np.ascontiguousarray(truth)).resize(size, Image.Resampling.LANCZOS))
     covered = Image.fromarray(known.astype(np.float32)).resize(size, Image.Resampling.BOX)
-    return size, small, np.asarray(covered) > 0.999
+    return size, small, np.asarray(covered) > 0.999  # known only where every pixel under it was; 1.0 is not exact
 
 
 def _geometry(truth: U8Image, seen: F32, known: Mask, crop: FocusCrop, settings: AlignSettings) -> tuple[Drift, float]:
@@ -120,6 +122,7 @@ def _geometry(truth: U8Image, seen: F32, known: Mask, crop: FocusCrop, settings:
     if len(start) < _MIN_POINTS:
         return NO_DRIFT, 0.0
     _, inlying = cv2.estimateAffinePartial2D(start, end, method=cv2.RANSAC, ransacReprojThreshold=_INLIER_PX)
+    # RANSAC may also turn the picture; only its choice of points is kept, and the model refits them without a turn.
     keep = np.zeros(len(start), np.bool_) if inlying is None else inlying[:, 0] > 0
     share = float(keep.mean())
     if keep.sum() < _MIN_POINTS or share < _MIN_INLIERS:
@@ -132,6 +135,7 @@ def _geometry(truth: U8Image, seen: F32, known: Mask, crop: FocusCrop, settings:
     scale, shift = _scale_and_shift(start[keep] - centre, end[keep] - centre, max(width, height) / 2)
     zoom = crop.size[0] / (crop.crop[2] - crop.crop[0] + crop.pad[0] + crop.pad[2])
     dx, dy = (float(v) * native_per_px for v in shift)
+    # A large estimate is more likely a wrong one: what is over the limits is left alone, not clipped to them.
     if abs(scale - 1) > settings.max_scale or max(abs(dx), abs(dy)) * zoom > settings.max_shift_px:
         return NO_DRIFT, share
     return Drift(dx, dy, scale), share
@@ -141,12 +145,14 @@ def _tracked(truth: U8Image, seen: F32, known: Mask) -> tuple[F32, F32]:
     """Corners of the known truth and where they are in `seen`: two `(N, 2)` arrays of (x, y), work pixels."""
     before = cv2.cvtColor(truth, cv2.COLOR_RGB2GRAY)
     after = cv2.cvtColor(np.rint(seen * 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
+    # Lucas-Kanade takes brightness for constant: a tone shift would read as motion, so both get one mean and contrast.
     level = float(before[known].std()) / max(float(after[known].std()), 1e-3)
     levelled = (after - after[known].mean()) * level + before[known].mean()
     after = np.clip(np.rint(levelled), 0, 255).astype(np.uint8)
     corners = cv2.goodFeaturesToTrack(before, _MAX_POINTS, 0.01, 4, mask=known.view(np.uint8))
     if corners is None:
         return np.empty((0, 2), np.float32), np.empty((0, 2), np.float32)
+    # There and back: a corner that does not come home was tracked onto something else.
     there, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None, winSize=_WINDOW_PX, maxLevel=_LEVELS)
     back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, there, None, winSize=_WINDOW_PX, maxLevel=_LEVELS)
     good = (found & found_back)[:, 0] > 0

@@ -70,6 +70,7 @@ def view(rgb: U8Image, crop: FocusCrop) -> U8Image:
     """I_c = Crop(I, C) at model size, `uint8 (h, w, 3)` (Eq. 5)."""
     x0, y0, x1, y1 = crop.crop
     left, top, right, bottom = crop.pad
+    # Mirrored, not black: the model continues what it sees, and a black bar would be something to continue.
     part = np.pad(rgb[y0:y1, x0:x1], ((top, bottom), (left, right), (0, 0)), mode="reflect")
     return np.asarray(Image.fromarray(part).resize(crop.size, Image.Resampling.LANCZOS))
 
@@ -100,6 +101,7 @@ def unview(patch: F32Image, crop: FocusCrop, drift: Drift = NO_DRIFT, size: tupl
     zoom = width / view_width
     xs = [_drifted(edge, view_width, drift.scale, drift.dx_px) * zoom for edge in (left, left + x1 - x0)]
     ys = [_drifted(edge, view_height, drift.scale, drift.dy_px) * zoom for edge in (top, top + y1 - y0)]
+    # Undoing a drift may ask for pixels just past the patch; Pillow refuses a box outside, so its edge is repeated.
     spare = max(0, math.ceil(max(-xs[0], -ys[0], xs[1] - width, ys[1] - height)))
     size = size or (x1 - x0, y1 - y0)
     box = (xs[0] + spare, ys[0] + spare, xs[1] + spare, ys[1] + spare)

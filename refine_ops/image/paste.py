@@ -100,12 +100,13 @@ class Canvas:
         ys, xs = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         window = np.s_[y0 + rows[0] : y0 + rows[-1] + 1, x0 + columns[0] : x0 + columns[-1] + 1]
         weight = blend[ys, xs, None]
-        native = self._upright[window]
+        native = self._upright[window]  # a view into `samples`, whatever the orientation
         edited = self._blended(native, self._rgb[window], patch[ys, xs], weight)
+        # Not by arithmetic: a weight of 0 must leave the sample, also where converting it and back would round.
         np.copyto(native, edited, where=weight > 0)
         if not self._plain:
             self._rgb[window] = colour.render(np.ascontiguousarray(native), self._source.native, self._source.matte)
-        levels = np.ceil(weight[..., 0] * 255).astype(np.uint8)
+        levels = np.ceil(weight[..., 0] * 255).astype(np.uint8)  # up, or the faintest rim would count as untouched
         np.maximum(self.change[window], levels, out=self.change[window])
 
     def _blended(self, native: Samples, seen: U8Image, patch: F32, weight: F32) -> Samples:

@@ -78,6 +78,7 @@ def to_srgb(linear: npt.NDArray[np.float32]) -> F32:
 
 def _blurred_samples(truth: F32, seen: F32, known: Mask) -> tuple[F32, F32]:
     """Known pixels of both, each averaged over its known neighbours; at most 20,000, evenly spread. `(N, 3)` each."""
+    # Divided by the blurred weight, so that unknown neighbours (the edit itself) do not bleed into known means.
     weight = known.astype(np.float32)
     total = np.maximum(cv2.blur(weight, (_BLUR_PX, _BLUR_PX)), 1e-6)[:, :, None]
     means = [cv2.blur(p * weight[:, :, None], (_BLUR_PX, _BLUR_PX)) / total for p in (truth, seen)]
@@ -95,6 +96,7 @@ def _robust_matrix(got: F32, wanted: F32, penalty: float) -> F32:
     design = np.concatenate([got, np.ones((len(got), 1), np.float32)], axis=1).astype(np.float64)
     difference = (wanted - got).astype(np.float64)
     weight, noise = np.ones(len(got)), _FIRST_NOISE
+    # The difference is regressed, not the colour: with little evidence the ridge then pulls towards "no shift".
     change = np.zeros((4, 3))
     for _ in range(_ROUNDS):
         weighted = design * (weight / weight.sum())[:, None]
@@ -104,7 +106,7 @@ def _robust_matrix(got: F32, wanted: F32, penalty: float) -> F32:
             pull = ridge * np.where(np.arange(4) == channel, 1.0, penalty)
             change[:, channel] = np.linalg.solve(gram + np.diag(pull), target[:, channel])
         distance = np.linalg.norm(difference - design @ change, axis=1)
-        spread = max(1.4826 * float(np.median(distance)), 1e-4)
+        spread = max(1.4826 * float(np.median(distance)), 1e-4)  # sigma of a normal, from its median deviation
         noise = spread**2 / 3
         weight = 1 / (1 + (distance / spread) ** 2)
     return (IDENTITY + change.T).astype(np.float32)

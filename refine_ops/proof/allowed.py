@@ -79,6 +79,7 @@ def allowed_change(
         size: (W, H), upright.
         source, written: The files; which formats they are in is read off them, not off the settings.
     """
+    # The source's blocks: the output must have the same, and what an edited file says of itself proves nothing.
     blocks = _blocks(source) if rules.by_blocks and _is_jpeg(source) else None
     changed = np.zeros((size[1], size[0]), np.bool_)
     for mask, policy in regions:
@@ -108,6 +109,7 @@ def _add(changed: Mask, mask: Mask, policy: PastePolicy, rules: Rules, blocks: _
     reach = rules.paste.reach_px
     window = np.s_[max(0, y - reach) : y + height + reach, max(0, x - reach) : x + width + reach]
     grown = np.ascontiguousarray(pasted[window]).view(np.uint8)
+    # One after the other, as Eq. 8 does: even kernels reach further one way, which their sum would lose.
     for side in (rules.paste.dilate_px, rules.paste.blur_px):
         grown = cv2.dilate(grown, np.ones((side, side), np.uint8))
     changed[window] |= grown.view(np.bool_)

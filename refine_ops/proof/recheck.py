@@ -30,7 +30,7 @@ def check_strict(source: Source, output: Source, allowed: Mask, rules: Rules) ->
     after = upright(output.native.samples, output.native.orientation)
     lost = _lost(source, output, rules)
     if before.shape != after.shape or before.dtype != after.dtype:
-        before, after = source.rgb, output.rgb
+        before, after = source.rgb, output.rgb  # another kind of file: what both show is what can be compared
     if before.shape != after.shape:
         outside = ~allowed
         return Strict(int(outside.sum()), 255, _bounds(outside), lost)
