@@ -43,16 +43,20 @@ def learning_rate(settings: OptimizerSettings, step: int) -> float:
 
 
 class MovingAverage:
-    """Exponential average of the trained weights, in fp32, with `decay` reached gradually: (1 + n) / (10 + n)."""
+    """Exponential average of the trained weights, in fp32, with `decay` reached gradually: m / (m + 9).
 
-    def __init__(self, parameters: Parameters, decay: float) -> None:
-        self._parameters, self._decay = parameters, decay
+    m is the number of the step and `head_start` more. Without a head start the first step's weights count for 0.9.
+    """
+
+    def __init__(self, parameters: Parameters, decay: float, *, head_start: int = 1) -> None:
+        self._parameters, self._decay, self._head_start = parameters, decay, head_start
         self.values = {name: p.detach().clone() for name, p in parameters.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after optimizer step `step` (from 1)."""
-        decay = min(self._decay, (1 + step) / (10 + step))
+        counted = step + self._head_start
+        decay = min(self._decay, counted / (counted + 9))
         for name, parameter in self._parameters.items():
             self.values[name].lerp_(parameter.detach(), 1 - decay)
 

@@ -14,7 +14,7 @@ import torch
 from refine_ops.errors import JobError
 from refine_ops.model.speed import best_attention
 from refine_ops.train.adapter import adapter_bytes
-from refine_ops.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from refine_ops.train.checkpoint import checkpoints, load_checkpoint, put_back, save_checkpoint, take
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.denoiser import Denoiser, trainable
 from refine_ops.train.loss import boundary_loss
@@ -27,7 +27,6 @@ from refine_ops.train.optimize import (
 )
 from refine_ops.train.samples.batches import Batch, TrainingBatches
 from refine_ops.train.samples.loader import micro_batches, rank_batches
-from refine_ops.train.state import put_back, take
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ from refine_ops.train import run_folder
 from refine_ops.train.adapter import adapter_bytes, trained_as
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.denoiser import Denoiser
-from refine_ops.train.group import join_group
 from refine_ops.train.observe import Observation
 from refine_ops.train.samples.batches import BatchSpec, TrainingBatches, candidates
 from refine_ops.train.samples.cache import EncodedCache
@@ -28,7 +27,7 @@ from refine_ops.train.samples.dataset import read_samples
 from refine_ops.train.samples.draws import DrawOrder
 from refine_ops.train.samples.encode import Planned, SampleEncoder, tasks
 from refine_ops.train.samples.encoders import Trainee, encoding_identity, load_encoders, load_trainee
-from refine_ops.train.shard import shard
+from refine_ops.train.shard import join_group, shard
 from refine_ops.train.trainer import Stopped, Task, Trainer
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from PIL import Image
 from refine_ops.data.demo.material import __file__ as demo_file
 from refine_ops.data.synthetic.prompts import all_prompts
 from refine_ops.model import tiny
-from refine_ops.model.tiny import one_frame, shapes, tokenizer
+from refine_ops.model.network import vae as one_frame
+from refine_ops.model.tiny import shapes, tokenizer
 from refine_ops.train.tiny import assemble, vae_start
 
 torch.set_num_threads(1)

@@ -14,10 +14,11 @@ from refine_ops.data.synthetic import assets
 from refine_ops.data.synthetic.prompts import all_prompts
 from refine_ops.eval.cases.mini import write_mini
 from refine_ops.model import tiny
+from refine_ops.model.network import vae as one_frame
 from refine_ops.model.network.transformer import context
-from refine_ops.model.tiny import one_frame, shapes
+from refine_ops.model.tiny import shapes
+from refine_ops.train.optimize import MovingAverage
 from refine_ops.train.tiny import assemble
-from refine_ops.train.tiny.average import Average
 from refine_ops.train.tiny.run import Schedule, save, train
 from refine_ops.train.tiny.samples import Batch, Mix, input_spec, make_batch
 from refine_ops.train.tiny.transformer import Encoded, channel_weights, encode_batch, loss_of, velocity
@@ -140,7 +141,7 @@ def test_a_short_run_leaves_weights_to_go_on_from(tmp_path: Path, vae: Autoencod
 def test_saving_replaces_the_last_save_as_a_whole(tmp_path: Path) -> None:
     model = assemble.new_transformer()
     for step in (1, 2):
-        save(Average(model, 0.9), model, tmp_path, step)
+        save(MovingAverage(dict(model.named_parameters()), 0.9), model, tmp_path, step)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["progress.json", "transformer"]
     assert json.loads((tmp_path / "progress.json").read_text()) == {"steps": 2}
 
@@ -167,14 +168,17 @@ def _every_file(side: synthetic.Library) -> tuple[Path, ...]:
     return side.fonts + side.icon_fonts + side.photos
 
 
-def test_the_average_follows() -> None:
+@pytest.mark.parametrize(("head_start", "kept"), [(0, 1 / 10), (1, 2 / 11)])
+def test_the_average_follows(head_start: int, kept: float) -> None:
     model = torch.nn.Linear(2, 2)
-    average = Average(model, 0.5)
+    average = MovingAverage(dict(model.named_parameters()), 0.5, head_start=head_start)
     start = {name: value.clone() for name, value in average.values.items()}
     with torch.no_grad():
         model.weight.add_(1.0)
-    for _ in range(30):
-        average.update(model)
+    average.update(1)
+    np.testing.assert_allclose(average.values["weight"].numpy(), start["weight"].numpy() + (1 - kept), atol=1e-6)
+    for step in range(2, 32):
+        average.update(step)
     np.testing.assert_allclose(average.values["weight"].numpy(), start["weight"].numpy() + 1.0, atol=1e-6)
-    average.copy_to(model)
-    assert torch.equal(model.weight.detach(), average.values["weight"])
+    with average.applied():
+        assert torch.equal(model.weight.detach(), average.values["weight"])

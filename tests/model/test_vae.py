@@ -8,7 +8,7 @@ from diffusers import AutoencoderKLQwenImage
 
 from refine_ops.model import stages
 from refine_ops.model.doctor.random_weights import random_pipeline
-from refine_ops.model.network.vae import OneFrameVae
+from refine_ops.model.network.vae import OneFrameConv, OneFrameVae, as_one_frame, as_video
 
 
 def wide_vae() -> AutoencoderKLQwenImage:
@@ -33,6 +33,38 @@ def test_equals_the_video_vae(make: object, tiled: bool) -> None:
     latents = stages.encode_images(video, pictures)
     torch.testing.assert_close(stages.encode_images(image, pictures), latents, rtol=0, atol=1e-5)
     torch.testing.assert_close(stages.decode(image, latents), stages.decode(video, latents), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@torch.no_grad()
+def test_every_convolution_runs_channels_last(batch: int) -> None:
+    vae = OneFrameVae.of(wide_vae())
+    names = {module: name for name, module in vae.named_modules()}
+    others = []
+
+    def look(module: torch.nn.Module, _given: object, made: torch.Tensor) -> None:
+        if made.stride(1) != 1:
+            others.append(names[module])
+
+    for module, name in names.items():
+        if isinstance(module, torch.nn.Conv2d | OneFrameConv) and "time_conv" not in name:
+            assert module.weight.is_contiguous(memory_format=torch.channels_last), name
+            module.register_forward_hook(look)
+    latents = vae.encode(torch.randn(batch, 3, 1, 80, 112)).latent_dist.mode()
+    vae.decode(latents)
+    assert others == []
+
+
+@torch.no_grad()
+def test_the_way_back_to_video_keeps_the_weights() -> None:
+    vae = wide_vae()
+    weights = {name: value.clone() for name, value in vae.state_dict().items()}
+    classes = [type(module) for module in vae.modules()]
+    as_one_frame(vae)
+    assert [type(module) for module in vae.modules()] != classes
+    as_video(vae)
+    assert [type(module) for module in vae.modules()] == classes
+    assert all(torch.equal(value, weights[name]) for name, value in vae.state_dict().items())
 
 
 @torch.no_grad()

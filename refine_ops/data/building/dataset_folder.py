@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from refine_ops import __version__, storage
 from refine_ops.data.building.parts import done_parts
 from refine_ops.data.config import BuildDatasetConfig, ManifestSource
-from refine_ops.data.families import check_exclude
 from refine_ops.data.plan import Candidate, from_table, plan_rows, plan_synthetic, to_table
 from refine_ops.data.schema import VERSION
 from refine_ops.data.source_manifest import read_manifest
+from refine_ops.data.stages.damages import check_exclude
 from refine_ops.data.synthetic.maker import FAMILIES, asset_hashes
 from refine_ops.errors import ItemError, JobError
 

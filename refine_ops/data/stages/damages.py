@@ -4,7 +4,7 @@ Every function takes and returns `uint8 (h, w, 3)`, takes its strength in [0, 1]
 the generator given, and leaves its input alone. Most damage the whole crop; the paste-back keeps what lies in the mask.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 import cv2
@@ -156,6 +156,18 @@ def degrade(
         image = DAMAGES[names[index]](image, mask, power, rng)
         applied.append((names[index], round(power, 4)))
     return image, tuple(applied)
+
+
+def check_exclude(exclude: Collection[str], styles: Collection[str]) -> None:
+    """Refuse names that exclude nothing: a typing error would let the held-out family in.
+
+    Raises:
+        JobError: a name that is neither a degradation nor one of the source's `styles`.
+    """
+    known = sorted({*DAMAGES, *styles})
+    unknown = sorted(set(exclude) - set(known))
+    if unknown:
+        raise JobError(f"exclude: no family is called {', '.join(unknown)}; there are {', '.join(known)}")
 
 
 def _u8(array: cv2.typing.MatLike) -> U8Image:

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
 from refine_ops.data.synthetic import Recipe
 from refine_ops.data.synthetic.prompts import all_prompts
-from refine_ops.model.tiny import one_frame
+from refine_ops.model.network import vae as one_frame
 from refine_ops.train.tiny import assemble, vae
 from refine_ops.train.tiny.run import Schedule, train
 from refine_ops.train.tiny.samples import Mix

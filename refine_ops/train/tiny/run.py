@@ -12,7 +12,7 @@ from diffusers import QwenImageTransformer2DModel
 
 from refine_ops.data.synthetic.prompts import all_prompts
 from refine_ops.model.stages import unpack
-from refine_ops.train.tiny.average import Average
+from refine_ops.train.optimize import MovingAverage, load_parameters
 from refine_ops.train.tiny.samples import Mix, RenderedBatches, rendered_ahead
 from refine_ops.train.tiny.transformer import channel_weights, encode_batch, loss_of, replayed, velocity
 
@@ -48,7 +48,8 @@ def train(
     model.to(device).train()
     vae.to(device).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
-    average = Average(model, schedule.ema)
+    parameters = dict(model.named_parameters())
+    average = MovingAverage(parameters, schedule.ema, head_start=0)
     run = torch.compile(velocity, dynamic=False) if schedule.compile else velocity
     generator = torch.Generator().manual_seed(schedule.seed + int(time.time()) % 100_000)
     weights: torch.Tensor | None = None
@@ -72,9 +73,9 @@ def train(
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            average.update(model)
-            recent.append(float(loss.detach()))
             step += 1
+            average.update(step)
+            recent.append(float(loss.detach()))
             if step % schedule.log_every == 0:
                 elapsed = time.monotonic() - started
                 log.info(
@@ -88,7 +89,7 @@ def train(
             if time.monotonic() > ends:
                 break
     save(average, model, out, step)
-    average.copy_to(model)
+    load_parameters(parameters, average.values)
     return model
 
 
@@ -97,7 +98,7 @@ def _rate(schedule: Schedule, step: int, done: float) -> float:
     return schedule.peak_rate * min(1.0, (step + 1) / schedule.warmup) * max(0.05, 1.0 - done)
 
 
-def save(average: Average, model: QwenImageTransformer2DModel, out: Path, step: int) -> None:
+def save(average: MovingAverage, model: QwenImageTransformer2DModel, out: Path, step: int) -> None:
     """Write the average as bfloat16 to `out/transformer`, complete before it replaces the last."""
     config = model.config
     fresh = QwenImageTransformer2DModel.from_config(config)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from refine_ops.model.network import transformer as fast
+from refine_ops.model.network import vae as one_frame
 from refine_ops.model.stages import pack
-from refine_ops.model.tiny import one_frame
 from refine_ops.train.tiny.samples import Batch
 
 ONE_STEP_SHARE = 0.9

@@ -13,10 +13,11 @@ import torch
 from torch.utils.data import IterableDataset
 
 from refine_ops.data import synthetic
-from refine_ops.model.tiny import one_frame, shapes
+from refine_ops.model.network import vae as one_frame
+from refine_ops.model.tiny import shapes
 from refine_ops.records import U8Image
+from refine_ops.train.optimize import MovingAverage, load_parameters
 from refine_ops.train.tiny import vae_start
-from refine_ops.train.tiny.average import Average
 from refine_ops.train.tiny.samples import rendered_ahead
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ def train(
     vae_start.start(vae, sample)
     one_frame.as_one_frame(vae).to(device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
-    average, started, step = Average(vae, 0.998), time.monotonic(), 0
+    parameters = dict(vae.named_parameters())
+    average, started, step = MovingAverage(parameters, 0.998, head_start=0), time.monotonic(), 0
     while (done := (time.monotonic() - started) / (60 * minutes)) < 1 or step == 0:
         for group in optimizer.param_groups:
             group["lr"] = 8e-4 * min(1.0, (step + 1) / 400) * max(0.02, 1 - done) ** 0.7
@@ -76,11 +78,11 @@ def train(
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 0.1 if step > 300 else 0.5)
         optimizer.step()
-        average.update(vae)
         step += 1
+        average.update(step)
         if step % 100 == 0:
             log.info("VAE step %d: %.2f dB", step, -10 * math.log10(float(error.detach().square().mean()) / 4))
-    average.copy_to(vae)
+    load_parameters(parameters, average.values)
     return with_statistics(vae.to("cpu").eval(), sample)
 
 
