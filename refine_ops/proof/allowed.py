@@ -86,14 +86,9 @@ def allowed_change(
         _add(changed, mask, policy, rules, blocks)
     if blocks is None or not _is_jpeg(written):
         return Allowed(changed)
-    stored = _stored(changed, blocks.orientation)
-    touched: Mask = np.any(_by_block(stored, blocks, outside=False), axis=(1, 3))
-    where = _pixels(touched, blocks, stored.shape)
-    if rules.jpeg_bleed == "edge" and not rules.confined and (blocks.across or blocks.down):
-        # Between chroma samples a decoder interpolates, so an edited sample shows one pixel past its own.
-        kernel = np.ones((3 if blocks.down else 1, 3 if blocks.across else 1), np.uint8)
-        where = cv2.dilate(where.view(np.uint8), kernel).view(np.bool_)
-    return Allowed(np.ascontiguousarray(_upright(where, blocks.orientation)), int(np.count_nonzero(touched)))
+    bleeds = rules.jpeg_bleed == "edge" and not rules.confined
+    where, mcus = _touched(_stored(changed, blocks.orientation), blocks, bleeds)
+    return Allowed(np.ascontiguousarray(_upright(where, blocks.orientation)), mcus)
 
 
 def _add(changed: Mask, mask: Mask, policy: PastePolicy, rules: Rules, blocks: _Blocks | None) -> None:
@@ -115,11 +110,38 @@ def _add(changed: Mask, mask: Mask, policy: PastePolicy, rules: Rules, blocks: _
     changed[window] |= grown.view(np.bool_)
 
 
+def _touched(stored: Mask, blocks: _Blocks, bleeds: bool) -> tuple[Mask, int]:
+    """What decoders may show differently once the MCUs are edited that `stored` touches; and how many these are."""
+    rows, columns = window = _window(stored, blocks)
+    part = stored[window]
+    touched: Mask = np.any(_by_block(part, blocks, outside=False), axis=(1, 3))
+    pixels = np.pad(_pixels(touched, blocks, part.shape), 1)
+    if bleeds:
+        # Between chroma samples a decoder interpolates, so an edited sample shows one pixel past its own.
+        kernel = np.ones((3 if blocks.down else 1, 3 if blocks.across else 1), np.uint8)
+        pixels = cv2.dilate(pixels.view(np.uint8), kernel).view(np.bool_)
+    framed = np.zeros((stored.shape[0] + 2, stored.shape[1] + 2), np.bool_)
+    framed[rows.start : rows.start + pixels.shape[0], columns.start : columns.start + pixels.shape[1]] = pixels
+    return framed[1:-1, 1:-1], int(np.count_nonzero(touched))
+
+
 def _inside(region: Mask, blocks: _Blocks) -> Mask:
     """Pixels of the MCUs wholly inside `region`, upright; beyond the picture's edge an MCU has nothing to change."""
     stored = _stored(region, blocks.orientation)
-    whole: Mask = np.all(_by_block(stored, blocks, outside=True), axis=(1, 3))
-    return _upright(_pixels(whole, blocks, stored.shape), blocks.orientation)
+    window, inside = _window(stored, blocks), np.zeros(stored.shape, np.bool_)
+    whole: Mask = np.all(_by_block(stored[window], blocks, outside=True), axis=(1, 3))
+    inside[window] = _pixels(whole, blocks, inside[window].shape)
+    return _upright(inside, blocks.orientation)
+
+
+def _window(stored: Mask, blocks: _Blocks) -> tuple[slice, slice]:
+    """The MCUs that hold anything of `stored`, as rows and columns of pixels: a region is small, a picture is not."""
+    x, y, width, height = cv2.boundingRect(np.ascontiguousarray(stored).view(np.uint8))
+    down, across = blocks.height, blocks.width
+    return (
+        slice(y // down * down, -(-(y + height) // down) * down),
+        slice(x // across * across, -(-(x + width) // across) * across),
+    )
 
 
 def _by_block(stored: Mask, blocks: _Blocks, *, outside: bool) -> Mask:
