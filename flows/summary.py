@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from refine_ops.job.planning.plan import Plan, PlanReader
 from refine_ops.job.run_folder import RunFolder
 from refine_ops.report.page.contact_sheet import Pair, contact_sheet
 
+logger = logging.getLogger(__name__)
+
 _SHOWN_PAIRS = 8
 _SHOWN_DEAD = 100
 
@@ -41,6 +44,7 @@ class RunSummary:
     dead_by_reason: dict[str, int]
     summary: str
     contact_sheet: str
+    credentials_removed: int = 0
 
     @property
     def dead_share(self) -> float:
@@ -74,21 +78,28 @@ def summarise(
         refined_now=verdict.progress.done if verdict else 0,
         skipped=skipped,
         elapsed_s=verdict.elapsed_s if verdict else 0.0,
-        changed_outside_px=_changed_outside(done),
+        changed_outside_px=_proven(done, "changed_outside_px"),
         dead_by_reason=dict(Counter(dead["reason"].to_pylist()).most_common()),
         summary=storage.join(folder.uri, "report", "summary.md"),
         contact_sheet=sheet_uri,
+        credentials_removed=_proven(done, "credentials_removed"),
     )
+    if summary.credentials_removed:
+        logger.warning(
+            "%d sources had Content Credentials (C2PA), which sign their own pixels: the refined files have none",
+            summary.credentials_removed,
+        )
     text = _markdown(summary, config, verdict, dead)
     storage.write(summary.summary, text.encode())
     _publish(text, sheet, dead)
     return summary
 
 
-def _changed_outside(done: pa.Table) -> int:
+def _proven(done: pa.Table, field: str) -> int:
+    """The sum over all items of what their proofs counted."""
     if not done.num_rows:
         return 0
-    return int(pc.sum(pc.struct_field(done["verification"].combine_chunks(), "changed_outside_px")).as_py() or 0)
+    return int(pc.sum(pc.struct_field(done["verification"].combine_chunks(), field)).as_py() or 0)
 
 
 def _pairs(folder: RunFolder, config: RefineBatchConfig, done: pa.Table) -> list[Pair]:
@@ -125,6 +136,8 @@ def _markdown(summary: RunSummary, config: RefineBatchConfig, verdict: NodeVerdi
         f"| refined now, already done | {summary.refined_now}, {summary.skipped} |",
         f"| dead | {summary.dead} ({summary.dead_share:.1%}; budget {config.error_budget:.1%}) |",
     ]
+    if summary.credentials_removed:
+        lines += [f"| Content Credentials removed, as they sign the source's pixels | {summary.credentials_removed} |"]
     if verdict and verdict.progress.done:
         lines += [
             f"| took | {duration(verdict.elapsed_s)}, {verdict.progress.done / verdict.elapsed_s:.2f} items/s |",

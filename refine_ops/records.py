@@ -212,7 +212,8 @@ class Verification:
     `changed_px` counts all pixels that differ, `changed_outside_px` those outside the allowed change: 0 for everything
     that is published, as is `max_diff_outside`, in levels of the file's depth. `touched_mcus` counts the JPEG MCUs
     whose coefficients may differ (0 for other formats). `metadata_equal` is False only for a converted file whose new
-    format has no place for some of it.
+    format has no place for some of it. `credentials_removed` says that the source had Content Credentials (C2PA), which
+    sign its own pixels and are in no refined file.
     """
 
     decoder: str
@@ -222,6 +223,7 @@ class Verification:
     max_diff_outside: int
     touched_mcus: int
     metadata_equal: bool
+    credentials_removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 _ORIENTATION: Final = 0x0112
 _THUMBNAIL: Final = frozenset({0x0201, 0x0202})
+_CREDENTIALS: Final = b"caBX"
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
 
 
@@ -38,12 +39,12 @@ def _metadata(data: bytes) -> dict[str, object]:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Ancillary chunks but the profile, which may be compressed anew; Pillow would decode all pixels to find those at
-    the end."""
+    """Ancillary chunks but the profile, which may be compressed anew, and Content Credentials, which sign other pixels;
+    Pillow would decode all pixels to find those at the end."""
     at, found = 8, dict[str, bytes]()
     while at + 12 <= len(data):
         size, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
-        if kind[0] & 0x20 and kind != b"iCCP":
+        if kind[0] & 0x20 and kind not in (b"iCCP", _CREDENTIALS):
             name = kind.decode("latin-1")
             found[name] = found.get(name, b"") + data[at + 8 : at + 8 + size]
         at += 12 + size

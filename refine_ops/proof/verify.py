@@ -99,6 +99,7 @@ def verify(
         max_diff_outside=found.max_outside,
         touched_mcus=allowed.mcus,
         metadata_equal=metadata_equal,
+        credentials_removed=bool(source.file.credentials()),
     )
 
 
@@ -146,12 +147,20 @@ def _difference(before: Samples, after: Samples, allowed: Mask) -> _Difference:
 
 
 def _check_metadata(source: Source, file: ParsedFile, published: Native) -> bool:
-    """Whether all metadata was kept; what another format has no place for may be lost, but never the profile."""
+    """Whether all metadata was kept, Content Credentials aside: they sign other pixels, and none may be left.
+
+    What another format has no place for may be lost, but never the profile.
+    """
+    if file.credentials():
+        raise VerifyError(
+            "verify.metadata_changed", f"{source.name}: Content Credentials were left in a file they no longer fit"
+        )
     if file.format != source.format:
         if published.icc != source.native.icc:
             raise VerifyError("verify.metadata_changed", f"{source.name}: the ICC profile was not carried over")
         return not not_kept(source.data, file.data)
-    before, after = source.file.metadata(), file.metadata()
+    signed = source.file.credentials()
+    before, after = [entry for entry in source.file.metadata() if entry not in signed], file.metadata()
     if before != after:
         names = [a[0] for a, b in zip_longest(before, after, fillvalue=("", b"")) if a != b]
         raise VerifyError("verify.metadata_changed", f"{source.name}: segments {names[:8]} differ from the source's")

@@ -4,9 +4,11 @@ import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,12 @@ def png(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
+def signed(data: bytes) -> bytes:
+    """With a chunk of Content Credentials after the header."""
+    chunk = b"caBX" + b"a manifest store"
+    return data[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("prefect")
@@ -43,7 +51,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, photo: np.ndarray) -> Path:
     """Images good and bad, and a manifest that names them all."""
     folder = tmp_path_factory.mktemp("site")
     small = np.ascontiguousarray(photo[40:200, 150:330])
-    good = png(small)
+    good = signed(png(small))
     files = {
         "good.png": good,
         "empty.png": b"",
@@ -131,8 +139,13 @@ def test_a_run_refines_what_it_can_records_what_it_cannot_and_resumes(site: Path
     assert (out / "report" / "report.html").exists()
     assert (out / "report" / "contact_sheet.png").exists()
 
+    assert first.stderr.count("4 sources had Content Credentials") == 1
+    summary = (out / "report" / "summary.md").read_text()
+    assert "| Content Credentials removed, as they sign the source's pixels | 4 |" in summary
+    assert b"manifest store" not in (out / "outputs" / "good.png").read_bytes()
     report = json.loads((out / "report" / "report.json").read_bytes())
     assert (report["runs"][0]["done"], report["runs"][0]["dead"]) == (4, 12)
+    assert "caBX" not in json.dumps(report), "credentials that had to go are no lost metadata"
     reported_at = (out / "report" / "report.json").stat().st_mtime_ns
 
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out / "outputs").iterdir()}

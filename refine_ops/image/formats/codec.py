@@ -78,7 +78,15 @@ class ParsedFile(ABC):
 
     @abstractmethod
     def metadata(self) -> list[tuple[str, bytes]]:
-        """Everything an edit keeps byte for byte, in order: all but coded pixels, where they lie, and thumbnails."""
+        """Everything an edit keeps byte for byte, in order: all but coded pixels, where they lie, and thumbnails.
+
+        Content Credentials are among it, though no edit keeps them.
+        """
+
+    def credentials(self) -> list[tuple[str, bytes]]:
+        """The entries of `metadata` that are Content Credentials (C2PA). They sign a hash of the whole file, so an edit
+        drops them: a broken credential says that somebody tampered, none says nothing."""
+        return []
 
     @abstractmethod
     def exif(self) -> bytes | None:

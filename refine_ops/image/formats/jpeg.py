@@ -26,6 +26,7 @@ _HUFFMAN_DCT: Final = frozenset({0xC0, 0xC1, 0xC2})
 _AFTER_ENTROPY: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _EXIF: Final = b"Exif\0\0"
 _XMP: Final = b"http://ns.adobe.com/xap/1.0/\0"
+_C2PA_TYPE: Final = bytes.fromhex("63327061 0011 0010 8000 00aa00389b71")
 _ICC: Final = b"ICC_PROFILE\0"
 _MODELS: Final[dict[str, Model]] = {"L": "grey", "RGB": "rgb", "CMYK": "cmyk"}
 
@@ -140,6 +141,9 @@ class JpegFile(ParsedFile):
                 kept.append((f"{segment.marker:02x}", payload))
         return [*kept, ("trailing", self.data[self.layout.end :])]
 
+    def credentials(self) -> list[tuple[str, bytes]]:
+        return [(f"{s.marker:02x}", s.payload) for s in credential_segments(self.layout)]
+
     def exif(self) -> bytes | None:
         return _app1(self.layout, _EXIF)
 
@@ -157,14 +161,31 @@ def icc_profile(plan: Layout) -> bytes | None:
     return b"".join(c[14:] for c in ordered) or None
 
 
+def credential_segments(plan: Layout) -> list[Segment]:
+    """APP11 segments of JUMBF boxes that are C2PA manifest stores; other JUMBF boxes are somebody else's.
+
+    A box is cut over segments of one instance number, each of which repeats its header (JPEG XT, ISO 18477-3).
+    """
+    boxes = [s for s in plan.segments if s.marker == 0xEB and s.payload.startswith(b"JP") and len(s.payload) >= 16]
+    signed = {s.payload[2:4] for s in boxes if _is_manifest_store(s.payload[8:])}
+    return [s for s in boxes if s.payload[2:4] in signed]
+
+
+def _is_manifest_store(box: bytes) -> bool:
+    """Whether a JUMBF superbox begins with a description box of C2PA's type."""
+    wide = int.from_bytes(box[:4], "big") == 1  # a 64-bit length follows the type
+    description = box[16 if wide else 8 :]
+    return box[4:8] == b"jumb" and description[4:8] == b"jumd" and description[8:24] == _C2PA_TYPE
+
+
 def reassemble(original: bytes, plan: Layout, coded: bytes, new_exif: bytes | None) -> bytes:
-    """The original's metadata and trailing bytes around the tables and scans of `coded`.
+    """The original's metadata, but its credentials, and trailing bytes around the tables and scans of `coded`.
 
     `new_exif` replaces the EXIF block where given.
     """
-    head = [original[:2]]
+    head, dropped = [original[:2]], credential_segments(plan)
     for segment in plan.segments:
-        if not _is_metadata(segment.marker):
+        if not _is_metadata(segment.marker) or segment in dropped:
             continue
         payload = segment.payload
         if new_exif is not None and segment.marker == 0xE1 and payload.startswith(_EXIF):

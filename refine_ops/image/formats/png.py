@@ -12,6 +12,8 @@ from refine_ops.errors import ItemError
 from refine_ops.image.formats import exif
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+CREDENTIALS: Final = b"caBX"
+"""The chunk of a C2PA manifest store."""
 HEADER_END: Final = len(SIGNATURE) + 25
 """Where the header chunk ends."""
 _CHUNK_BYTES: Final = 1 << 20
@@ -114,7 +116,7 @@ def image_data(parts: Chunks, coded: bytes, name: str) -> bytes:
 
 
 def reassemble(parts: Chunks, data: bytes, new_exif: bytes | None) -> bytes:
-    """The original's chunks with `data`, a zlib stream, as the image data; interlace becomes none.
+    """The original's chunks with `data`, a zlib stream, as the image data; interlace becomes none, credentials go.
 
     `new_exif` replaces the eXIf payload where given.
     """
@@ -124,9 +126,9 @@ def reassemble(parts: Chunks, data: bytes, new_exif: bytes | None) -> bytes:
             out.append(chunk(kind, bytes(payload[:12]) + b"\0"))
         elif kind == b"eXIf" and new_exif is not None:
             out.append(chunk(kind, new_exif))
-        elif kind != b"IDAT":
+        elif kind not in (b"IDAT", CREDENTIALS):
             out.append(chunk(kind, payload))
-        elif not placed:
+        elif kind == b"IDAT" and not placed:
             out.extend(chunk(kind, data[at : at + _CHUNK_BYTES]) for at in range(0, len(data), _CHUNK_BYTES))
             placed = True
     return b"".join([*out, parts.trailing])

@@ -89,6 +89,9 @@ class PngFile(ParsedFile):
     def metadata(self) -> list[tuple[str, bytes]]:
         return png.metadata(self.chunks)
 
+    def credentials(self) -> list[tuple[str, bytes]]:
+        return [entry for entry in self.metadata() if entry[0] == png.CREDENTIALS.decode()]
+
     def exif(self) -> bytes | None:
         return self.chunks.first(b"eXIf")
 

@@ -19,6 +19,8 @@ LAYOUTS: Final = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B"}
 _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _MODELS: Final[dict[int, tuple[Model, int]]] = {1: ("grey", 1), 2: ("rgb", 3), 5: ("cmyk", 4)}
 _UNASSOCIATED_ALPHA: Final = 2
+CREDENTIALS: Final = 52545
+"""The tag of a C2PA manifest store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,25 @@ def directory(data: bytes, name: str) -> Directory:
     if any(offset + size > len(data) for offset, size in found.strips):
         raise ItemError("image.truncated", f"{name}: a strip lies past the end of the file; export it again")
     return found
+
+
+def without_tag(data: bytes, tag: int) -> bytes:
+    """The file with a tag's entry taken out of the first directory and its values zeroed; nothing else moves."""
+    found, _ = first_directory(data, "TIFF")
+    out, order = bytearray(data), found.order
+    (start,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, start)
+    entries = range(start + 2, start + 2 + 12 * count, 12)
+    at = next((at for at in entries if struct.unpack_from(order + "H", data, at) == (tag,)), None)
+    if at is None:
+        return data
+    entry = found.tags[tag]
+    out[entry.at : entry.at + len(entry.raw)] = bytes(len(entry.raw))
+    # The entries behind it and the link to the next directory move up by one; 12 bytes are left over.
+    end = start + 2 + 12 * count + 4
+    out[at : end - 12], out[end - 12 : end] = out[at + 12 : end], bytes(12)
+    struct.pack_into(order + "H", out, start, count - 1)
+    return bytes(out)
 
 
 def _tag(data: bytes, order: str, at: int) -> tuple[int, Tag]:

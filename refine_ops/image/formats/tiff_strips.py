@@ -19,6 +19,7 @@ from refine_ops.image.formats.edit import Edit, Encoded
 from refine_ops.image.formats.native import Model, Native, Samples, check_size, rgb_order, with_channels
 from refine_ops.image.formats.tiff import (
     COUNTS,
+    CREDENTIALS,
     DEFLATE,
     LAYOUTS,
     LZW,
@@ -29,6 +30,7 @@ from refine_ops.image.formats.tiff import (
     Directory,
     directory,
     first_directory,
+    without_tag,
 )
 
 _PILLOW_NAMES: Final = {LZW: "tiff_lzw", PACKBITS: "packbits"}
@@ -130,11 +132,15 @@ class TiffFile(ParsedFile):
             raise ItemError(
                 "tiff.refused", f"{self.name}: its strip tables cannot hold longer strips; use BigTIFF"
             ) from error
-        return Encoded(bytes(out), self.format)
+        # Last, as the strip tables may lie in the entries that move.
+        return Encoded(without_tag(bytes(out), CREDENTIALS), self.format)
 
     def metadata(self) -> list[tuple[str, bytes]]:
         """Every tag's values but the strip tables'."""
         return [(str(tag), entry.raw) for tag, entry in self.directory.tags.items() if tag not in (OFFSETS, COUNTS)]
+
+    def credentials(self) -> list[tuple[str, bytes]]:
+        return [entry for entry in self.metadata() if entry[0] == str(CREDENTIALS)]
 
     def exif(self) -> bytes | None:
         """None: its tags lie among those of the image, and offsets into the file would dangle elsewhere."""

@@ -20,6 +20,7 @@ from refine_ops.image.formats.native import Native, check_size, expand_grey, rgb
 from refine_ops.image.formats.thumbnail import fresh_exif
 
 _EXIF: Final = b"Exif\0\0"
+_CREDENTIALS: Final = b"C2PA"
 _PIXELS: Final = (b"VP8 ", b"VP8L", b"ALPH")
 _ICC_FLAG, _ALPHA_FLAG, _EXIF_FLAG, _XMP_FLAG, _ANIMATION_FLAG = 0x20, 0x10, 0x08, 0x04, 0x02
 MAX_SIDE_PX: Final = 16383
@@ -128,6 +129,9 @@ class WebpFile(ParsedFile):
             kept.append((kind.decode("latin-1"), held))
         return [*kept, ("trailing", self.riff.trailing)]
 
+    def credentials(self) -> list[tuple[str, bytes]]:
+        return [entry for entry in self.metadata() if entry[0] == _CREDENTIALS.decode()]
+
     def exif(self) -> bytes | None:
         """Without the `Exif\\0\\0` prefix some writers add."""
         block = self.riff.first(b"EXIF")
@@ -161,7 +165,10 @@ def encode(samples: npt.NDArray[np.uint8]) -> bytes:
 
 
 def reassemble(parts: Riff, coded: bytes, new_exif: bytes | None) -> bytes:
-    """The original's chunks with the VP8L payload `coded` in the place of its image; `new_exif` replaces EXIF."""
+    """The original's chunks with the VP8L payload `coded` in the place of its image, without credentials.
+
+    `new_exif` replaces EXIF where given.
+    """
     kept: list[tuple[bytes, bytes | memoryview]] = []
     for kind, payload in parts.items:
         if kind in _PIXELS:
@@ -170,7 +177,7 @@ def reassemble(parts: Riff, coded: bytes, new_exif: bytes | None) -> bytes:
         elif kind == b"EXIF" and new_exif is not None:
             prefix = _EXIF if payload[: len(_EXIF)] == _EXIF else b""
             kept.append((kind, prefix + new_exif))
-        else:
+        elif kind != _CREDENTIALS:
             kept.append((kind, payload))
     return join(kept) + parts.trailing
 
