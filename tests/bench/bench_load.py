@@ -31,8 +31,8 @@ from PIL import Image
 
 from refine_ops.config import RefineBatchConfig
 from refine_ops.job.planning.manifest import SCHEMA
-from tests.faults.node import run_node
-from tests.flows.site import tree
+from tests.support.node import run_node
+from tests.support.servers.site import tree
 
 _DISTINCT = 512
 

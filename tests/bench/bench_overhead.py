@@ -29,7 +29,7 @@ from refine_ops.job.planning.plan import PlanReader, make_plan
 from refine_ops.job.rank.pipeline import Pipeline
 from refine_ops.job.run_folder import RunFolder
 from refine_ops.job.scratch import Assignment, Journal, Scratch, Spec
-from tests.faults.trivial_worker import TrivialRefiner
+from tests.support.trivial_worker import TrivialRefiner
 
 LIMITS = ImageLimits()
 

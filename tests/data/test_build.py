@@ -11,17 +11,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from photos import (
-    ANNOTATIONS,
-    PHOTOS,
-    assert_pure_splits,
-    assert_sound,
-    content,
-    photo_config,
-    read_png,
-    rows_of,
-    write_manifest,
-)
 
 from refine_ops.data.building.build import build
 from refine_ops.data.building.dataset_folder import fingerprint, open_folder
@@ -33,6 +22,17 @@ from refine_ops.data.config import (
 )
 from refine_ops.detect.config import SamSegmentation
 from refine_ops.errors import JobError
+from tests.support.photos import (
+    ANNOTATIONS,
+    PHOTOS,
+    assert_pure_splits,
+    assert_sound,
+    content,
+    photo_config,
+    read_png,
+    rows_of,
+    write_manifest,
+)
 
 
 def run(config: BuildDatasetConfig) -> Path:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_checkpoints
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from refine_ops.data.stages.inpaint import DiffusersDegrader
 from refine_ops.data.stages.sample import REACH_PX, change_over, damage
 from refine_ops.errors import JobError
 from refine_ops.records import Mask, U8Image
+from tests.support import tiny_checkpoints
 
 torch.set_num_threads(1)
 

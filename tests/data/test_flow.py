@@ -11,8 +11,6 @@ import boto3
 import cv2
 import pytest
 from moto.server import ThreadedMotoServer
-from openai_server import Answer, decode_data_url, says, serve
-from photos import ANNOTATIONS, PHOTOS, assert_sound, content, photo_config, rows_of, write_manifest
 
 from flows.build_dataset import build_dataset
 from refine_ops import storage
@@ -27,6 +25,8 @@ from refine_ops.data.config import (
 from refine_ops.detect.config import VlmGrounding
 from refine_ops.vlm.config import OpenAiVlm
 from refine_ops.vlm.openai import EndpointDown
+from tests.support.photos import ANNOTATIONS, PHOTOS, assert_sound, content, photo_config, rows_of, write_manifest
+from tests.support.servers.openai_server import Answer, decode_data_url, says, serve
 
 
 def test_the_flow_builds_resumes_and_states_its_throughput(tmp_path: Path) -> None:

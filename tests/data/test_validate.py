@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from openai_server import Answer, Server, says, serve
 
 from refine_ops.data.config import ValidateSettings
 from refine_ops.data.stages.validate import Rejected, validate
 from refine_ops.records import Mask, U8Image
 from refine_ops.vlm.config import OpenAiVlm
 from refine_ops.vlm.openai import OpenAiChat
+from tests.support.servers.openai_server import Answer, Server, says, serve
 
 CLEAN: U8Image = np.full((60, 80, 3), 120, np.uint8)
 MASK: Mask = np.zeros((60, 80), bool)

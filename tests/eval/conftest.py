@@ -1,19 +1,15 @@
 """Shared by the evaluation's tests: the ImageNet trunks, a batch, the frozen case set."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "data")]
+from refine_ops.eval.metrics.metric import CaseBatch
+from tests.support.case_batch import make_batch
+from tests.support.trunk_weights import write_trunk
+
 torch.set_num_threads(1)
-
-from pictures import make_batch  # noqa: E402
-from trunk_weights import write_trunk  # noqa: E402
-
-from refine_ops.eval.metrics.metric import CaseBatch  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -39,4 +35,4 @@ def batch() -> CaseBatch:
 @pytest.fixture(scope="session")
 def frozen() -> str:
     """Four cases of RefineEval-mini with three inputs each, as files: one JPEG case, three PNG."""
-    return str(HERE / "frozen")
+    return str(Path(__file__).parent / "frozen")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_checkpoints
 from skimage import io as picture
 
 from refine_ops.config import RefineSettings
@@ -24,6 +23,7 @@ from refine_ops.eval.config import (
 from refine_ops.eval.methods import open
 from refine_ops.eval.results import load_results
 from refine_ops.eval.run import Evaluation, evaluate
+from tests.support import tiny_checkpoints
 
 pytestmark = pytest.mark.timeout(900)  # half a minute of one core, but of a core that may be shared
 OURS = RefinerMethod(name="ours")

@@ -1,25 +1,11 @@
 """The fault table: every test that injects a fault adds a row, and the run ends with the table."""
 
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
 import pytest
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One injected fault, what is promised, and what was counted after the last start."""
-
-    fault: str
-    promise: str
-    items: int
-    done: int
-    dead: int
-    lost: int
-    duplicated: int
-
-
-Table = Callable[[Row], None]
+from tests.support.settle import Table
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from refine_ops.job.planning.canary import judge_canary, sample_canary
 from refine_ops.job.planning.plan import PlanReader, make_plan
 from refine_ops.job.planning.remaining import Remaining, remaining
 from refine_ops.job.run_folder import RunFolder, fingerprint_parts, open_run
-
-from .node import FAST, make_items, outputs_of, run_node
+from tests.support.node import FAST, make_items, outputs_of, run_node
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +59,7 @@ def test_a_bad_canary_stops_the_run_before_the_rest(tmp_path: Path) -> None:
     config = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"), worker=FAST)
     folder, plan, todo = planned(config)
     sample = sample_canary(plan, todo, 8)
-    Node(folder, config, 1, module="tests.faults.trivial_worker").run(sample)
+    Node(folder, config, 1, module="tests.support.trivial_worker").run(sample)
     with pytest.raises(JobError, match=r"canary failed, nothing else was run: 8 items, .* dead .*model\.failed"):
         judge_canary(folder.outcomes, plan, sample, CanaryGates())
     assert read_ledger(folder.outcomes, []).num_rows == 8

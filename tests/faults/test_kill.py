@@ -12,11 +12,9 @@ import pytest
 
 from refine_ops.config import RefineBatchConfig
 from refine_ops.job.ledger import read_ledger
-from tests.flows.site import end, tree
-
-from .conftest import Table
-from .node import make_items, outputs_of
-from .settle import settle
+from tests.support.node import make_items, outputs_of
+from tests.support.servers.site import end, tree
+from tests.support.settle import Table, settle
 
 COUNT = 240
 RANDOM_KILLS = 12
@@ -27,7 +25,7 @@ EXACT_KILLS = [
 
 
 def start(manifest: Path, out: Path, processes: int, **environment: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.faults.node", str(manifest), str(out), str(processes)]
+    command = [sys.executable, "-m", "tests.support.node", str(manifest), str(out), str(processes)]
     env = {
         **os.environ,
         "REFINE_TEST_PUBLISHED": str(out.parent / "published.log"),

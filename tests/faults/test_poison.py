@@ -7,10 +7,8 @@ import pytest
 
 from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings
 from refine_ops.job.ledger import read_ledger
-
-from .conftest import Table
-from .node import FAST, make_items, run_node
-from .settle import settle
+from tests.support.node import FAST, make_items, run_node
+from tests.support.settle import Table, settle
 
 
 @pytest.fixture

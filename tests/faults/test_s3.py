@@ -18,8 +18,7 @@ from refine_ops import s3, storage
 from refine_ops.config import RefineSettings
 from refine_ops.errors import ItemError, JobError, Missing
 from refine_ops.job.run_folder import fingerprint_parts, open_run
-
-from .s3_proxy import Fault, Kind, Proxy, s3_proxy
+from tests.support.servers.s3_proxy import Fault, Kind, Proxy, s3_proxy
 
 DATA = bytes(range(256)) * 400
 

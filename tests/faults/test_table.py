@@ -21,11 +21,9 @@ from refine_ops import s3, storage
 from refine_ops.config import RefineBatchConfig, WorkerSettings
 from refine_ops.errors import ItemError, JobError
 from refine_ops.job.ledger import read_ledger
-
-from .conftest import Table
-from .node import make_items, run_node
-from .s3_proxy import Fault, Kind, Proxy, s3_proxy
-from .settle import settle
+from tests.support.node import make_items, run_node
+from tests.support.servers.s3_proxy import Fault, Kind, Proxy, s3_proxy
+from tests.support.settle import Table, settle
 
 COUNT = 32
 SHORT_PAUSE_S = 0.1

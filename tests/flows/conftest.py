@@ -7,9 +7,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.faults.s3_proxy import Proxy, s3_proxy
-
-from .site import Site, free_port
+from tests.support.servers.s3_proxy import Proxy, s3_proxy
+from tests.support.servers.site import Site, free_port
 
 
 @pytest.fixture(scope="session")

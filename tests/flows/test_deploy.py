@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from refine_ops.job.ledger import read_ledger
-from tests.faults.node import make_items
-
-from .site import ROOT, Site, end
+from tests.support import ROOT
+from tests.support.node import make_items
+from tests.support.servers.site import Site, end
 
 SHIPPED = {"refine-batch", "refine-shards", "train-lora", "refine-eval", "drift-report", "build-dataset"}
 QUICK = {"model": {"steps": 1, "device": "cpu"}, "focus": {"focus_pixels": 4096}}

@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 from refine_ops.config import WorkerSettings
-
-from .site import ROOT
+from tests.support import ROOT
 
 INFRA = ROOT / "infra"
 

@@ -26,10 +26,9 @@ from refine_ops.job.planning.remaining import remaining
 from refine_ops.job.run_folder import fingerprint_parts, open_run
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
-from tests.faults.node import make_items
-from tests.faults.s3_proxy import Fault, Proxy
-
-from .site import Site, end, kill, tree, wait_for
+from tests.support.node import make_items
+from tests.support.servers.s3_proxy import Fault, Proxy
+from tests.support.servers.site import Site, end, kill, tree, wait_for
 
 QUICK = {"model": {"steps": 8, "device": "cpu", "batch_size": 1}, "focus": {"focus_pixels": 4096}}
 WAIT_S = 400.0

@@ -17,7 +17,7 @@ from refine_ops.job.planning.plan import PlanReader, make_plan
 from refine_ops.job.planning.remaining import remaining
 from refine_ops.job.run_folder import RunFolder, fingerprint_parts, open_run
 from refine_ops.records import Outcome
-from tests.faults.node import make_items
+from tests.support.node import make_items
 
 
 @given(st.dictionaries(st.integers(0, 500), st.integers(1, 1024), min_size=1), st.integers(1, 64))

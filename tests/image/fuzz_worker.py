@@ -1,6 +1,6 @@
 """Damage files and put them through the chain; run by `test_fuzz.py` in a process of its own.
 
-    python fuzz_worker.py FIRST COUNT JOURNAL
+    python -m tests.image.fuzz_worker FIRST COUNT JOURNAL
 
 Mutation `i` depends on `i` alone. `i` is written to JOURNAL before its turn, so that a crash names its input. Prints
 one JSON line: how many were refused by reason, how many gave a verified output, and the growth of resident memory.
@@ -16,11 +16,13 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 import numpy as np
-from chain import refine
-from made_files import (
+
+from refine_ops.config import ImageLimits
+from refine_ops.errors import ItemError
+from refine_ops.image import read
+from tests.support.chain import refine
+from tests.support.made_files import (
     exif_block,
     jpeg,
     odd_jpeg,
@@ -33,10 +35,6 @@ from made_files import (
     with_chunks,
     with_segments,
 )
-
-from refine_ops.config import ImageLimits
-from refine_ops.errors import ItemError
-from refine_ops.image import read
 
 MEMORY_BYTES = 6 << 30
 LIMITS = ImageLimits(max_pixels=1 << 20, max_bytes=1 << 22)

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 
-WORKER = Path(__file__).parent / "fuzz_worker.py"
+from tests.support import ROOT
+
 MAX_GROWTH_BYTES = 96 << 20
 """What a process may keep after 20,000 files: the cache of 64 colour profiles and the allocator's slack."""
 
 
 def run(first: int, count: int, journal: Path, timeout_s: float) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, str(WORKER), str(first), str(count), str(journal)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False)
+    command = [sys.executable, "-m", "tests.image.fuzz_worker", str(first), str(count), str(journal)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False
+    )
     assert done.returncode == 0, f"mutation {journal.read_text().strip()}: {done.returncode}\n{done.stderr[-3000:]}"
     report = json.loads(done.stdout)
     results = report["results"]

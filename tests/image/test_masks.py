@@ -7,16 +7,16 @@ from io import BytesIO
 import numpy as np
 import pytest
 import tifffile
-from chain import LIMITS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_files import jpeg, palette_png, picture, png, tiff, webp
 from PIL import Image
 
 from refine_ops.errors import ItemError
 from refine_ops.image.mask import decode_mask
 from refine_ops.image.region import tight_box
 from refine_ops.records import MaskReading
+from tests.support.chain import LIMITS
+from tests.support.made_files import jpeg, palette_png, picture, png, tiff, webp
 
 SIDE = 160
 YS, XS = np.mgrid[:SIDE, :SIDE]

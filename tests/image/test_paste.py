@@ -5,13 +5,23 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from chain import LIMITS, plan, refine
-from made_files import jpeg, odd_jpeg, palette_png, picture, pillow_samples, png, webp, wide_profile, with_chunks
 from PIL import Image
 
 from refine_ops.config import WriteSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import focus, paste, read, write
+from tests.support.chain import LIMITS, plan, refine
+from tests.support.made_files import (
+    jpeg,
+    odd_jpeg,
+    palette_png,
+    picture,
+    pillow_samples,
+    png,
+    webp,
+    wide_profile,
+    with_chunks,
+)
 
 RGB = picture(np.random.default_rng(9), 96, 72)
 BOX = (30, 20, 60, 50)

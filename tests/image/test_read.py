@@ -6,8 +6,13 @@ from io import BytesIO
 import numpy as np
 import pytest
 import tifffile
-from chain import LIMITS
-from made_files import (
+from PIL import Image, ImageOps
+
+from refine_ops.config import ImageLimits
+from refine_ops.errors import ItemError
+from refine_ops.image import read
+from tests.support.chain import LIMITS
+from tests.support.made_files import (
     exif_block,
     jpeg,
     odd_jpeg,
@@ -21,11 +26,6 @@ from made_files import (
     with_chunks,
     with_segments,
 )
-from PIL import Image, ImageOps
-
-from refine_ops.config import ImageLimits
-from refine_ops.errors import ItemError
-from refine_ops.image import read
 
 RGB = picture(np.random.default_rng(3), 60, 44)
 JPEG, PNG = jpeg(RGB), png(RGB)

@@ -6,14 +6,14 @@ from io import BytesIO
 import numpy as np
 import pytest
 import tifffile
-from chain import LIMITS
-from made_files import exif_block, jpeg, palette_png, picture, png, tiff, webp, with_chunks, with_segments
 from PIL import Image
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
 from refine_ops.image.read import decode
 from refine_ops.image.reference import decode_reference
+from tests.support.chain import LIMITS
+from tests.support.made_files import exif_block, jpeg, palette_png, picture, png, tiff, webp, with_chunks, with_segments
 
 RGB = picture(np.random.default_rng(3), 64, 48)
 BARS = np.zeros((48, 64), bool)

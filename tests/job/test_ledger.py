@@ -26,8 +26,7 @@ from refine_ops.job.ledger import (
 from refine_ops.job.planning.plan import PlanReader, make_plan, problem_outcomes, request_of
 from refine_ops.job.planning.remaining import remaining
 from refine_ops.records import Alignment, Outcome, RegionOutcome, Verification
-
-from .test_manifest import nested, write
+from tests.support.manifests import nested, write
 
 REGION = RegionOutcome(
     *("logo", 5, (1, 2, 3, 4), (0, 0, 8, 8), 64, 64, 30, 8, 3.5, 1, "none"), Alignment(True, True, False, 0.5, -0.25)

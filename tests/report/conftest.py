@@ -1,11 +1,6 @@
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from made_runs import MadeRun, photo_edit
+from tests.support.made_runs import MadeRun, photo_edit
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from made_runs import MadeRun, photo_edit
 from prefect.artifacts import Artifact
 from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
@@ -18,6 +17,7 @@ from refine_ops.report.cases import open_run
 from refine_ops.report.config import DriftReportConfig, MeasureSettings, TrendSettings
 from refine_ops.report.page.markdown import markdown_summary
 from refine_ops.report.review import read_marks
+from tests.support.made_runs import MadeRun, photo_edit
 
 ONE = MeasureSettings(processes=1)
 

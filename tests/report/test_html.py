@@ -6,14 +6,14 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from browser import Visit, chromium, visit
-from made_reports import made_report
-from made_runs import MadeRun, photo_edit
 from playwright.sync_api import Browser, expect
 
 from refine_ops.report.build import build_report
 from refine_ops.report.config import DriftReportConfig, EvidenceSettings, MeasureSettings, TrendSettings
 from refine_ops.report.review import apply_decisions, read_decisions, read_marks
+from tests.support.browser import Visit, chromium, visit
+from tests.support.made_reports import made_report
+from tests.support.made_runs import MadeRun, photo_edit
 
 SCREENSHOT_BYTES = 300_000
 HOSTILE = [

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_runs import MadeRun, photo_edit, png
 from moto.server import ThreadedMotoServer
 
 from refine_ops import storage
@@ -25,6 +24,7 @@ from refine_ops.report.items import item_of, read_evidence, read_items
 from refine_ops.report.measure.case import compare
 from refine_ops.report.measure.from_models import FILE, with_modelled, write_modelled
 from refine_ops.report.measure.many import compare_all
+from tests.support.made_runs import MadeRun, photo_edit, png
 
 ONE = MeasureSettings(processes=1)
 

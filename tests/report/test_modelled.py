@@ -5,7 +5,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from made_runs import MadeRun, photo_edit, png
 
 from flows.drift_report import measure_with_models
 from refine_ops import storage
@@ -17,7 +16,8 @@ from refine_ops.report.cases import open_run
 from refine_ops.report.config import DriftReportConfig, FolderPair, MeasureSettings, PerceptualSettings
 from refine_ops.report.items import read_items
 from refine_ops.report.measure.from_models import FILE, with_modelled
-from tests.eval.trunk_weights import write_trunk
+from tests.support.made_runs import MadeRun, photo_edit, png
+from tests.support.trunk_weights import write_trunk
 
 ONE = MeasureSettings(processes=1)
 

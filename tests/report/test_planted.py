@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import Edit, MadeRun, photo_edit
 
 from refine_ops.report.alarms import find_alarms
 from refine_ops.report.cases import open_run
@@ -22,6 +21,7 @@ from refine_ops.report.config import MeasureSettings, TrendSettings
 from refine_ops.report.figures import FindingCode, ItemMeasure
 from refine_ops.report.measure.case import compare
 from refine_ops.report.trend import run_points
+from tests.support.made_runs import Edit, MadeRun, photo_edit
 
 COMPANY = 11
 CROWD = 100

@@ -3,13 +3,13 @@ import os
 from pathlib import Path
 
 import pytest
-from made_runs import MadeRun, photo_edit
 
 from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import JobError
 from refine_ops.job.ledger import read_ledger
 from refine_ops.report.review import Action, Decisions, apply_decisions, read_decisions, read_marks
-from tests.faults.node import FAST, make_items, outputs_of, run_node
+from tests.support.made_runs import MadeRun, photo_edit
+from tests.support.node import FAST, make_items, outputs_of, run_node
 
 
 @pytest.fixture

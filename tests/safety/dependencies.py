@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections import deque
 from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-CONSTRAINTS = Path(__file__).parents[2] / "infra" / "constraints.txt"
+from tests.support import ROOT
+
+CONSTRAINTS = ROOT / "infra" / "constraints.txt"
 AUDIT = ["pip-audit", "-r", str(CONSTRAINTS), "--no-deps", "--disable-pip", "--progress-spinner", "off"]
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from refine_ops import storage
 from refine_ops.config import RefineBatchConfig, Settings, child_environment
 from refine_ops.job.run_folder import fingerprint_parts, open_run
-from tests.flows.site import ROOT
+from tests.support import ROOT
 
 SHIPPED = sorted([*(ROOT / "refine_ops").rglob("*.py"), *(ROOT / "flows").rglob("*.py")])
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "cloudpickle"}
@@ -82,7 +82,7 @@ def test_secrets_of_the_environment_reach_no_file_of_a_run(tmp_path: Path, monke
     }
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
-    from tests.faults.node import make_items, run_node
+    from tests.support.node import make_items, run_node
 
     monkeypatch.setenv("REFINE_TEST_PUBLISHED", os.fspath(tmp_path / "published.log"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .dependencies import audit, closure, licence
+from tests.safety.dependencies import audit, closure, licence
 
 PERMISSIVE = re.compile(
     r"MIT|BSD|Apache|ISC|MPL|Mozilla|PSF|Python|Zlib|HPND|CMU|CC0|Artistic|Unlicense", re.IGNORECASE

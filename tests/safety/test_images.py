@@ -15,7 +15,7 @@ from refine_ops.chain import open_item
 from refine_ops.config import ImageLimits, RefineSettings
 from refine_ops.errors import ItemError
 from refine_ops.records import Item, Region
-from tests.flows.site import ROOT
+from tests.support import ROOT
 
 _DECODE = """
 import resource, sys, time

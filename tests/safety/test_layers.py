@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.site import ROOT
+from tests.support import ROOT
 
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 LAYERS = [name.strip() for layer in CONTRACTS[0]["layers"] for name in layer.split("|")]

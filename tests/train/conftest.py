@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.train.dataset_folder import Picture, write_dataset
+from tests.support.dataset_folder import Picture, write_dataset
 
 torch.set_num_threads(1)
 

@@ -34,7 +34,7 @@ from refine_ops.train.config import (
 )
 from refine_ops.train.run import train
 from refine_ops.train.samples.dataset import Sample, read_files, read_samples
-from tests.train.dataset_folder import Picture, write_dataset
+from tests.support.dataset_folder import Picture, write_dataset
 
 STYLE, DAMAGE = "halftone", "washed_out"
 SIDE_PX = 64

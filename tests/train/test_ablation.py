@@ -11,8 +11,9 @@ from refine_ops.errors import JobError
 from refine_ops.eval.config import MetricSettings
 from refine_ops.train.config import CropSettings, GateSettings, LoraSettings, LossSettings, RunSettings, TrainLoraConfig
 from refine_ops.train.promotion.ablation import BASE, WHOLE, WITHOUT_BOUNDARY, WITHOUT_FOCUS, evaluation, variants
+from tests.support import ROOT
 
-FROZEN = Path(__file__).parents[1] / "eval" / "frozen"
+FROZEN = ROOT / "tests" / "eval" / "frozen"
 
 
 def _config(dataset: Path, out: Path) -> TrainLoraConfig:

@@ -16,9 +16,10 @@ import pytest
 
 from refine_ops import adapters
 from refine_ops.train.metrics_log import read_metrics
+from tests.support import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 
 
 def _block(name: str) -> str:

@@ -1,0 +1,76 @@
+"""What a rank's pipeline leaves: outcomes that say what was read, when it was tried, and where the output is."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from refine_ops import storage
+from refine_ops.config import AccessSettings, RefineSettings, WorkerSettings
+from refine_ops.job.ledger import LedgerWriter, read_ledger
+from refine_ops.job.planning.plan import PlanReader, make_plan
+from refine_ops.job.rank.pipeline import Pipeline
+from refine_ops.job.run_folder import RunFolder
+from refine_ops.job.scratch import Assignment, Journal, Scratch, Spec
+from tests.support.node import make_items
+from tests.support.trivial_worker import TrivialRefiner
+
+
+def refine(tmp_path: Path, manifest: Path, assignments: Iterable[Assignment], **spec: object) -> dict[str, dict]:
+    """Outcomes by item, after a pipeline with the trivial refiner has taken every assignment."""
+    folder = RunFolder(str(tmp_path / "run"), "fingerprint")
+    make_plan(str(manifest), folder.uri, access=AccessSettings())
+    left = iter(assignments)
+    ledger = LedgerWriter(folder.outcomes, "test")
+    given = {"refine": RefineSettings(), "keep_patches": "none", **spec}
+    pipeline = Pipeline(
+        spec=Spec(folder.uri, "fingerprint", worker=WorkerSettings(), access=AccessSettings(), solo=False, **given),
+        folder=folder,
+        plan=PlanReader(folder.plan),
+        take=lambda: next(left, None),
+        refiner=TrivialRefiner(),
+        device_works=lambda: True,
+        ledger=ledger,
+        journal=Journal(Scratch(tmp_path / "scratch"), 0),
+        rank=0,
+    )
+    pipeline.run()
+    ledger.flush()
+    assert Scratch(tmp_path / "scratch").in_flight() == []
+    return {row["item_id"]: row for row in read_ledger(folder.outcomes).to_pylist()}
+
+
+def test_an_outcome_tells_what_was_read_and_how_often_it_was_tried(tmp_path: Path) -> None:
+    manifest = make_items(tmp_path / "images", 3)
+    (tmp_path / "images" / "0002.png").write_bytes(b"no picture")
+    found = refine(tmp_path, manifest, [Assignment(0), Assignment(1, earlier_attempts=1), Assignment(2)])
+    for name, number in (("item-0000", 1), ("item-0001", 2), ("item-0002", 1)):
+        source = tmp_path / "images" / f"{name[-4:]}.png"
+        row = found[name]
+        assert row["source_bytes"] == source.stat().st_size
+        assert row["source_sha256"] == storage.sha256(source.read_bytes())
+        assert row["attempts"] == number
+    assert found["item-0002"]["status"] == "dead"
+    output = (tmp_path / "run" / "outputs" / "item-0000.png").read_bytes()
+    assert (found["item-0000"]["output_sha256"], found["item-0000"]["output_bytes"]) == (
+        *(storage.sha256(output), len(output)),
+    )
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("none", 0), ("all", 2)])
+def test_raw_patches_are_kept_where_asked_for(tmp_path: Path, keep: str, kept: int) -> None:
+    manifest = make_items(tmp_path / "images", 2)
+    refine(tmp_path, manifest, map(Assignment, range(2)), keep_patches=keep)
+    assert len(list((tmp_path / "run").glob("patches/*.png"))) == kept
+
+
+def test_other_bytes_at_an_outputs_place_are_replaced_only_where_the_run_knows_them(tmp_path: Path) -> None:
+    manifest = make_items(tmp_path / "images", 2)
+    outputs = tmp_path / "run" / "outputs"
+    outputs.mkdir(parents=True)
+    for name in ("item-0000.png", "item-0001.png"):
+        (outputs / name).write_bytes(b"an earlier output")
+    found = refine(tmp_path, manifest, [Assignment(0), Assignment(1, replace=True)])
+    assert found["item-0000"]["reason"] == "output.conflict"
+    assert (outputs / "item-0000.png").read_bytes() == b"an earlier output"
+    assert found["item-0001"]["output_sha256"] == storage.sha256((outputs / "item-0001.png").read_bytes())

@@ -1,0 +1,59 @@
+"""A run without Prefect: make the folder and the plan, run a node with the trivial refiner. Also a script to be killed.
+
+python -m tests.support.node MANIFEST OUT PROCESSES
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from refine_ops.config import RefineBatchConfig, WorkerSettings
+from refine_ops.job.launch import Node, NodeVerdict
+from refine_ops.job.ledger import outcomes_table, read_ledger, write_part
+from refine_ops.job.planning.plan import PlanReader, make_plan, problem_outcomes
+from refine_ops.job.planning.remaining import remaining
+from refine_ops.job.run_folder import fingerprint_parts, open_run
+from refine_ops.report.review import read_review
+
+FAST = WorkerSettings(flush_items=8, flush_s=0.5, read_threads=2, write_threads=2, grace_s=5.0)
+
+
+def run_node(config: RefineBatchConfig, processes: int = 1) -> NodeVerdict:
+    folder = open_run(config.out, fingerprint_parts(config.refine, {}), {})
+    review = read_review(folder.uri)
+    plan = make_plan(config.manifest, folder.uri, access=config.access, limit=config.limit, review=review)
+    dead = problem_outcomes(plan.problems, read_ledger(folder.outcomes, ["request"]))
+    if dead:
+        write_part(folder.outcomes, outcomes_table(dead), "plan")
+    ledger = read_ledger(folder.outcomes, ["status", "request", "identity"])
+    todo = remaining(PlanReader(folder.plan), ledger, recheck=config.recheck, retry_dead=config.retry_dead)
+    return Node(folder, config, processes, module="tests.support.trivial_worker").run(todo)
+
+
+def make_items(folder: Path, count: int, prompts: dict[int, str] | None = None) -> Path:
+    """`count` small real-looking PNGs with one region each, and their manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(count):
+        pixels = rng.integers(0, 255, (48 + i % 3, 56, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:04}.png")
+        region = {"box": [8, 8, 20 + i % 9, 30], "prompt": (prompts or {}).get(i, "Refine it")}
+        rows.append({"item_id": f"item-{i:04}", "image": f"{i:04}.png", "regions": [region]})
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    return manifest
+
+
+def outputs_of(out: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted((out / "outputs").iterdir()) if not p.name.startswith(".tmp-")}
+
+
+if __name__ == "__main__":
+    manifest, out, processes = sys.argv[1:]
+    verdict = run_node(RefineBatchConfig(manifest=manifest, out=out, worker=FAST), int(processes))
+    print(json.dumps(dataclasses.asdict(verdict)))
