@@ -13,7 +13,7 @@ from refine_ops.eval.config import RefineEvalConfig
 from refine_ops.eval.measure import MethodRun, find_output
 from refine_ops.eval.metrics.metric import Metric
 from refine_ops.eval.results import Results
-from refine_ops.image.encode import encode_png
+from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.image.read import decode
 from refine_ops.records import Box, U8Image
 

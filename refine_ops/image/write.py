@@ -2,14 +2,12 @@
 
 from typing import Final
 
-import numpy as np
-
 from refine_ops.config import WriteSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import convert
-from refine_ops.image.formats import png_pixels
 from refine_ops.image.formats.edit import Edit, Encoded
 from refine_ops.image.formats.native import Format
+from refine_ops.image.formats.png_pixels import LEVEL, encode_png
 from refine_ops.image.paste import Canvas
 from refine_ops.image.source import Source, as_stored
 
@@ -41,7 +39,7 @@ def encode(source: Source, canvas: Canvas, settings: WriteSettings, *, confined:
 
 def change_mask(canvas: Canvas) -> bytes:
     """A grey PNG in image coordinates: 0 where nothing was touched, 255 where the result replaced the source."""
-    return png_pixels.encode(np.ascontiguousarray(canvas.change)[:, :, None])
+    return encode_png(canvas.change, LEVEL)
 
 
 def _converted(source: Source, canvas: Canvas, target: Format) -> Encoded:

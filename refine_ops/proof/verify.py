@@ -12,9 +12,9 @@ import numpy as np
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
 from refine_ops.image import colour
-from refine_ops.image.formats import png_pixels
 from refine_ops.image.formats.codec import ParsedFile
 from refine_ops.image.formats.native import Native, Samples, expand_grey
+from refine_ops.image.formats.png_pixels import LEVEL, encode_png
 from refine_ops.image.formats.table import CODECS, sniff
 from refine_ops.image.source import Source, as_stored, upright
 from refine_ops.proof.allowed import Rules, allowed_change
@@ -176,4 +176,4 @@ def _evidence(source: Source, before: Samples, after: Samples, at: tuple[int, in
     stretched = (gap / max(float(gap.max()), 1.0) * 255).astype(np.uint8)
     layout = source.native if old.shape[2] == source.native.samples.shape[2] else replace(source.native, model="rgb")
     panels = [colour.render(a, layout, source.matte) for a in (old, new)]
-    return png_pixels.encode(np.concatenate([*panels, np.repeat(stretched[:, :, None], 3, axis=2)], axis=1))
+    return encode_png(np.concatenate([*panels, np.repeat(stretched[:, :, None], 3, axis=2)], axis=1), LEVEL)

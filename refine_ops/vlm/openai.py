@@ -17,7 +17,7 @@ import httpx
 from refine_ops import storage
 from refine_ops.config import cache_folder, vlm_endpoint
 from refine_ops.errors import ItemError, JobError
-from refine_ops.image.encode import encode_png
+from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.records import U8Image
 from refine_ops.vlm.config import OpenAiVlm
 from refine_ops.vlm.questions import AnswerError, Question, ReplyT, Usage, parse, shrink

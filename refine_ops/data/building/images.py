@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from refine_ops import storage
-from refine_ops.image.encode import encode_png
+from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.records import Mask, U8Image
 
 _PNG_LEVEL = 1

@@ -20,7 +20,7 @@ from refine_ops.eval.cases.case_set import CaseSet, EvalInput, save_cases
 from refine_ops.eval.cases.degraded import Candidate, make_candidates, open_degraders, pick, select
 from refine_ops.eval.cases.sheets import case_sheet, contact_sheet, write_card
 from refine_ops.eval.config import BuildCasesConfig
-from refine_ops.image.encode import encode_png
+from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.image.read import decode
 from refine_ops.records import Box, U8Image
 

@@ -18,7 +18,7 @@ from refine_ops.data.synthetic import assets
 from refine_ops.data.synthetic.marks import logo
 from refine_ops.eval.cases.case_set import Setting
 from refine_ops.eval.cases.mini_drawing import posed, printed_on, typeset
-from refine_ops.image.encode import encode_png
+from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.records import Box, Mask, U8Image
 
 SIDE_PX: Final = 256

@@ -10,7 +10,7 @@ from refine_ops.config import ImageLimits
 from refine_ops.eval.cases.case_set import CaseSet, load_input
 from refine_ops.eval.cases.degraded import Candidate
 from refine_ops.eval.config import BuildCasesConfig
-from refine_ops.image.encode import encode_png
+from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.records import U8Image
 
 _CELL_PX = 112

@@ -13,7 +13,7 @@ from refine_ops.errors import ItemError
 from refine_ops.eval.cases.case_set import LoadedInput
 from refine_ops.eval.config import Control, FolderMethod
 from refine_ops.eval.methods.method import digest_of, output_or_error
-from refine_ops.image.encode import encode_png
+from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.image.read import decode
 
 _READ = ("png", "jpg", "jpeg", "webp", "tif", "tiff")

@@ -15,7 +15,7 @@ from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.cases.case_set import LoadedInput
 from refine_ops.eval.config import PipelineMethod
 from refine_ops.eval.methods.method import digest_of
-from refine_ops.image.encode import encode_png
+from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.model.pretrained import load
 from refine_ops.records import U8Image
 

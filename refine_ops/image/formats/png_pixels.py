@@ -19,12 +19,12 @@ from refine_ops.image.formats.native import Model, Native, Samples, check_size, 
 from refine_ops.image.formats.png import Chunks, image_only
 from refine_ops.image.formats.png_palette import encode_entries, indices, nearest_entries, palette
 from refine_ops.image.formats.thumbnail import fresh_exif
+from refine_ops.records import Mask
 
 _XMP_KEYWORD: Final = b"XML:com.adobe.xmp"
 _MAX_PROFILE_BYTES: Final = 1 << 24
-_LEVEL: Final = 4
+LEVEL: Final = 4
 """zlib level: 5 % larger than level 6 in half the time."""
-_CV_PARAMETERS: Final = [cv2.IMWRITE_PNG_COMPRESSION, _LEVEL]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +73,7 @@ class PngFile(ParsedFile):
             samples = edit.after if parts.colour_key is None else _off_key(edit.after, parts.colour_key)
         data = png_rows.splice(parts, samples, np.any(edit.support, axis=1))
         if data is None:
-            whole = encode_entries(samples[..., 0], parts) if parts.has_palette else encode(samples)
+            whole = encode_entries(samples[..., 0], parts) if parts.has_palette else encode_png(samples, LEVEL)
             data = png.image_data(parts, whole, self.name)
         return Encoded(png.reassemble(parts, data, fresh_exif(self.exif(), edit)), self.format)
 
@@ -106,7 +106,7 @@ class PngFile(ParsedFile):
         samples = new.samples
         if samples.shape[2] == 2 and samples.dtype == np.uint16:
             samples = expand_grey(samples)
-        coded, extra = encode(samples), []
+        coded, extra = encode_png(samples, LEVEL), []
         if new.icc:
             extra.append(png.chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(new.icc)))
         if new.exif:
@@ -116,13 +116,24 @@ class PngFile(ParsedFile):
         return b"".join([coded[: png.HEADER_END], *extra, coded[png.HEADER_END :]])
 
 
-def encode(samples: Samples) -> bytes:
-    """A plain PNG of grey, grey+alpha (8 bits), RGB or RGBA samples: no ancillary chunks."""
+def encode_png(image: Samples | Mask, level: int | None = None) -> bytes:
+    """A plain PNG, without ancillary chunks, of a mask (as 0 and 255), grey, grey with alpha (8 bits), RGB or RGBA; grey
+    may lack its channel axis.
+
+    Args:
+        level: zlib's, 0 to 9. None: OpenCV's default, run lengths alone; any number also changes its strategy, so
+            that the bytes differ even at the default's own level.
+
+    Raises:
+        ItemError: `image.unsupported` where no library here encodes it.
+    """
+    samples = with_channels(image.astype(np.uint8) * 255 if image.dtype == np.bool_ else image)
     if samples.shape[2] == 2:
         out = BytesIO()
-        Image.fromarray(samples).save(out, "PNG", compress_level=_LEVEL)
+        Image.fromarray(samples).save(out, "PNG", **({} if level is None else {"compress_level": level}))
         return out.getvalue()
-    done, coded = cv2.imencode(".png", np.ascontiguousarray(rgb_order(samples)), _CV_PARAMETERS)
+    options = [] if level is None else [cv2.IMWRITE_PNG_COMPRESSION, level]
+    done, coded = cv2.imencode(".png", np.ascontiguousarray(rgb_order(samples)), options)
     if not done:
         raise ItemError("image.unsupported", f"OpenCV cannot write a PNG of {samples.shape} {samples.dtype}")
     return bytes(coded)

@@ -8,7 +8,7 @@ import numpy as np
 from refine_ops import storage
 from refine_ops.chain import Finished
 from refine_ops.config import KeepPatches
-from refine_ops.image.formats import png_pixels
+from refine_ops.image.formats.png_pixels import LEVEL, encode_png
 from refine_ops.image.formats.table import MEDIA_SUFFIX
 from refine_ops.job.outcome import Output
 from refine_ops.job.run_folder import RunFolder
@@ -41,7 +41,7 @@ class Publisher:
         for region in finished.regions:
             if self._keeps(region):
                 pixels = np.rint(patches[region.region_id].pixels * 255).astype(np.uint8)
-                storage.write(self._folder.patch_of(name, region.region_id), png_pixels.encode(pixels))
+                storage.write(self._folder.patch_of(name, region.region_id), encode_png(pixels, LEVEL))
         if finished.change_mask is not None:
             storage.write(self._folder.change_mask_of(name), finished.change_mask)
         storage.write(self._folder.output_of(name), finished.data, only_if_absent=not replace)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from refine_ops.image.encode import encode_png
+from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.records import Box, Mask, U8Image
 from refine_ops.report.figures import Window
 

@@ -14,6 +14,7 @@ from refine_ops.image.formats import jpeg as jpeg_segments
 from refine_ops.image.formats import png as png_chunks
 from refine_ops.image.formats import tiff as tiff_directory
 from refine_ops.image.formats import webp as webp_chunks
+from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.image.formats.table import CODECS, MEDIA_SUFFIX, SUPPORTED, header_pixels, sniff
 from tests.support.chain import LIMITS, refine
 from tests.support.made_files import exif_block, jpeg, palette_png, picture, png, tiff, webp, with_chunks, with_segments
@@ -69,6 +70,20 @@ def test_the_table_says_what_a_file_is(kind: str) -> None:
         assert MEDIA_SUFFIX[sniff(data) or "png"] in Image.registered_extensions()
         assert image.format == name.upper()
     assert name.upper() in SUPPORTED.upper()
+
+
+@pytest.mark.parametrize("level", [None, 1, 4])
+@pytest.mark.parametrize("channels", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("depth", [np.bool_, np.uint8, np.uint16])
+def test_one_encoder_writes_every_plain_png(level: int | None, channels: int, depth: type) -> None:
+    if (depth is np.bool_ and channels > 1) or (depth is np.uint16 and channels == 2):
+        pytest.skip("no such picture here")
+    four = np.dstack([RGB, RGB[..., :1]])
+    image = four[..., 0] if channels == 0 else four[..., :channels]
+    image = image > 99 if depth is np.bool_ else image.astype(depth) * (257 if depth is np.uint16 else 1)
+    shown = CODECS["png"].parse(encode_png(image, level), "a").decode(LIMITS).samples
+    expected = image.astype(np.uint8) * 255 if depth is np.bool_ else image
+    assert np.array_equal(shown.reshape(expected.shape), expected)
 
 
 @pytest.mark.parametrize("kind", FILES)
