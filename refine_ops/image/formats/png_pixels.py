@@ -117,8 +117,8 @@ class PngFile(ParsedFile):
 
 
 def encode_png(image: Samples | Mask, level: int | None = None) -> bytes:
-    """A plain PNG, without ancillary chunks, of a mask (as 0 and 255), grey, grey with alpha (8 bits), RGB or RGBA; grey
-    may lack its channel axis.
+    """A plain PNG, no ancillary chunks, of a mask (as 0 and 255), grey, grey with alpha (8 bits), RGB or RGBA; grey may
+    lack its channel axis.
 
     Args:
         level: zlib's, 0 to 9. None: OpenCV's default, run lengths alone; any number also changes its strategy, so
