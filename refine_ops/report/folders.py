@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 from refine_ops import storage
 from refine_ops.errors import ItemError, JobError
+from refine_ops.job.planning.rows import mask_reading
 from refine_ops.proof.allowed import Rules
 from refine_ops.records import Region
 from refine_ops.report.cases import Case
@@ -64,8 +65,10 @@ def _regions(uri: str | None, before: str) -> dict[str, tuple[Region, ...]]:
             mask = storage.resolve(row["mask"], storage.folder_of(uri)) if row.get("mask") else None
             if (box is None) == (mask is None) or (box is not None and len(box) != 4):
                 raise ValueError("give either a box of four numbers or a mask")
+            read_as = mask_reading(row, f"of {stem}", mask is not None)
         except (ValueError, KeyError, TypeError, ItemError) as e:
             raise JobError(f"{uri}, line {number}: {e!r}; expected image and box or mask") from e
         earlier = found.get(stem, ())
-        found[stem] = (*earlier, Region(str(len(earlier)), str(row.get("prompt", "")), box=box, mask=mask))
+        region_id = str(len(earlier))
+        found[stem] = (*earlier, Region(region_id, str(row.get("prompt", "")), box=box, mask=mask, **read_as))
     return found

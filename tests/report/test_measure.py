@@ -177,6 +177,25 @@ def test_a_folder_of_masks_gives_the_regions(tmp_path: Path) -> None:
     assert [f.code for f in compare(unmarked, ONE, False).measure.findings] == ["strict.pixels"]
 
 
+def test_a_label_image_beside_two_folders_is_read_as_told(tmp_path: Path) -> None:
+    edit = photo_edit(5)
+    storage.write(str(tmp_path / "before/x.png"), png(edit.before))
+    storage.write(str(tmp_path / "after/x.png"), png(edit.after))
+    labels = edit.mask * np.uint8(7)
+    labels[:5] = np.where(edit.mask[:5], labels[:5], 3)
+    storage.write(str(tmp_path / "labels.png"), png(labels))
+    row = {"image": "x.png", "mask": "labels.png", "mask_class": 7}
+    storage.write(str(tmp_path / "regions.jsonl"), json.dumps(row).encode())
+    pair = FolderPair(
+        before=str(tmp_path / "before"), after=str(tmp_path / "after"), regions=str(tmp_path / "regions.jsonl")
+    )
+    (case,) = folder_cases(pair)
+    assert compare(case, ONE, False).measure.findings == ()
+    storage.write(str(tmp_path / "regions.jsonl"), json.dumps({**row, "mask_class": "a tree"}).encode())
+    with pytest.raises(JobError, match=r"line 1.*mask_class"):
+        list(folder_cases(pair))
+
+
 def test_what_cannot_be_reported_says_so(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="not a run folder"):
         build_report(DriftReportConfig(runs=(str(tmp_path / "nowhere"),)))

@@ -14,7 +14,7 @@ from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.cases.case_set import FREE_CATEGORIES, REFERENCE_CATEGORIES, Setting
 from refine_ops.image.mask import decode_mask
 from refine_ops.image.read import decode_rgb
-from refine_ops.records import Box, Mask, U8Image
+from refine_ops.records import Box, Mask, MaskReading, U8Image
 
 
 class Annotation(Settings):
@@ -26,7 +26,12 @@ class Annotation(Settings):
     setting: Setting
     category: str = Field(description="Reference-based: logo, product, person. Free: body, object, face, text.")
     instruction: str = Field(min_length=1, max_length=4096)
-    object_mask: str | None = Field(None, description="Grey image, 0 and 255; without it GrabCut finds the object.")
+    object_mask: str | None = Field(
+        None, description="A mask, read as a manifest's; without it GrabCut finds the object."
+    )
+    mask_level: int | None = Field(None, ge=1, le=0xFFFF, description="Values of `object_mask` that mark start here.")
+    mask_class: int | None = Field(None, ge=0, le=0xFFFF, description="The object's class in a label image.")
+    mask_invert: bool = Field(False, description="`object_mask` marks all but the object.")
     reference: str | None = None
     text: str = Field("", description="What should be read in the box, for text accuracy.")
     format: str = Field("png", pattern="^(png|jpeg)$", description="Of the degraded inputs.")
@@ -84,7 +89,8 @@ def read_object(folder: str, row: Annotation, limits: ImageLimits) -> tuple[U8Im
         found = GrabCut(GrabCutSegmentation()).segment(image, row.object_box, "").mask
     else:
         mask_data = storage.read(storage.join(folder, row.object_mask), limits.max_bytes)
-        found = decode_mask(mask_data, name=row.object_mask, size=(width, height), limits=limits)
+        reading = MaskReading(row.mask_level, row.mask_class, row.mask_invert)
+        found = decode_mask(mask_data, name=row.object_mask, size=(width, height), limits=limits, reading=reading)
     inside = np.zeros_like(found)
     inside[y0:y1, x0:x1] = found[y0:y1, x0:x1]
     if not inside.any():

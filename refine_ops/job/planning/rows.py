@@ -160,11 +160,11 @@ def _region(raw: Any, index: int, base: str, access: AccessSettings) -> Region:
         reference=None if reference is None else _uri(reference, "reference", base, access),
         seed=_seed(raw.get("seed"), region_id),
         paste=_paste(raw.get("paste"), region_id),
-        **_mask_reading(raw, region_id, "mask" in shapes),
+        **mask_reading(raw, region_id, "mask" in shapes),
     )
 
 
-def _mask_reading(raw: Mapping[str, Any], region_id: str, masked: bool) -> dict[str, Any]:
+def mask_reading(raw: Mapping[str, Any], region_id: str, masked: bool) -> dict[str, Any]:
     """The fields that tell how a mask file is read, as `Region` has them."""
     given = {name: raw[name] for name in _MASK_FIELDS if raw.get(name) not in (None, "")}
     if given and not masked:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from refine_ops.config import ImageLimits
 from refine_ops.data.synthetic import assets
 from refine_ops.errors import ItemError, JobError
-from refine_ops.eval.cases.annotations import read_annotations
+from refine_ops.eval.cases.annotations import Annotation, read_annotations, read_object
 from refine_ops.eval.cases.build import build_cases
 from refine_ops.eval.cases.case_set import FREE_CATEGORIES, REFERENCE_CATEGORIES, load_cases, load_input
 from refine_ops.eval.cases.degraded import Candidate, pick, select
@@ -150,6 +150,19 @@ def test_own_images_without_a_mask_are_segmented_and_degraded(tmp_path: Path) ->
     (tmp_path / "annotations.jsonl").write_text(json.dumps(row))
     config = BuildCasesConfig(annotations=str(tmp_path), out=str(tmp_path / "out"), min_change=1.0)
     assert len(build_cases(config).inputs) == 6
+
+
+def test_an_object_in_a_label_image_is_told_by_its_class(tmp_path: Path) -> None:
+    labels = np.zeros((64, 64), np.uint8)
+    labels[10:30, 10:30], labels[20:50, 25:50] = 3, 8
+    cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
+    cv2.imwrite(str(tmp_path / "labels.png"), labels)
+    row = GOOD | {"object_box": [20, 15, 60, 60], "object_mask": "labels.png"}
+    with pytest.raises(ItemError, match="mask_class") as refused:
+        read_object(str(tmp_path), Annotation.model_validate(row), LIMITS)
+    assert refused.value.reason == "mask.ambiguous"
+    _, found, _ = read_object(str(tmp_path), Annotation.model_validate(row | {"mask_class": 8}), LIMITS)
+    assert np.array_equal(found, labels == 8)
 
 
 def _candidates(changes: list[float]) -> list[Candidate]:
