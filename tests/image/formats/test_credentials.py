@@ -5,14 +5,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from chain import Refined, refine
-from made_files import exif_block, jpeg, picture, png, tiff, webp, with_chunks, with_segments
 
 from refine_ops.config import WriteSettings
 from refine_ops.image.formats.tiff import first_directory, without_tag
 from refine_ops.image.formats.webp import join, riff
 from refine_ops.proof.metadata import not_kept
 from refine_ops.proof.verify import VerifyError, verify
+from tests.support.chain import Refined, refine
+from tests.support.made_files import exif_block, jpeg, picture, png, tiff, webp, with_chunks, with_segments
 
 RGB = picture(np.random.default_rng(5), 80, 64)
 BOX = (30, 20, 44, 33)
