@@ -13,6 +13,7 @@ from refine_ops.data.building.build import build
 from refine_ops.data.building.dataset_folder import Plan, open_folder
 from refine_ops.data.card.card import write_card
 from refine_ops.data.config import BuildDatasetConfig
+from refine_ops.errors import JobError
 
 
 @task(name="plan")
@@ -34,7 +35,7 @@ def build_shards(config: BuildDatasetConfig, found: Plan) -> None:
 
 
 @task(name="card")
-def publish_card(config: BuildDatasetConfig) -> dict[str, object]:
+def publish_card(config: BuildDatasetConfig) -> dict[str, Any]:
     out = storage.resolve(config.out)
     statistics = write_card(out)
     print(_throughput(statistics), file=sys.stderr)
@@ -49,13 +50,27 @@ def _throughput(statistics: dict[str, Any]) -> str:
         f"{stage:9} {took['calls']:8.0f} calls {took['seconds']:10.1f} s {took['per_s']:10.1f} per s and worker"
         for stage, took in statistics["throughput"].items()
     ]
-    reasons = ", ".join(f"{count} {reason}" for reason, count in statistics["reject_reasons"].items())
+    reasons = _reasons(statistics)
     return "\n".join([*lines, f"{statistics['rejects']} rejected" + (f": {reasons}" if reasons else "")])
 
 
+def _reasons(statistics: dict[str, Any]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in statistics["reject_reasons"].items())
+
+
 @flow(name="build-dataset")
-def build_dataset(config: BuildDatasetConfig) -> dict[str, object]:
-    """Build or resume the training set in `config.out`; returns the statistics its card states."""
+def build_dataset(config: BuildDatasetConfig) -> dict[str, Any]:
+    """Build or resume the training set in `config.out`; returns the statistics its card states.
+
+    Raises:
+        JobError: nothing could be built, or every sample was rejected; the card is written then, too.
+    """
     found = plan(config)
     build_shards(config, found)
-    return publish_card(config)
+    statistics = publish_card(config)
+    if not statistics["samples"]:
+        raise JobError(
+            f"0 samples in {config.out}, {statistics['rejects']} rejected: {_reasons(statistics)}. Each one's message "
+            "is in rejects/; mend the source or the settings and build into a new folder"
+        )
+    return statistics

@@ -155,6 +155,7 @@ def plan_run(config: RefineBatchConfig, folder: RunFolder, parts: dict[str, str]
         review=read_review(folder.uri),
         on_progress=Ticker("plan").update,
         any_suffix=config.refine.write.changes_suffixes,
+        allow_empty=config.allow_empty,
     )
     open_run(config.out, parts, config.model_dump(mode="json"))
     known = read_ledger(folder.outcomes, ["request"])

@@ -1,7 +1,6 @@
 """What a run leaves for people: `summary.md`, a contact sheet, dead letters, and the same as Prefect artifacts."""
 
 import base64
-import html
 import io
 import logging
 from collections import Counter
@@ -28,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _SHOWN_PAIRS = 8
 _SHOWN_DEAD = 100
+_INERT = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {c: f"&#{ord(c)};" for c in "\"'|`[]()*_#!\\~"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +173,7 @@ def _publish(text: str, sheet: bytes, dead: pa.Table) -> None:
 def _plain(text: str) -> str:
     """Untrusted text for a Markdown table: no markup, no line breaks, no cell ends."""
     flat = "".join(c if c.isprintable() else " " for c in text)
-    escaped = html.escape(flat)
-    return "".join(f"&#{ord(c)};" if c in "|`[]()*_#!\\~" else c for c in escaped)
+    return "".join(_INERT.get(c, c) for c in flat)
 
 
 def _code(text: str) -> str:

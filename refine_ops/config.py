@@ -188,6 +188,7 @@ class RefineBatchConfig(Settings):
     worker: WorkerSettings = WorkerSettings()
     access: AccessSettings = AccessSettings()
     limit: int | None = Field(None, ge=1, description="Refine only the first N items of the manifest.")
+    allow_empty: bool = Field(False, description="A manifest without a row is a success; else it is an error.")
     shard_items: int = Field(1024, ge=1, description="Items per shard at most.")
     error_budget: float = Field(0.05, ge=0, le=1, description="The run fails above this share of dead items.")
     retry_dead: bool = Field(False, description="Also redo items that are in the dead letter.")

@@ -36,7 +36,7 @@ class ItemError(RefineError):
 
 
 class Missing(ItemError):
-    """The URI names nothing."""
+    """The URI names nothing; `hint` says what was probably meant."""
 
-    def __init__(self, uri: str) -> None:
-        super().__init__("file.missing", f"{uri}: no such file; check the path in the manifest")
+    def __init__(self, uri: str, hint: str = "check the path") -> None:
+        super().__init__("file.missing", f"{uri}: no such file; {hint}")

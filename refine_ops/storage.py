@@ -49,7 +49,7 @@ def resolve(uri: str, base: str = "") -> str:
         uri = f"/{path}"
     elif separator:
         raise ItemError("uri.scheme", f"{uri!r}: scheme {scheme!r} is not read; use a local path, file:// or s3://")
-    if not uri or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in uri):
+    if not uri or (not uri.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in uri)):
         raise ItemError("uri.invalid", f"{uri!r} is not a path; give a local path, file:// or s3://bucket/key")
     if is_s3(uri):
         bucket, key = _split_s3(uri)
@@ -61,18 +61,62 @@ def join(base: str, *parts: str) -> str:
     """`base` with relative `parts` appended; `..` in parts is normalised, not refused (see `inside`)."""
     if is_s3(base):
         bucket, key = _split_s3(base)
-        return f"s3://{bucket}/{posixpath.normpath(posixpath.join(key, *parts)).lstrip('/')}"
+        return f"s3://{bucket}/{_without_dots(posixpath.join(key, *parts))}"
     return os.path.abspath(os.path.join(base, *parts))
 
 
+def _without_dots(key: str) -> str:
+    """`.` and `..` resolved; empty parts stay, as `a//b`, `/b` and `b` are three different keys."""
+    kept: list[str] = []
+    for part in key.split("/"):
+        if part == "..":
+            del kept[-1:]
+        elif part != ".":
+            kept.append(part)
+    return "/".join(kept)
+
+
 def folder_of(uri: str) -> str:
-    return uri.rsplit("/", 1)[0] if is_s3(uri) else os.path.dirname(os.path.abspath(uri))
+    """The folder that `join` finds the file's neighbours in; an S3 prefix that ends in '//' keeps its last slash."""
+    if not is_s3(uri):
+        return os.path.dirname(os.path.abspath(uri))
+    folder = uri.rsplit("/", 1)[0]
+    return f"{folder}/" if folder.endswith("/") else folder
+
+
+def spelled_as_stored(uri: str) -> str:
+    """`uri`, or the local file that is there under the same letters, composed (NFC) or decomposed (NFD).
+
+    macOS hands out decomposed names, most other tools write composed ones; to Linux they are two names.
+    """
+    if uri.isascii() or is_s3(uri) or os.path.exists(uri):
+        return uri
+    found = "/"
+    for part in uri.split("/")[1:]:
+        forms = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
+        there = next((form for form in forms if os.path.lexists(os.path.join(found, form))), None)
+        if there is None:
+            return uri
+        found = os.path.join(found, there)
+    return found
+
+
+def missing(uri: str) -> Missing:
+    """The error for a URI that names nothing, with what was probably meant."""
+    if "\\" in uri or re.search(r"(^|/)[A-Za-z]:", uri):
+        return Missing(
+            uri, "this looks like a Windows path: write '/' for '\\', and the folder as this machine sees it"
+        )
+    forms = () if uri.isascii() else {unicodedata.normalize(form, uri) for form in ("NFC", "NFD")} - {uri}
+    if any(exists(form) for form in forms):
+        return Missing(uri, "one with the same letters is there, composed otherwise (NFC, NFD): copy its name exactly")
+    return Missing(uri)
 
 
 def inside(uri: str, folder: str) -> bool:
     """Whether `uri` lies in `folder` once symbolic links are followed."""
     if is_s3(uri) or is_s3(folder):
-        return uri.startswith(folder.rstrip("/") + "/")
+        return uri.startswith(folder if folder.endswith("/") else f"{folder}/")
     real, root = os.path.realpath(uri), os.path.realpath(folder)
     return os.path.commonpath([real, root]) == root and real != root
 
@@ -104,7 +148,10 @@ def read(uri: str, max_bytes: int | None = None) -> bytes:
 def read_identified(uri: str, max_bytes: int | None = None) -> tuple[bytes, str]:
     """The whole object and its `identity`, both of the same moment; raises as `read` does."""
     if is_s3(uri):
-        return s3.get(*_split_s3(uri), lambda size: _check_size(uri, size, max_bytes))
+        try:
+            return s3.get(*_split_s3(uri), lambda size: _check_size(uri, size, max_bytes))
+        except Missing as e:
+            raise missing(uri) from e
     try:
         # Without O_NONBLOCK, opening a FIFO would wait for a writer for ever.
         with open(os.open(uri, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as f:
@@ -114,7 +161,7 @@ def read_identified(uri: str, max_bytes: int | None = None) -> tuple[bytes, str]
             _check_size(uri, status.st_size, max_bytes)
             data = f.read() if max_bytes is None else f.read(max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError) as e:
-        raise Missing(uri) from e
+        raise missing(uri) from e
     except IsADirectoryError as e:
         raise ItemError("file.not_a_file", f"{uri}: is a folder, expected a file") from e
     except OSError as e:
@@ -195,7 +242,7 @@ def list_files(folder: str, suffix: str = "") -> Iterator[str]:
     """
     if is_s3(folder):
         bucket, prefix = _split_s3(folder)
-        keys = s3.list_keys(bucket, prefix.rstrip("/") + "/" if prefix else "")
+        keys = s3.list_keys(bucket, prefix if not prefix or prefix.endswith("/") else f"{prefix}/")
         yield from (f"s3://{bucket}/{key}" for key in keys if key.endswith(suffix))
         return
     found = (Path(root) / name for root, _, names in os.walk(folder, onerror=_refuse_unlistable) for name in names)
@@ -276,7 +323,7 @@ def _write_error(uri: str, e: OSError) -> JobError:
 
 
 def _split_s3(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    bucket, _, key = uri.removeprefix("s3://").partition("/")  # a key may begin with '/': s3://shop//a.png
     if not _BUCKET.fullmatch(bucket):
         raise ItemError("uri.invalid", f"{uri!r} names no bucket; expected s3://bucket/key")
-    return bucket, key.lstrip("/")
+    return bucket, key

@@ -20,7 +20,7 @@ _CHUNK = 64
 
 
 def check_manifest(
-    manifest: str, access: AccessSettings, settings: RefineSettings, *, open_files: bool
+    manifest: str, access: AccessSettings, settings: RefineSettings, *, open_files: bool, allow_empty: bool = False
 ) -> tuple[Plan, list[RowProblem]]:
     """The plan's counts and all problems, by row; with `open_files` every image, mask and reference is decoded too."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -30,6 +30,7 @@ def check_manifest(
             local,
             access=access,
             any_suffix=settings.write.changes_suffixes,
+            allow_empty=allow_empty,
             on_progress=Ticker("plan").update,
         )
         problems = list(plan.problems)

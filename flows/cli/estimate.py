@@ -39,6 +39,7 @@ def plan_only(config: RefineBatchConfig) -> str:
         limit=config.limit,
         shard_items=config.shard_items,
         any_suffix=config.refine.write.changes_suffixes,
+        allow_empty=config.allow_empty,
         on_progress=Ticker("plan").update,
     )
     return describe(plan)

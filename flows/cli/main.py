@@ -5,6 +5,8 @@ import json
 import logging
 import signal
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -24,6 +26,8 @@ app = typer.Typer(
 
 EXIT_INTERRUPTED = 130
 """Ctrl-C, as shells say it."""
+EXIT_DEFECT = 70
+"""A defect of this package (`EX_SOFTWARE`)."""
 _STOPPED = "stopped; what is done is recorded, run the same command again to go on"
 
 quality.register(app)
@@ -46,7 +50,7 @@ def options(
 
 
 def main() -> None:
-    """Entry point: errors made on purpose become one message and an exit code; anything else is a bug and shows."""
+    """Entry point: every error becomes one message and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         if app(standalone_mode=False) == EXIT_INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
@@ -57,11 +61,18 @@ def main() -> None:
         fail("aborted", EXIT_INTERRUPTED)
     except _Terminated:
         fail(_STOPPED, EXIT_DRAINED)
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001 -- the end of the command line
         if hasattr(e, "format_message"):  # click's own usage errors
             fail(e.format_message(), EXIT_JOB_ERROR)
         _end_stopped(e)
-        raise
+        fail(_unexpected(e), EXIT_DEFECT)
+
+
+def _unexpected(error: Exception) -> str:
+    """A defect of this package in one message; the traceback lies in a file, for whoever mends it."""
+    with tempfile.NamedTemporaryFile("w", prefix="refine-ops-", suffix=".txt", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    return f"unexpected {type(error).__name__}: {error}; please report it with {file.name}"
 
 
 class _Terminated(SystemExit):
@@ -157,12 +168,15 @@ def check(
     """Print every row that could not be refined, with its reason; exit 1 if there is any."""
     settings = load_config(RefineBatchConfig, config, set_, {"manifest": manifest})
     from flows.cli.check import check_manifest
+    from refine_ops.tables import numbering
 
-    plan, problems = check_manifest(manifest, settings.access, settings.refine, open_files=open_files)
+    plan, problems = check_manifest(
+        manifest, settings.access, settings.refine, open_files=open_files, allow_empty=settings.allow_empty
+    )
     for problem in problems:
         print(f"row {problem.row}\t{problem.item_id!r}\t{problem.reason}\t{problem.message}")
     bad = len({p.row for p in problems})
-    print(f"{plan.items:,} items planned, {bad:,} rows have problems (rows count from 0)", file=sys.stderr)
+    print(f"{plan.items:,} items planned, {bad:,} rows have problems ({numbering(manifest)})", file=sys.stderr)
     if problems:
         sys.exit(EXIT_BAD_INPUT)
 

@@ -48,7 +48,8 @@ def train(config: TrainLoraConfig, on_tick: Callable[[], None] | None = None) ->
     """
     fingerprint = training_fingerprint(config)
     if not read_samples(config.dataset, config.exclude):
-        raise JobError(f"{config.dataset}: `exclude` leaves no samples; name fewer families")
+        why = "`exclude` leaves no samples; name fewer families" if config.exclude else "holds no samples"
+        raise JobError(f"{config.dataset}: {why}; its README.md says what was rejected")
     run = run_folder.open_run(config, fingerprint)
     if (finished := _result(run, fingerprint, config.run.steps)) is not None:
         return finished

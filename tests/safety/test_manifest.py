@@ -28,7 +28,7 @@ def row(folder: Path, access: AccessSettings | None = None, **fields: object) ->
 
 @pytest.mark.parametrize(
     "output",
-    ["../a.png", "x/../../a.png", "/etc/a.png", "..\\..\\a.png", "s3://other/a.png", "file:///a.png", ".", "a\n.png"],
+    ["../a.png", "x/../../a.png", "/etc/a.png", "..\\..\\a.png", "s3://other/a.png", "file:///a.png", "."],
 )
 def test_an_output_outside_the_run_refuses_the_whole_manifest(tmp_path: Path, output: str) -> None:
     problem = row(tmp_path, output=output)

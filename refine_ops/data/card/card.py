@@ -33,7 +33,7 @@ def _spread(samples: pa.Table) -> list[dict[str, Any]]:
     """A sheet's worth of samples, in an order that only their ids decide."""
     ids = samples["sample_id"].to_pylist()
     order = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).digest())
-    rows: list[dict[str, Any]] = samples.take(sorted(order[:_SHEET_ROWS])).to_pylist()
+    rows: list[dict[str, Any]] = samples.take(pa.array(sorted(order[:_SHEET_ROWS]), pa.int64())).to_pylist()
     return rows
 
 

@@ -1,12 +1,12 @@
-"""Clean, annotated images to make cases of: a folder with `annotations.jsonl`, one object a line."""
+"""Clean, annotated images to make cases of: a folder with a table `annotations`, one object a row."""
 
-import json
-from typing import Self
+from typing import Any, Final, Self
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from refine_ops import storage
+from refine_ops.cells import pixels_of, text_of
 from refine_ops.config import ImageLimits, Settings
 from refine_ops.detect.config import GrabCutSegmentation
 from refine_ops.detect.segment import GrabCut
@@ -15,6 +15,9 @@ from refine_ops.eval.cases.case_set import FREE_CATEGORIES, REFERENCE_CATEGORIES
 from refine_ops.image.mask import decode_mask
 from refine_ops.image.read import decode_rgb
 from refine_ops.records import Box, Mask, MaskReading, U8Image
+from refine_ops.tables import open_table, place
+
+_NAMES: Final = ("annotations.jsonl", "annotations.parquet", "annotations.csv")
 
 
 class Annotation(Settings):
@@ -39,6 +42,11 @@ class Annotation(Settings):
     source_sha256: str = Field("", description="Of the file the image was cut from; empty: of the image itself.")
     licence: str = Field(description="SPDX id or a phrase; without one the case is refused.", min_length=2)
 
+    @field_validator("object_box", mode="before")
+    @classmethod
+    def _box(cls, value: Any) -> Any:
+        return pixels_of(value) or value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         expected = REFERENCE_CATEGORIES if self.setting == "reference" else FREE_CATEGORIES
@@ -49,28 +57,32 @@ class Annotation(Settings):
         return self
 
 
-def read_annotations(folder: str) -> list[Annotation]:
-    """All rows of `FOLDER/annotations.jsonl`.
+def read_annotations(folder: str) -> tuple[list[Annotation], dict[str, str]]:
+    """All rows of `FOLDER/annotations.jsonl` (or `.parquet`, `.csv`), and why others are left out, by id or line.
 
     Raises:
-        JobError: the file is absent, a row is malformed (its line is named), or a case id comes twice.
+        JobError: there is no such table, or not one usable row in it.
     """
-    uri = storage.join(folder, "annotations.jsonl")
-    try:
-        lines = storage.read(uri).decode().splitlines()
-    except (storage.Missing, UnicodeDecodeError) as e:
-        raise JobError(f"{uri}: expected annotations, one JSON object a line ({e})") from e
-    rows = []
-    for number, line in enumerate(lines, 1):
+    uris = [storage.join(folder, name) for name in _NAMES]
+    uri = next(filter(storage.exists, uris), uris[0])
+    rows: dict[str, Annotation] = {}
+    faults: dict[str, str] = {}
+    for row in open_table(uri, None).rows():
+        where = f"{uri}, {place(uri, row.number)}"
         try:
-            rows.append(Annotation.model_validate(json.loads(line)))
-        except (ValidationError, json.JSONDecodeError) as e:
-            raise JobError(f"{uri}, line {number}: {e}") from e
-    ids = [r.case_id for r in rows]
-    twice = {i for i in ids if ids.count(i) > 1}
-    if twice or not rows:
-        raise JobError(f"{uri}: " + (f"case ids come twice: {', '.join(sorted(twice))}" if twice else "no case"))
-    return rows
+            if row.problem:
+                raise ItemError("row.unreadable", row.problem)
+            found = Annotation.model_validate({name: text_of(value) for name, value in row.values.items()})
+        except (ItemError, ValidationError) as e:
+            faults[where] = str(e)
+            continue
+        if found.case_id in rows:
+            faults[where] = f"case_id {found.case_id!r} was given before; ids must be unique"
+        else:
+            rows[found.case_id] = found
+    if not rows:
+        raise JobError("; ".join(f"{where}: {fault}" for where, fault in faults.items()) or f"{uri}: no case")
+    return list(rows.values()), faults
 
 
 def read_object(folder: str, row: Annotation, limits: ImageLimits) -> tuple[U8Image, Mask, bytes]:

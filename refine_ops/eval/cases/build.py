@@ -49,8 +49,10 @@ def build_cases(config: BuildCasesConfig) -> CaseSet:
     overrides = _read_overrides(config.overrides)
     degraders = open_degraders(config.degraders)
     rows: list[EvalInput] = []
-    dropped: dict[str, str] = {}
-    for annotation in read_annotations(folder):
+    annotations, dropped = read_annotations(folder)
+    for where, fault in dropped.items():
+        logger.warning("%s is left out: %s", where, fault)
+    for annotation in annotations:
         if config.only and annotation.case_id not in config.only:
             continue
         try:

@@ -77,6 +77,7 @@ def make_plan(
     shard_items: int = 1024,
     review: Review = NO_REVIEW,
     any_suffix: bool = False,
+    allow_empty: bool = False,
     on_progress: OnProgress = no_progress,
 ) -> Plan:
     """Validate the manifest and, with `out`, write `<out>/plan.parquet`.
@@ -86,8 +87,9 @@ def make_plan(
     `any_suffix` (the run may write another format) outputs must differ in more than their suffix.
 
     Raises:
-        JobError: the manifest cannot be read, or is refused as a whole (duplicate ids, two items writing one output,
-            an output outside the run folder, an unknown column or scheme); nothing is written then.
+        JobError: the manifest cannot be read, is empty (unless `allow_empty`), or is refused as a whole (duplicate ids,
+            two items writing one output, an output outside the run folder, an unknown column or scheme); nothing is
+            written then.
     """
     with tempfile.TemporaryDirectory() as scratch:
         local = os.path.join(scratch, "plan.parquet")
@@ -99,6 +101,7 @@ def make_plan(
             shard_items=shard_items,
             review=review,
             any_suffix=any_suffix,
+            allow_empty=allow_empty,
             on_progress=on_progress,
         )
         refuse(manifest, plan.problems)
@@ -118,10 +121,17 @@ def scan_manifest(
     shard_items: int = 1024,
     review: Review = NO_REVIEW,
     any_suffix: bool = False,
+    allow_empty: bool = False,
     on_progress: OnProgress = no_progress,
 ) -> Plan:
-    """Read the whole manifest into a plan at the local path `local`, with every problem of every row, fatal or not."""
+    """Read the whole manifest into a plan at the local path `local`, with every problem of every row, fatal or not.
+
+    Raises:
+        JobError: the manifest cannot be read, or has not one row (unless `allow_empty`): an export that went wrong must
+            not pass for a night's work.
+    """
     problems: list[RowProblem] = []
+    count = 0
     with pq.ParquetWriter(local, PLAN_SCHEMA, compression="zstd") as writer:
         sharder = _Sharder(writer, shard_items)
         for count, parsed in enumerate(read_items(manifest, access, limit), start=1):
@@ -133,6 +143,8 @@ def scan_manifest(
                 salt = review.salts.get(parsed.item_id, "")
                 sharder.add(replace(parsed, salt=salt) if salt else parsed)
         sharder.close()
+    if not count and not allow_empty:
+        raise JobError(f"manifest {manifest}: no rows; set allow_empty=true where that may be")
     problems += _duplicates(local, any_suffix)
     return Plan(local, sharder.items, sharder.regions, sharder.shards, tuple(problems))
 

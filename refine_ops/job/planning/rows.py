@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from refine_ops import storage
+from refine_ops.cells import forging_character, numbers_of, pixels_of, text_of, whole_of
 from refine_ops.config import AccessSettings
 from refine_ops.errors import ItemError
 from refine_ops.records import Box, Item, PastePolicy, Region, Scribble
@@ -18,7 +19,6 @@ MAX_PROMPT_CHARS: Final = 4096
 MAX_ID_CHARS: Final = 512
 MAX_REGIONS: Final = 256
 MAX_POINTS: Final = 100_000
-MAX_COORDINATE: Final = 1 << 20
 MAX_MESSAGE_CHARS: Final = 1000
 MAX_STROKES_PX: Final = 10_000_000
 """Length of all strokes of a scribble: drawing takes time in proportion."""
@@ -61,7 +61,7 @@ class RowProblem:
 def parse_row(row: int, raw: Mapping[str, Any], base: str, access: AccessSettings) -> Item | RowProblem:
     """Turn a nested row (`item_id, image, output, category, regions`) into an `Item`; relative URIs resolve to `base`.
 
-    Only what the row itself says is checked; files are not opened.
+    `raw` holds what is there (`tables`). Only what the row itself says is checked; files are not opened.
     """
     item_id = f"row-{row}"
     try:
@@ -69,7 +69,7 @@ def parse_row(row: int, raw: Mapping[str, Any], base: str, access: AccessSetting
         if "conflict" in raw:
             raise ItemError("item.conflict", f"{raw['conflict']}; one item_id is one image")
         image = _uri(raw.get("image"), "image", base, access)
-        regions = raw.get("regions")
+        regions = _from_json(raw.get("regions"))
         if not isinstance(regions, Sequence) or isinstance(regions, str) or not regions:
             raise ItemError("regions.none", "no region; give at least one box, mask or scribble")
         if len(regions) > MAX_REGIONS:
@@ -78,27 +78,40 @@ def parse_row(row: int, raw: Mapping[str, Any], base: str, access: AccessSetting
         if len({region.region_id for region in parsed}) < len(parsed):
             raise ItemError("region_id.duplicate", "two regions of one image have the same region_id")
         output = _output(raw.get("output"), item_id, image)
-        return Item(item_id, image, output, parsed, row, _label(raw.get("category") or "", "category"))
+        return Item(item_id, image, output, parsed, row, _label(raw.get("category", ""), "category"))
     except ItemError as e:
         return RowProblem(row, item_id, e.reason, str(e)[:MAX_MESSAGE_CHARS])
 
 
+def _from_json(value: Any) -> Any:
+    """What a text cell of CSV holds in JSON; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _item_id(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+    value = text_of(value)
     if not isinstance(value, str) or not value.strip():
         raise ItemError("item_id.missing", f"item_id is {value!r}; every row needs a unique one")
-    if len(value) > MAX_ID_CHARS or not value.isprintable():
-        raise ItemError("item_id.invalid", f"item_id {value[:80]!r}: at most {MAX_ID_CHARS} printable characters")
-    return value
+    return _label(value, "item_id")
 
 
 def _label(value: Any, field: str) -> str:
     """A name that logs and reports show on one line."""
-    text = _text(value, field) or ""
-    if len(text) > MAX_ID_CHARS or not text.isprintable():
-        raise ItemError(f"{field}.invalid", f"{field} {text[:80]!r}: at most {MAX_ID_CHARS} printable characters")
+    text = _text(text_of(value), field) or ""
+    if len(text) > MAX_ID_CHARS:
+        raise ItemError(f"{field}.invalid", f"{field} {text[:80]!r}: {len(text)} characters, at most {MAX_ID_CHARS}")
+    _refuse_forging(text, field)
     return text
+
+
+def _refuse_forging(text: str, field: str) -> None:
+    if forging := forging_character(text):
+        raise ItemError(f"{field}.invalid", f"{field} {text[:80]!r} holds {forging}; take it out")
 
 
 def _text(value: Any, field: str) -> str | None:
@@ -106,7 +119,9 @@ def _text(value: Any, field: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise ItemError(f"{field}.type", f"{field} is {value!r}, expected text")
-    if any("\ud800" <= c <= "\udfff" for c in value):  # JSON can spell what UTF-8, and so the plan, cannot hold
+    if not value.isascii() and any(
+        "\ud800" <= c <= "\udfff" for c in value
+    ):  # JSON can spell what UTF-8, and so the plan, cannot hold
         raise ItemError(
             f"{field}.invalid", f"{field} {value[:80]!r} holds half a surrogate pair; write whole characters"
         )
@@ -115,9 +130,9 @@ def _text(value: Any, field: str) -> str | None:
 
 def _uri(value: Any, field: str, base: str, access: AccessSettings) -> str:
     text = _text(value, field)
-    if not text:
+    if not text or text.isspace():
         raise ItemError(f"{field}.missing", f"{field} is {value!r}; give a local path, file:// or s3://bucket/key")
-    uri = storage.resolve(text, base)
+    uri = storage.spelled_as_stored(storage.resolve(text, base))
     if uri.endswith("/"):  # on S3; local paths have lost it
         raise ItemError("uri.invalid", f"{field} {text!r} names a folder, expected a file")
     storage.check_access(uri, access)
@@ -126,11 +141,12 @@ def _uri(value: Any, field: str, base: str, access: AccessSettings) -> str:
 
 def _output(value: Any, item_id: str, image: str) -> str:
     """The output's path below `outputs/`; named by item id and the source's suffix unless given."""
-    name = _text(value, "output") or item_id + posixpath.splitext(image)[1].lower()
+    name = _text(text_of(value), "output") or item_id + posixpath.splitext(image)[1].lower()
     clean = posixpath.normpath(name.replace("\\", "/"))
     parts = clean.split("/")
-    if posixpath.isabs(clean) or ".." in parts or clean == "." or "://" in name or not name.isprintable():
+    if posixpath.isabs(clean) or ".." in parts or clean == "." or "://" in name:
         raise ItemError("output.escapes", f"output {name!r} does not stay inside the run's outputs/; give a plain name")
+    _refuse_forging(name, "output")
     if any(len(os.fsencode(part)) > 240 or part.startswith(".tmp-") for part in parts):
         raise ItemError("output.invalid", f"output {name[:80]!r}: path parts are at most 240 bytes, not '.tmp-...'")
     return clean
@@ -144,7 +160,7 @@ def _region(raw: Any, index: int, base: str, access: AccessSettings) -> Region:
         raise ItemError("columns.unknown", f"region {index}: unknown fields {unknown}; known are {REGION_FIELDS}")
     region_id = str(index)
     if raw.get("region_id") is not None:
-        region_id = _label(str(raw["region_id"]), "region_id")
+        region_id = _label(raw["region_id"], "region_id")
     shapes = [name for name in ("box", "mask", "scribble") if raw.get(name) is not None]
     if len(shapes) != 1:
         raise ItemError(
@@ -200,25 +216,13 @@ def _prompt(value: Any, region_id: str) -> str:
     return text
 
 
-def _numbers(value: Any) -> list[float]:
-    """The numbers of a list or of its text; none at all where one is not a number within `MAX_COORDINATE`."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value if value.lstrip().startswith("[") else f"[{value}]")
-        except (ValueError, RecursionError):
-            return []
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return []
-    if any(isinstance(v, bool) or not isinstance(v, int | float) or not abs(v) <= MAX_COORDINATE for v in value):
-        return []
-    return list(value)
-
-
 def _box(value: Any, region_id: str) -> Box:
-    numbers = _numbers(value)
-    if len(numbers) != 4 or any(n != int(n) for n in numbers):
-        raise ItemError("box.invalid", f"region {region_id}: box {value!r}, expected 4 whole numbers x0, y0, x1, y1")
-    x0, y0, x1, y1 = (int(n) for n in numbers)
+    corners = pixels_of(value)
+    if corners is None:
+        raise ItemError(
+            "box.invalid", f"region {region_id}: box {str(value)[:80]!r}, expected 4 whole numbers x0, y0, x1, y1"
+        )
+    x0, y0, x1, y1 = corners
     if x1 <= x0 or y1 <= y0:
         raise ItemError("box.inverted", f"region {region_id}: box {[x0, y0, x1, y1]} is empty; x0 < x1 and y0 < y1")
     if x0 < 0 or y0 < 0:
@@ -252,7 +256,7 @@ def _scribble(value: Any, region_id: str) -> Scribble:
 
 
 def _stroke(value: Any, region_id: str) -> tuple[tuple[float, float], ...]:
-    points = [_numbers(point) for point in _listed(value)]
+    points = [numbers_of(point) for point in _listed(value)]
     if not points or any(len(point) != 2 for point in points):
         raise ItemError("scribble.invalid", f"region {region_id}: every stroke needs one or more finite [x, y] points")
     return tuple((float(x), float(y)) for x, y in points)
@@ -263,15 +267,20 @@ def _listed(value: Any) -> Sequence[Any]:
 
 
 def _seed(value: Any, region_id: str) -> int | None:
-    if value is None or value == "":
+    if value is None:
         return None
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 19:  # 2^63 has 19 digits
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
+    seed = whole_of(value)
+    if seed is None or not 0 <= seed < 1 << 63:
+        inexact = "; a number this large is not exact as a float, keep the column whole" if _rounded(value) else ""
         raise ItemError(
-            "seed.invalid", f"region {region_id}: seed {value!r}, expected a whole number from 0 to 2^63 - 1"
+            "seed.invalid",
+            f"region {region_id}: seed {str(value)[:80]}, expected a whole number from 0 to 2^63 - 1{inexact}",
         )
-    return value
+    return seed
+
+
+def _rounded(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer() and 0 <= value < 1 << 63
 
 
 def _paste(value: Any, region_id: str) -> PastePolicy:

@@ -176,5 +176,5 @@ def test_outputs_that_a_change_of_format_would_make_one_are_refused(folder: Path
     rows = [{"item_id": n, "image": "a.jpg", "output": f"shoes/1.{n}", "regions": [BOX]} for n in ("jpg", "png")]
     manifest = write(folder / "m.jsonl", rows)
     assert make_plan(manifest, None, access=AccessSettings()).items == 2
-    with pytest.raises(JobError, match=r"'shoes/1' is the output without suffix .* rows \[0, 1\]"):
+    with pytest.raises(JobError, match=r"'shoes/1' is the output without suffix .* rows \[1, 2\]"):
         make_plan(manifest, None, access=AccessSettings(), any_suffix=True)
