@@ -114,7 +114,7 @@ def test_a_bad_row_is_dead_lettered_once(folder: Path) -> None:
     manifest = write(folder / "m.jsonl", [{**nested()[0], "regions": []}, nested()[1]])
     plan = make_plan(manifest, str(folder / "run"), access=AccessSettings())
     (outcome,) = problem_outcomes(plan.problems, outcomes_table([]))
-    assert (outcome.reason, outcome.row, plan.items) == ("regions.none", 0, 1)
+    assert (outcome.reason, outcome.row, plan.items) == ("regions.none", 1, 1)
     assert problem_outcomes(plan.problems, outcomes_table([outcome])) == []
 
 

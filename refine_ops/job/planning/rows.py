@@ -200,11 +200,8 @@ def mask_reading(raw: Mapping[str, Any], region_id: str, masked: bool) -> dict[s
 
 
 def _sample_value(value: Any, least: int) -> int | None:
-    try:
-        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else -1.0
-    except ValueError:
-        return None
-    return int(number) if least <= number <= 0xFFFF and number == int(number) else None
+    number = whole_of(value)
+    return number if number is not None and least <= number <= 0xFFFF else None
 
 
 def _prompt(value: Any, region_id: str) -> str:
