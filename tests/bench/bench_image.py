@@ -20,9 +20,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from refine_ops.config import AlignSettings, ImageLimits, WriteSettings
+from refine_ops.config import AlignSettings, ImageLimits, PasteSettings, WriteSettings
 from refine_ops.image import align, focus, paste, read, write
 from refine_ops.proof import verify
+from refine_ops.proof.allowed import Rules
 
 WIDTH, HEIGHT = 4000, 3000
 BOX = (1700, 1200, 2100, 1500)
@@ -78,12 +79,12 @@ def chain(data: bytes) -> dict[str, float]:
     patch = view.astype(np.float32) * np.float32(0.9 / 255)
     mark("(patch)")
     native = focus.unview(patch, crop)
-    blend = paste.blend_mask(focus.crop_of(mask, crop.crop))
+    blend = paste.blend_mask(focus.crop_of(mask, crop.crop), PasteSettings())
     canvas.paste(crop, native, blend)
     mark("paste")
     encoded = write.encode(source, canvas, WriteSettings())
     mark("write")
-    verify.verify(source, encoded)
+    verify.verify(source, encoded.data, [(mask, "mask")], Rules())
     mark("verify")
     steps = {name: t - marks[i][1] for i, (name, t) in enumerate(marks[1:])}
     steps.pop("(patch)")
@@ -108,7 +109,7 @@ def align_seconds(rounds: int) -> float:
     truth = np.ascontiguousarray(focus.crop_of(rgb, crop.crop))
     patch = focus.view(rgb, crop).astype(np.float32) / np.float32(255)
     known = align.known_pixels(
-        crop, paste.blend_mask(focus.crop_of(mask, crop.crop)) > 0, np.ones(patch.shape[:2], bool)
+        crop, paste.blend_mask(focus.crop_of(mask, crop.crop), PasteSettings()) > 0, np.ones(patch.shape[:2], bool)
     )
     moved = np.roll(patch, 2, axis=1) * np.float32(0.95)
 

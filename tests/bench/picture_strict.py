@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from skimage import data
 
-from refine_ops.config import ImageLimits, WriteSettings
+from refine_ops.config import ImageLimits, PasteSettings, WriteSettings
 from refine_ops.image import focus, paste, read, write
 from refine_ops.proof import verify
+from refine_ops.proof.allowed import Rules
 
 BOX = (190, 60, 262, 150)
 CAPTION_PX = 46
@@ -40,9 +41,9 @@ def restored(source_bytes: bytes, photo: np.ndarray) -> tuple[np.ndarray, bytes]
     crop = focus.plan_crop(mask, margin_px=32, grid_px=32, pixels=512 * 512)
     canvas = paste.Canvas.from_source(source)
     patch = focus.view(photo, crop).astype(np.float32) / np.float32(255)
-    canvas.paste(crop, focus.unview(patch, crop), paste.blend_mask(focus.crop_of(mask, crop.crop)))
+    canvas.paste(crop, focus.unview(patch, crop), paste.blend_mask(focus.crop_of(mask, crop.crop), PasteSettings()))
     encoded = write.encode(source, canvas, WriteSettings())
-    verify.verify(source, encoded)
+    verify.verify(source, encoded.data, [(mask, "mask")], Rules())
     return np.array(canvas.rgb), encoded.data
 
 
