@@ -11,7 +11,7 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from refine_ops.model.network.transformer import Shapes, block_forward, context, modulations
+from refine_ops.model.network.transformer import Shapes, block_forward, context, modulations, velocity
 from refine_ops.train.config import LoraSettings
 from refine_ops.train.samples.draws import derive_seed
 
@@ -44,8 +44,8 @@ class Denoiser(torch.nn.Module):
         super().__init__()
         self.transformer = transformer
         add_lora(transformer, lora, seed)
-        self._wrapped = [_Block(block) for block in transformer.transformer_blocks]
-        self.blocks = torch.nn.ModuleList(self._wrapped)
+        self._wrapped = {block: _Block(block) for block in transformer.transformer_blocks}
+        self.blocks = torch.nn.ModuleList(self._wrapped.values())
         self.run_blocks_with(checkpointing, compiled)
 
     def run_blocks_with(self, checkpointing: Checkpointing, compiled: bool) -> None:
@@ -53,8 +53,8 @@ class Denoiser(torch.nn.Module):
         run = _block_runner(checkpointing)
         if compiled:
             run = torch.compile(run, dynamic=True)
-        for block in self._wrapped:
-            block.run = run
+        for wrapper in self._wrapped.values():
+            wrapper.run = run
 
     def forward(
         self,
@@ -81,23 +81,12 @@ class Denoiser(torch.nn.Module):
         # Rounded as the pipeline rounds its timesteps, so that training sees the modulations inference uses.
         mods = modulations(model, (sigma * 1000).to(dtype) / 1000)
         ctx = context(model, text.to(dtype), text_mask, condition.to(dtype), shapes, targets)
-        image, hidden_text = torch.cat([model.img_in(x.to(dtype)), ctx.condition], dim=1), ctx.text
-        last = len(self.blocks) - 1
-        for index, block in enumerate(self.blocks):
-            image, hidden_text = block(
-                image,
-                hidden_text,
-                mods.image[index][0],
-                mods.text[index][0],
-                mods.condition[index][0] if mods.condition else None,
-                ctx.is_condition,
-                ctx.rotation,
-                ctx.mask,
-                x.shape[1] if index == last else None,
-            )
-        scale, shift = mods.out[0].chunk(2, dim=-1)
-        velocity: torch.Tensor = model.proj_out(model.norm_out.norm(image) * (1 + scale) + shift)
-        return velocity
+        return velocity(model, self._run_block, mods, 0, ctx, x.to(dtype))
+
+    def _run_block(self, block: Any, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        # Called as a module: sharding gathers a block's weights in hooks around the call.
+        image, text = self._wrapped[block](*arguments)
+        return image, text
 
 
 class _Block(torch.nn.Module):
