@@ -25,6 +25,7 @@ from refine_ops.eval.results import Results, Score, save_results
 from refine_ops.eval.tables.layout import Table
 from refine_ops.eval.tables.render import as_html, as_markdown
 from refine_ops.eval.tables.tables import all_tables
+from refine_ops.model.pretrained import pick_device
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
@@ -55,7 +56,7 @@ def evaluate(config: RefineEvalConfig, progress: Progress | None = None) -> Eval
     out = storage.resolve(config.out)
     cases = open_cases(config)
     chosen = _chosen(cases, config)
-    device = pick_device(config)
+    device = pick_device(wanted=config.metrics.device, setting="metrics.device")
     meters = open_meters(config, device)
     scores: list[Score] = []
     runs: list[MethodRun] = []
@@ -120,13 +121,3 @@ def open_meters(config: RefineEvalConfig, device: torch.device) -> list[Meter]:
     if config.judge is not None:
         meters.append(open_judge(config.judge))
     return meters
-
-
-def pick_device(config: RefineEvalConfig) -> torch.device:
-    """The device of metrics and methods."""
-    wanted = config.metrics.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise JobError("metrics.device is 'cuda' but no CUDA device is there; use 'auto' or 'cpu'")
-    return torch.device(wanted)

@@ -28,6 +28,7 @@ from refine_ops.eval.tables.render import as_markdown
 from refine_ops.image.formats.table import sniff
 from refine_ops.image.read import decode_rgb
 from refine_ops.model.network.vae import OneFrameVae
+from refine_ops.model.pretrained import load, pick_device
 from refine_ops.records import U8Image
 
 GRID_PX = 32
@@ -49,7 +50,7 @@ def vae_crop(config: VaeCropConfig) -> list[ShareResult]:
     Raises:
         JobError: no VAE or no images there.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device()
     vae, pixels = open_vae(config, device)
     images = [_square(image, pixels) for image in _images(config)]
     rng = np.random.default_rng(config.seed)
@@ -79,20 +80,10 @@ def open_vae(config: VaeCropConfig, device: torch.device) -> tuple[Any, int]:
         from refine_ops.model.tiny import VAE_PIXELS, WEIGHTS
 
         source, pixels = str(WEIGHTS), config.pixels or VAE_PIXELS
-    local = Path(source).is_dir()
-    if not local and not config.allow_hub:
-        raise JobError(f"model {source!r}: no such folder; give a local checkpoint, or set allow_hub for a hub name")
-    nested = not local or Path(source, "vae").is_dir()
-    try:
-        vae = diffusers.AutoModel.from_pretrained(
-            source,
-            subfolder="vae" if nested else None,
-            use_safetensors=True,
-            torch_dtype=torch.float32,
-            local_files_only=not config.allow_hub,
-        )
-    except (OSError, ValueError, KeyError) as e:
-        raise JobError(f"model {source!r}: its VAE cannot be opened: {e}") from e
+    nested = not Path(source).is_dir() or Path(source, "vae").is_dir()
+    vae = load(
+        diffusers.AutoModel, source, config.allow_hub, weights=True, half=False, subfolder="vae" if nested else None
+    )
     if isinstance(vae, diffusers.AutoencoderKLQwenImage):
         vae = OneFrameVae.of(vae)  # the same images for 0.4 times the work
     return vae.to(device).eval().requires_grad_(False), pixels

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from refine_ops.errors import ItemError
+from refine_ops.model.load import Networks
 from refine_ops.model.presets import Preset
 from refine_ops.model.sizes import check_crop, check_ratio, fit_size, token_grid
 from refine_ops.model.sparse import choose_tokens
@@ -79,6 +80,20 @@ class InputSpec:
     negative_prompt: str | None
     target_ring: int
     _tokenizing: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def of(cls, networks: Networks, preset: Preset, *, negative_prompt: str | None, target_ring: int) -> "InputSpec":
+        """What these networks take, run as `preset` says."""
+        return cls(
+            preset=preset,
+            processor=networks.processor,
+            template=networks.template,
+            template_tokens=networks.template_tokens,
+            latent_px=networks.latent_px,
+            latent_channels=networks.transformer.config.in_channels // 4,
+            negative_prompt=negative_prompt,
+            target_ring=target_ring,
+        )
 
 
 def prepare(item: Conditioning, spec: InputSpec, text_multiple: int) -> Prepared:

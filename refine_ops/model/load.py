@@ -1,7 +1,12 @@
-"""Load a pipeline's networks from a folder: safetensors only, straight to the device, no code from the checkpoint."""
+"""The only loader of Qwen-Image-Edit's networks: whole, the encoders alone, the transformer alone.
 
+From a folder, safetensors only, straight to the device, no code from the checkpoint.
+"""
+
+import contextlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -61,7 +66,12 @@ class Networks:
     @property
     def latent_px(self) -> int:
         """Pixels per latent along each side: 8 for Qwen-Image, 4 for tiny."""
-        return int(2 ** len(self.vae.temperal_downsample))
+        return latent_px(self.vae)
+
+
+def latent_px(vae: Any) -> int:
+    """Pixels per latent of a Qwen-Image VAE along each side; the misspelling is diffusers'."""
+    return int(2 ** len(vae.temperal_downsample))
 
 
 def model_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
@@ -77,30 +87,79 @@ def load_networks(model: ResolvedModel, device: torch.device, dtype: torch.dtype
     Raises:
         JobError: A part is missing, of another class, or does not fit; out of device memory.
     """
-    folder = model.folder
-    _check_classes(folder)
-    # Two bars per rank say less than the one log line below.
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    placed = {"dtype": dtype, "device_map": {"": str(device)}}
+    networks = _assembled(model, load_transformer(model, device, dtype), device, dtype)
+    logger.info("loaded %s in %s on %s with %d LoRA(s)", model.folder, dtype, device, len(model.loras))
+    return networks
+
+
+def load_encoders(model: ResolvedModel, device: torch.device, dtype: torch.dtype) -> Networks:
+    """Everything but the transformer, of which there is the configuration and no weights (on the meta device).
+
+    For those who encode many pictures and prompts before they train: together with the transformer, the encoders would
+    hold 16 GiB of every device all the while. Raises as `load_networks`.
+    """
+    with _named_failures(model, device):
+        config = QwenImageTransformer2DModel.load_config(model.folder / "transformer", local_files_only=True)
+        with torch.device("meta"):
+            transformer = QwenImageTransformer2DModel.from_config(config)
+    return _assembled(model, transformer, device, dtype)
+
+
+def load_transformer(model: ResolvedModel, device: torch.device, dtype: torch.dtype) -> Any:
+    """The transformer alone, the LoRAs fused. Raises as `load_networks`."""
     changed = {} if model.preset.zero_cond_t is None else {"zero_cond_t": model.preset.zero_cond_t}
-    try:
+    with _named_failures(model, device):
+        transformer = _load_diffusers(
+            QwenImageTransformer2DModel, model.folder / "transformer", **_placed(device, dtype), **changed
+        )
+    fuse_loras(transformer, model.loras)
+    return transformer
+
+
+def load_vae(model: ResolvedModel, device: torch.device, dtype: torch.dtype) -> Any:
+    """The VAE alone, as diffusers has it. Raises as `load_networks`."""
+    with _named_failures(model, device):
+        return _load_diffusers(AutoencoderKLQwenImage, model.folder / "vae", **_placed(device, dtype))
+
+
+def load_scheduler(model: ResolvedModel) -> Any:
+    """The noise schedule alone. Raises as `load_networks`."""
+    with _named_failures(model, torch.device("cpu")):
+        return FlowMatchEulerDiscreteScheduler.from_pretrained(model.folder / "scheduler", local_files_only=True)
+
+
+def _assembled(model: ResolvedModel, transformer: Any, device: torch.device, dtype: torch.dtype) -> Networks:
+    """The stock pipeline around `transformer`, taken apart: its template and the tokens that it drops come with it."""
+    folder, vae, scheduler = model.folder, load_vae(model, device, dtype), load_scheduler(model)
+    with _named_failures(model, device):
         pipeline = QwenImageEditPlusPipeline(
-            transformer=_load_diffusers(QwenImageTransformer2DModel, folder / "transformer", **placed, **changed),
-            vae=_load_diffusers(AutoencoderKLQwenImage, folder / "vae", **placed),
-            text_encoder=_load_text_encoder(folder / "text_encoder", **placed),
+            transformer=transformer,
+            vae=vae,
+            text_encoder=_load_text_encoder(folder / "text_encoder", **_placed(device, dtype)),
             tokenizer=Qwen2Tokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
             processor=Qwen2VLProcessor.from_pretrained(folder / "processor", local_files_only=True),
-            scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+            scheduler=scheduler,
         )
+    return Networks.of(pipeline)
+
+
+def _placed(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    return {"dtype": dtype, "device_map": {"": str(device)}}
+
+
+@contextlib.contextmanager
+def _named_failures(model: ResolvedModel, device: torch.device) -> Iterator[None]:
+    """Check the folder's classes first; what loading raises becomes a JobError that names the folder."""
+    _check_classes(model.folder)
+    # Two bars per rank say less than one log line.
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
     except torch.OutOfMemoryError as error:
-        raise JobError(f"the model in {folder} does not fit into the memory of {device}: {error}") from error
+        raise JobError(f"the model in {model.folder} does not fit into the memory of {device}: {error}") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise JobError(f"the model in {folder} cannot be loaded: {error}") from error
-    networks = Networks.of(pipeline)
-    fuse_loras(networks.transformer, model.loras)
-    logger.info("loaded %s in %s on %s with %d LoRA(s)", folder, dtype, device, len(model.loras))
-    return networks
+        raise JobError(f"the model in {model.folder} cannot be loaded: {error}") from error
 
 
 def _load_diffusers(network: Any, folder: Path, **options: Any) -> Any:

@@ -61,13 +61,9 @@ class StagedRefiner:
             raise JobError(f"grid_px {preset.grid_px} is no multiple of a token's {2 * networks.latent_px} px")
         self._settings, self._preset, self._device = settings, preset, device
         self._networks, self._fingerprint = networks, fingerprint
-        self._spec = InputSpec(
-            preset=preset,
-            processor=networks.processor,
-            template=networks.template,
-            template_tokens=networks.template_tokens,
-            latent_px=networks.latent_px,
-            latent_channels=config.in_channels // 4,
+        self._spec = InputSpec.of(
+            networks,
+            preset,
             negative_prompt=settings.negative_prompt if preset.true_cfg_scale > 1.0 else None,
             target_ring=settings.target_ring,
         )

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
-from refine_ops.model.presets import LoraFile, Preset, apply_overrides, resolve_preset
+from refine_ops.model.presets import Preset, apply_overrides, resolve_preset
+from refine_ops.model.pretrained import file_of, folder_of
 
 COMPONENTS: Final = ("transformer", "vae", "text_encoder", "tokenizer", "processor", "scheduler")
 PRESET_FILE: Final = "refine_ops.json"
@@ -26,7 +25,6 @@ LORA_NAMES: Final = ("pytorch_lora_weights.safetensors", "adapter_model.safetens
 METADATA_KEY: Final = "refine_ops"
 """Header entry in which our trainer states, as JSON, the fields of Preset that an adapter was trained with."""
 _PATTERNS: Final = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
-_NOT_HERE = (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +46,9 @@ def resolve_model(settings: ModelSettings) -> ResolvedModel:
         JobError: A file is missing or not what it should be; the message says what to do.
     """
     preset = resolve_preset(settings)
-    folder = Path(preset.source)
-    if not folder.is_dir():
-        folder = _from_hub(preset.source, settings.allow_hub)
+    folder = folder_of(preset.source, settings.allow_hub, _PATTERNS)
     _check_folder(folder)
-    loras = [(_lora_from_hub(lora, settings.allow_hub), lora.scale) for lora in preset.loras]
+    loras = [(file_of(lora.repo, lora.name, settings.allow_hub, "LoRA"), lora.scale) for lora in preset.loras]
     adapters = [_adapter_file(name) for name in settings.adapters]
     preset = _with_fields(preset, _read_preset_file(folder), str(folder / PRESET_FILE))
     for adapter in adapters:
@@ -62,26 +58,6 @@ def resolve_model(settings: ModelSettings) -> ResolvedModel:
         folder=folder,
         loras=(*loras, *((adapter, 1.0) for adapter in adapters)),
     )
-
-
-def _from_hub(name: str, allow: bool) -> Path:
-    try:
-        return Path(snapshot_download(name, local_files_only=not allow, allow_patterns=_PATTERNS))
-    except _NOT_HERE as error:
-        raise JobError(f"model {name!r} {_remedy(allow)}: {error}") from error
-
-
-def _lora_from_hub(lora: LoraFile, allow: bool) -> Path:
-    try:
-        return Path(hf_hub_download(lora.repo, lora.name, local_files_only=not allow))
-    except _NOT_HERE as error:
-        raise JobError(f"LoRA {lora.repo}/{lora.name} {_remedy(allow)}: {error}") from error
-
-
-def _remedy(allow: bool) -> str:
-    if allow:
-        return "could not be downloaded; check the name, the network and the free disk space"
-    return "is not on this machine; set allow_hub to download it, or give a local folder"
 
 
 def _check_folder(folder: Path) -> None:

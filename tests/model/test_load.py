@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
+from refine_ops.model import pretrained
 from refine_ops.model.doctor.random_weights import random_pipeline
 from refine_ops.model.fingerprint import fingerprint_model
-from refine_ops.model.load import load_networks, model_dtype
+from refine_ops.model.load import load_encoders, load_networks, load_transformer, load_vae, model_dtype
 from refine_ops.model.presets import LIGHTNING_SHIFT, PRESETS
 from refine_ops.model.refiner import load_refiner
 from refine_ops.model.source import resolve_model
@@ -71,6 +72,25 @@ def test_hub_names_touch_no_network_unless_allowed(monkeypatch: pytest.MonkeyPat
             resolve_model(ModelSettings(model=name))
 
 
+def test_what_the_cache_holds_opens_without_the_hub(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One rule for every model: a folder, or a hub name that is here already, or `allow_hub`."""
+    stored = tmp_path / "models--someone--encoder"
+    shutil.copytree(checkpoint / "text_encoder", stored / "snapshots" / ("0" * 40))
+    (stored / "refs").mkdir()
+    (stored / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    auto = pretrained.transformers_class("AutoConfig")
+    assert pretrained.is_here("someone/encoder")
+    opened = pretrained.load(auto, "someone/encoder", False, cache_dir=str(tmp_path))
+    assert opened.model_type == "qwen2_5_vl"
+    assert not pretrained.is_here("someone/other")
+    assert not pretrained.is_here("/no/such/folder")
+    with pytest.raises(JobError, match="set allow_hub for a hub name"):
+        pretrained.load(auto, "someone/other", False)
+
+
 @pytest.mark.parametrize("name", ["refineanythin", "./nowhere", "a/b/c", "/nowhere/at/all"])
 def test_unknown_names_list_what_there_is(name: str) -> None:
     with pytest.raises(JobError, match=r"tiny, refineanything-2511"):
@@ -109,6 +129,29 @@ def test_damaged_folders_are_refused(copied: Path, damage: Any, message: str) ->
     damage(copied)
     with pytest.raises(JobError, match=message):
         load_networks(resolve_model(ModelSettings(model=str(copied))), CPU, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("load", "part", "key"),
+    [
+        (load_encoders, "vae", "encoder.conv_in.bias"),
+        (load_encoders, "text_encoder", VISION),
+        (load_transformer, "transformer", "proj_out.weight"),
+        (load_vae, "vae", "encoder.conv_in.bias"),
+    ],
+)
+def test_parts_alone_are_checked_as_the_whole_is(copied: Path, load: Any, part: str, key: str) -> None:
+    model = resolve_model(ModelSettings(model=str(copied)))
+    load(model, CPU, torch.float32)
+    without(next((copied / part).glob("*.safetensors")), key)
+    with pytest.raises(JobError, match=f"{key}"):
+        load(model, CPU, torch.float32)
+
+
+def test_encoders_alone_leave_the_transformer_without_memory(checkpoint: Path) -> None:
+    networks = load_encoders(resolve_model(ModelSettings(model=str(checkpoint))), CPU, torch.float32)
+    assert {parameter.device.type for parameter in networks.transformer.parameters()} == {"meta"}
+    assert networks.text_encoder.device == CPU
 
 
 def truncate(path: Path) -> None:

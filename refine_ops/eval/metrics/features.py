@@ -4,7 +4,6 @@ The paper uses dinov2-large and clip-vit-large-patch14-336. Each model's own ima
 box that is not square loses what its centre crop cuts off, as in the usual evaluation scripts.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from refine_ops.errors import JobError
 from refine_ops.eval.metrics.metric import CaseBatch, Meter, Metric, MissingMeter, Scores
+from refine_ops.model.pretrained import is_here, load
 
 DINO = Metric("dino", 1, "DINO", "higher", "region", "cosine of DINOv2's CLS tokens of the boxes")
 CLIP = Metric("clip", 1, "CLIP", "higher", "region", "cosine of CLIP's image embeddings of the boxes")
@@ -49,17 +48,13 @@ def feature_meters(dino: str, clip: str, allow_hub: bool, device: torch.device) 
 
 
 def _load(metric: Metric, source: str, allow_hub: bool, device: torch.device) -> Meter:
-    if not os.path.isdir(source) and not allow_hub:
+    if not (allow_hub or is_here(source)):
         return MissingMeter((metric,), f"no weights: {source} is no folder here and metrics.allow_hub is not set")
     import transformers
 
     auto = transformers.AutoModel if metric is DINO else transformers.CLIPModel
-    options = {"local_files_only": not allow_hub, "trust_remote_code": False}
-    try:
-        model: Any = auto.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
-        processor = transformers.AutoImageProcessor.from_pretrained(source, **options)
-    except (OSError, ValueError) as e:
-        raise JobError(f"{source}: cannot load the model for {metric.label}: {e}") from e
+    model: Any = load(auto, source, allow_hub, weights=True, half=False)
+    processor = load(transformers.AutoImageProcessor, source, allow_hub)
     model = model.eval().requires_grad_(False).to(device)
 
     def embed(pixels: torch.Tensor) -> torch.Tensor:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from refine_ops.errors import JobError, RefineError
+from refine_ops.errors import RefineError
+from refine_ops.model.pretrained import load_tensors
 
 Trunk = Literal["alexnet", "vgg16"]
 
@@ -26,11 +25,7 @@ def load_trunk(name: Trunk, folder: str | None, allow_hub: bool) -> Mapping[str,
     """
     file = Path(folder) / f"{name}.safetensors" if folder else None
     if file is not None and file.is_file():
-        try:
-            state: Mapping[str, torch.Tensor] = load_file(file)
-            return state
-        except (SafetensorError, OSError) as e:
-            raise JobError(f"{file}: {e}; expected torchvision's {name} saved as safetensors") from e
+        return load_tensors(file, f"torchvision's {name}")
     if allow_hub:
         import torchvision
 

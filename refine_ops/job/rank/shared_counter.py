@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
+from refine_ops.model.pretrained import pick_device
+
 _KEY = "refine-ops/next"
 
 
@@ -25,9 +27,7 @@ class SharedCounter:
 
     def device(self, wanted: str) -> torch.device:
         """This rank's device: its own GPU, or the CPU where there is none or it was asked for."""
-        if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-            return torch.device("cpu")
-        return torch.device("cuda", int(self._state.local_process_index))
+        return pick_device(int(self._state.local_process_index), wanted, "model.device")
 
     def take(self, count: int) -> int | None:
         """The next index below `count` that no rank has taken; None when all are taken."""

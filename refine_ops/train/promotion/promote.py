@@ -12,7 +12,8 @@ from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.cases.case_set import CaseSet
 from refine_ops.eval.config import FolderMethod, RefineEvalConfig
 from refine_ops.eval.results import Results
-from refine_ops.eval.run import evaluate, open_cases, open_meters, pick_device
+from refine_ops.eval.run import evaluate, open_cases, open_meters
+from refine_ops.model.pretrained import pick_device
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.promotion.decision import Criterion, Decision, Scores, decide
 from refine_ops.train.promotion.held_out import HeldOut, chosen_inputs, refine_held_out
@@ -143,12 +144,16 @@ def _held_out(config: TrainLoraConfig, cases: CaseSet, settings: RefineEvalConfi
     model: ModelSettings = config.model.model_copy(update={"adapters": adapters, "registry": None})
     refine: RefineSettings = config.gate.refine.model_copy(update={"model": model})
     folder = Path(config.out) / "eval" / "heldout"
-    return refine_held_out(cases, chosen_inputs(cases, config.gate.limit), refine, pick_device(settings), folder)
+    return refine_held_out(
+        cases, chosen_inputs(cases, config.gate.limit), refine, pick_device(wanted=settings.metrics.device), folder
+    )
 
 
 def _higher_is_better(settings: RefineEvalConfig, name: str) -> bool:
     metrics = {
-        metric.name: metric for meter in open_meters(settings, pick_device(settings)) for metric in meter.metrics
+        metric.name: metric
+        for meter in open_meters(settings, pick_device(wanted=settings.metrics.device))
+        for metric in meter.metrics
     }
     if name not in metrics:
         raise JobError(f"gate.metric {name!r} is no metric of refine-eval; it has {', '.join(sorted(metrics))}")

@@ -122,7 +122,7 @@ def test_feature_similarities_equal_the_models_own_path(batch, small_models) -> 
 
 
 def test_a_folder_that_is_no_model_is_an_error(tmp_path) -> None:
-    with pytest.raises(JobError, match="cannot load the model for DINO"):
+    with pytest.raises(JobError, match="cannot be opened as AutoModel"):
         feature_meters(str(tmp_path), "none", False, CPU)
 
 
