@@ -16,6 +16,7 @@ from refine_ops.image import align, focus, paste, place, read, write
 from refine_ops.image.formats.edit import Encoded
 from refine_ops.image.formats.native import Format
 from refine_ops.image.formats.table import header_pixels
+from refine_ops.image.keep import keep_detail
 from refine_ops.image.place import Marking, Place
 from refine_ops.image.reference import decode_reference
 from refine_ops.image.region import region_mask
@@ -167,8 +168,16 @@ class Refinement:
         window = focus.crop_of(self._canvas.rgb, crop.crop)  # a view: pasting shows in it
         known = align.known_pixels(crop, blend > 0, patch.generated)
         correction = align.estimate(window, patch.pixels, crop, known, self._settings.align)
+        native = align.undo(patch.pixels, crop, correction)
+        levels = self._settings.align.keep_levels
+        if levels and patch.roundtrip is not None:
+            # What is undone in the patch is undone in the round trip too: equal pictures stay equal.
+            own = align.NO_CORRECTION
+            if correction.applies:
+                own = align.estimate(window, patch.roundtrip, crop, ~(blend > 0), self._settings.align)
+            native = keep_detail(native, align.undo(patch.roundtrip, crop, own), window, crop, levels)
         before = window[pasted].astype(np.int16)
-        self._canvas.paste(crop, align.undo(patch.pixels, crop, correction), blend)
+        self._canvas.paste(crop, native, blend)
         change = float(np.abs(window[pasted] - before).mean())
         self._outcomes.append(self._outcome(turn, patch, correction.alignment, change))
         self._turn = None

@@ -57,6 +57,13 @@ class AlignSettings(Settings):
     max_shift_px: float = Field(8.0, ge=0, description="Largest shift undone, in model pixels.")
     max_scale: float = Field(0.03, ge=0, description="Largest deviation of the scale from 1 undone.")
     max_de00: float = Field(20.0, ge=0, description="Largest median tone shift undone, in CIEDE2000.")
+    keep_levels: float = Field(
+        24.0,
+        ge=0,
+        le=255,
+        description="Keep the source's detail where the patch departs by less than this (in 1/255) from the crop's own "
+        "round trip through the model's autoencoder, in proportion; 0: off.",
+    )
     min_known_px: int = Field(256, ge=16, description="Fewer known pixels than this: drift is recorded as unmeasured.")
 
 

@@ -121,13 +121,15 @@ class Patch:
     """What the model made (Eq. 7): `float32 (h, w, 3)` sRGB in [0, 1], at model resolution.
 
     `generated` is `bool (h, w)`: True where the model made the pixels, False where known latents were put back
-    (sparse targets). `batch_size` and `step_down` say how it ran; equal values give equal bytes.
+    (sparse targets). `batch_size` and `step_down` say how it ran; equal values give equal bytes. `roundtrip`, like
+    `pixels`, is the crop as it comes back from the model's autoencoder; None where there is none.
     """
 
     pixels: F32Image
     generated: Mask
     batch_size: int
     step_down: str = "none"
+    roundtrip: F32Image | None = None
 
 
 class Work(Protocol):

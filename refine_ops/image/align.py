@@ -34,6 +34,10 @@ class Correction:
     colour: F32 | None
     alignment: Alignment
 
+    @property
+    def applies(self) -> bool:
+        return self.drift != NO_DRIFT or self.colour is not None
+
 
 NO_CORRECTION: Final = Correction(NO_DRIFT, None, Alignment())
 

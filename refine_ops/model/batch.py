@@ -35,8 +35,12 @@ class BatchRunner:
         self._modulations: OrderedDict[tuple[float, ...], fast.Modulations] = OrderedDict()
 
     @torch.no_grad()
-    def run(self, batch: Sequence[Prepared], footprint: Footprint, masked_text: bool) -> torch.Tensor:
-        """Refine `batch`, whose items share one bucket: `float32 (B, h, w, 3)` in [0, 1], still on the device.
+    def run(
+        self, batch: Sequence[Prepared], footprint: Footprint, masked_text: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Refine `batch`, whose items share one bucket: patches and their crops' round trips, on the device.
+
+        Both are `float32 (B, h, w, 3)` in [0, 1].
 
         `masked_text` says that texts may be padded, so the attention takes a mask, in this batch and all of its kind.
         """
@@ -55,7 +59,8 @@ class BatchRunner:
             clean = self._denoise(batch, latents, conditional, unconditional)
             if self._encoders_away:
                 self._networks.vae.to(self._device)
-            return stages.decode(self._networks.vae, clean)
+            # Two decodes of one batch, not one of two: patches do not depend on it, and neither does peak memory.
+            return stages.decode(self._networks.vae, clean), stages.decode(self._networks.vae, latents[0])
 
     def _embed(
         self, texts: Sequence[TextInput], batch: Sequence[Prepared], length: int, masked: bool

@@ -131,7 +131,8 @@ class StagedRefiner:
         footprint = self._memory.footprint(size, self._planned(size))
         padded = (items * footprint.batch_size)[: footprint.batch_size]
         try:
-            pixels = self._runner.run(padded, footprint, self._text_multiple(size) > 1)[: len(items)].cpu().numpy()
+            made = self._runner.run(padded, footprint, self._text_multiple(size) > 1)
+            pixels, roundtrips = (images[: len(items)].cpu().numpy() for images in made)
         except torch.OutOfMemoryError:
             return None
         if not np.isfinite(pixels).all():
@@ -148,8 +149,9 @@ class StagedRefiner:
                 else generated_mask(item.targets, grid, size),
                 batch_size=footprint.batch_size,
                 step_down=label,
+                roundtrip=roundtrip,
             )
-            for image, item in zip(pixels, items, strict=True)
+            for image, roundtrip, item in zip(pixels, roundtrips, items, strict=True)
         ]
 
     def _planned(self, size: tuple[int, int]) -> int:
