@@ -31,15 +31,21 @@ def decode_reference(data: bytes, *, name: str, limits: ImageLimits) -> U8Image:
             `reference.not_an_image`, `reference.truncated`, `reference.unsupported`, `reference.bad_profile`.
     """
     try:
-        native = look(data, name, limits, several=True)
-        shown, alpha = colour.straight(native.samples, native)
+        return decode_visible(data, name=name, limits=limits)
     except ItemError as error:
         raise ItemError(error.reason.replace("image.", "reference."), str(error)) from error
+
+
+def decode_visible(data: bytes, *, name: str, limits: ImageLimits) -> U8Image:
+    """As `decode_reference`, for any picture that is only looked at; its reasons begin with `image.`."""
+    native = look(data, name, limits, several=True)
+    try:
+        shown, alpha = colour.straight(native.samples, native)
     except colour.BadProfile as error:
-        raise ItemError("reference.bad_profile", f"{name}: {error}; embed a valid profile or none") from error
+        raise ItemError("image.bad_profile", f"{name}: {error}; embed a valid profile or none") from error
     if alpha is not None:
         if not alpha.any():
-            raise ItemError("reference.invisible", f"{name}: every pixel is transparent; give a picture that shows it")
+            raise ItemError("image.invisible", f"{name}: every pixel is transparent; give a picture that shows it")
         shown = colour.over(shown, alpha, _ground(shown, alpha))
     return np.ascontiguousarray(upright(shown, native.orientation))
 

@@ -3,16 +3,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refine_ops import storage
 from refine_ops.config import AccessSettings, ImageLimits
-from refine_ops.data.plan import from_table, plan_rows, plan_synthetic, sample_seed, split_groups, to_table
+from refine_ops.data.plan import Candidate, from_table, plan_rows, plan_synthetic, sample_seed, split_groups, to_table
 from refine_ops.data.source_manifest import SourceRow, read_manifest
+from refine_ops.data.stages.read import read_pair
 from refine_ops.errors import JobError
+from refine_ops.image.formats.png_pixels import encode_png
 
 ANYWHERE = AccessSettings()
 
@@ -163,3 +167,15 @@ def test_a_sample_keeps_its_seed_and_split_when_more_are_asked_for() -> None:
     assert {c.split for c in long} == {"train", "validation"}
     assert sample_seed(1, "a") != sample_seed(2, "a") != sample_seed(2, "b")
     assert all(0 <= c.seed < 1 << 63 for c in long)
+
+
+def test_a_cut_out_of_something_white_is_read_on_a_ground_that_shows_it(tmp_path: Path) -> None:
+    """Over white it would teach a model to paint blank sheets."""
+    rgba = np.zeros((40, 60, 4), np.uint8)
+    rgba[10:30, 10:50] = 255
+    data = encode_png(rgba)
+    (tmp_path / "shirt.png").write_bytes(data)
+    row = SourceRow("s", str(tmp_path / "shirt.png"))
+    _, target, _ = read_pair(Candidate("s-0", "train", 0, 0, row, storage.sha256(data)), ImageLimits(), None)
+    assert (target[10:30, 10:50] == 255).all()
+    assert (target[:5] == 0).all()

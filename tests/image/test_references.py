@@ -129,6 +129,7 @@ def test_grey_floats_are_read() -> None:
     assert np.abs(shown[..., 2].astype(int) - RGB[..., 0]).max() <= 1
 
 
+@pytest.mark.filterwarnings("error")
 def test_the_first_of_several_pictures_in_one_jpeg_is_taken() -> None:
     first, second = Image.fromarray(RGB), Image.fromarray(RGB[::-1])
     out = saved(first, "MPO", save_all=True, append_images=[second], quality=95)

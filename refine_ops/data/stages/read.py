@@ -10,8 +10,7 @@ from refine_ops.config import ImageLimits
 from refine_ops.data.plan import Candidate
 from refine_ops.data.source_manifest import SourceRow
 from refine_ops.errors import ItemError
-from refine_ops.image.read import decode_rgb
-from refine_ops.image.reference import decode_reference
+from refine_ops.image.reference import decode_reference, decode_visible
 from refine_ops.records import Box, U8Image
 
 
@@ -27,7 +26,7 @@ def read_pair(
     assert row is not None, "only manifest rows are read"
     if row.problem is not None:
         raise ItemError(*row.problem)
-    target, factors = _read(row.image, candidate.image_sha256, decode_rgb, limits, max_side_px)
+    target, factors = _read(row.image, candidate.image_sha256, decode_visible, limits, max_side_px)
     row = replace(row, box=_scaled(row.box, factors))
     if row.reference is None:
         return row, target, None

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError, features
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
 from refine_ops.image.formats import exif, jpeg_blocks
-from refine_ops.image.formats.codec import ParsedFile
+from refine_ops.image.formats.codec import ParsedFile, look_with_pillow
 from refine_ops.image.formats.edit import Edit, Encoded
 from refine_ops.image.formats.jpeg_blocks import Component, Frame
 from refine_ops.image.formats.native import Model, Native, check_size, with_channels
@@ -69,7 +69,7 @@ def layout(data: bytes, name: str) -> Layout:
             f"{name}: JPEG process SOF{header.marker - 0xC0} with {precision} bits; supported are 8-bit baseline, "
             "extended and progressive with Huffman coding; convert it with another tool",
         )
-    if any(s.marker == 0xE2 and s.payload.startswith(b"MPF\0") for s in segments):
+    if any(_is_index(s) for s in segments):
         raise ItemError("image.multi_frame", f"{name}: several pictures in one JPEG (MPF); give one of them alone")
     if not width or not height or len(header.payload) < 6 + 3 * count:
         raise ItemError("image.truncated", f"{name}: the frame header says {width} x {height}; export it again")
@@ -118,6 +118,17 @@ class JpegFile(ParsedFile):
             orientation=exif.orientation(self.exif() or b""),
             icc=icc_profile(self.layout),
         )
+
+    @classmethod
+    def look(cls, data: bytes, name: str, limits: ImageLimits) -> Native:
+        """Of several pictures (MPF) the first: without their index it is a JPEG as any other."""
+        segments, end = _walk(data, name)
+        kept, at = [], 0
+        for segment in segments:
+            if _is_index(segment):
+                kept.append(data[at : segment.start])
+                at = segment.start + 4 + len(segment.payload)
+        return look_with_pillow(cls.format, b"".join([*kept, data[at:end]]), name, limits)
 
     def decode_independently(self, limits: ImageLimits) -> tuple[Native, str]:
         """Pillow's decoder: edits are written by pyjpegio."""
@@ -214,6 +225,11 @@ def _table_slots(segments: list[Segment]) -> tuple[int, ...]:
             slots.add(segment.payload[at] & 15)
             at += 129 if segment.payload[at] >> 4 else 65
     return tuple(sorted(slots))
+
+
+def _is_index(segment: Segment) -> bool:
+    """Whether it lists several pictures in one file (CIPA DC-007)."""
+    return segment.marker == 0xE2 and segment.payload.startswith(b"MPF\0")
 
 
 def _is_metadata(marker: int) -> bool:
