@@ -1,5 +1,7 @@
 """The flow `refine-shards`: one lane of a run on many machines. Started by `refine-batch`, not by people."""
 
+from dataclasses import replace
+
 from prefect import flow, get_run_logger
 
 from flows.refine_batch import parts_of, processes_for
@@ -19,7 +21,7 @@ def refine_shards(config: RefineShardsConfig) -> int:
     run, _ = reopen_run(config.run)
     order = read_order(config.order, run)
     settings = order.config.model_copy(update={"out": run.uri, "worker": config.worker or order.config.worker})
-    folder = find_run(run.uri, parts_of(settings.refine))
+    folder = replace(find_run(run.uri, parts_of(settings.refine)), start=order.start)
     todo = share_of(order, config.shards)
     logger = get_run_logger()
     logger.info("%d items to do in %d shards", len(todo.positions), len(config.shards))

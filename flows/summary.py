@@ -110,7 +110,7 @@ def _pairs(folder: RunFolder, config: RefineBatchConfig, done: pa.Table) -> list
         limits = config.refine.limits
         try:
             before = read.decode(storage.read(row["image"], limits.max_bytes), name=row["image"], limits=limits)
-            output = folder.output_of(row["output"])
+            output = folder.uri_of(row["object"])
             after = read.decode(storage.read(output), name=output, limits=limits)
         except ItemError:
             continue

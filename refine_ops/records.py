@@ -71,7 +71,7 @@ class Region:
 class Item:
     """One image and its regions, as the manifest states them.
 
-    `image` is an absolute URI; `output` is relative to the run's `outputs/`; `row` is the first manifest row, from 0;
+    `image` is an absolute URI; `output` is its plain name, a relative path; `row` is the first manifest row, from 0;
     `category` is the user's own slice for reports, or empty; `salt` is set when a person rejected an earlier result:
     it changes the seeds, so that the next one differs.
     """
@@ -234,7 +234,8 @@ class Outcome:
 
     `fingerprint` is the run's fingerprint + the hashes of all inputs + the regions: equal fingerprints give equal
     pixels. `request` hashes the manifest row, `identity` what the stores say of the inputs without reading them (ETag,
-    size, time): a rerun compares these two to skip what is done. `timings_s` are wall-clock seconds per step.
+    size, time): a rerun compares these two to skip what is done. `output` is the
+    item's plain name, `object` where its bytes lie below the run folder, `start` the start of the run that tried it. `timings_s` are wall-clock seconds per step.
     """
 
     item_id: str
@@ -248,6 +249,7 @@ class Outcome:
     row: int = -1
     image: str = ""
     output: str = ""
+    object: str = ""
     format: str = ""
     width: int = 0
     height: int = 0
@@ -260,4 +262,5 @@ class Outcome:
     timings_s: dict[str, float] = field(default_factory=dict)
     attempts: int = 1
     rank: int = 0
+    start: int = 0
     finished_at: float = 0.0

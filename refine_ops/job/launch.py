@@ -63,7 +63,6 @@ class Node:
         self._folder, self._config, self._processes, self._on_progress = folder, config, processes, on_progress
         self._plan = PlanReader(folder.plan)
         self._total = Progress()
-        self._replace: dict[int, bool] = {}
         self._launches = self._deaths = 0
         self._lost_attempts: Counter[int] = Counter()
         self._solo_deaths: Counter[int] = Counter()
@@ -75,7 +74,6 @@ class Node:
         Raises:
             JobError: the run folder cannot be written, or ranks die without ever taking up an item.
         """
-        self._replace = dict(zip(remaining.positions.tolist(), remaining.replace.tolist(), strict=True))
         todo, suspects, fruitless = remaining.positions, np.zeros(0, np.int64), 0
         with tempfile.TemporaryDirectory(prefix="refine-ops-") as scratch_root:
             while len(todo):
@@ -107,13 +105,14 @@ class Node:
         """Run one group of ranks to its end; the exit code and the positions that have an outcome now."""
         config = self._config
         spec = Spec(
-            *(self._folder.uri, self._folder.fingerprint, config.refine, config.worker, config.access),
+            *(self._folder.uri, self._folder.fingerprint, self._folder.start),
+            *(config.refine, config.worker, config.access),
             keep_patches=config.keep_patches,
             solo=solo,
             writer=uuid.uuid4().hex[:8],
         )
         lost = self._lost_attempts
-        scratch.assign(spec, assignments_of(Assignment(p, self._replace[p], lost[p]) for p in positions.tolist()))
+        scratch.assign(spec, assignments_of(Assignment(p, lost[p]) for p in positions.tolist()))
         self._launches += 1
         code = run_elastic(
             self._module,
@@ -156,7 +155,7 @@ class Node:
         item, request = self._plan.item(position)
         deaths = self._solo_deaths[position]
         logger.error("item %s killed its process %d times when run alone; it is dead-lettered", item.item_id, deaths)
-        return outcome.killed(item, request, attempts=self._lost_attempts[position], alone=deaths)
+        return outcome.killed(item, request, self._folder.start, attempts=self._lost_attempts[position], alone=deaths)
 
     def _report(self, current: Progress) -> None:
         if self._on_progress:

@@ -1,8 +1,8 @@
 """The ledger: what became of every item, as Parquet parts in `outcomes/`. It is the truth; no database is.
 
-A part is written whole or not at all. Parts are only added; of several outcomes of one item the latest counts, so a
-may repeat what another says. The Parquet schema is derived from `records.Outcome`; parts of older releases are read
-as if they had its defaults.
+A part is written whole or not at all. Parts are only added; of several outcomes of one item the latest start's counts,
+so a part may repeat what another says; outcomes of a start that its canary refused count for nothing. The Parquet
+schema is derived from `records.Outcome`; parts of older releases are read as if they had its defaults.
 """
 
 import dataclasses
@@ -21,10 +21,13 @@ import pyarrow.parquet as pq
 from refine_ops import storage
 from refine_ops.errors import ItemError, JobError
 from refine_ops.job.record_schema import fit_schema, record_fields
+from refine_ops.job.starts import void_starts
 from refine_ops.records import Outcome
 
 logger = logging.getLogger(__name__)
 
+_ORDER: Final = ("item_id", "start", "status", "finished_at")
+"""What `latest` needs of every part."""
 _HASH_CHARS: Final = 16
 """Of SHA-256, in a part's name: one damaged bit anywhere makes the whole part unreadable, whichever columns are asked
 for; else a reader of two columns would count items as done whose other columns are gone."""
@@ -104,7 +107,12 @@ def read_ledger(folder: str, columns: list[str] | None = None) -> pa.Table:
         JobError: a part is there and cannot be read, or is of a newer release.
     """
     parts = list(read_parts(list(storage.list_files(folder, ".parquet")), columns).values())
-    return latest(pa.concat_tables(parts)) if parts else _schema(columns).empty_table()
+    return latest(_without_void(folder, pa.concat_tables(parts))) if parts else _schema(columns).empty_table()
+
+
+def _without_void(folder: str, table: pa.Table) -> pa.Table:
+    void = void_starts(storage.folder_of(folder))
+    return table.filter(pc.invert(pc.is_in(table["start"], value_set=pa.array(sorted(void))))) if void else table
 
 
 def read_parts(uris: list[str], columns: list[str] | None, *, skip_unreachable: bool = False) -> dict[str, pa.Table]:
@@ -123,7 +131,7 @@ def read_parts(uris: list[str], columns: list[str] | None, *, skip_unreachable: 
 
 
 def _schema(columns: list[str] | None) -> pa.Schema:
-    names = OUTCOME_SCHEMA.names if columns is None else dict.fromkeys(["item_id", "finished_at", *columns])
+    names = OUTCOME_SCHEMA.names if columns is None else dict.fromkeys([*_ORDER, *columns])
     return pa.schema([OUTCOME_SCHEMA.field(name) for name in names])
 
 
@@ -157,8 +165,13 @@ def _read_part(uri: str, schema: pa.Schema, skip_unreachable: bool) -> pa.Table 
 
 
 def latest(table: pa.Table) -> pa.Table:
-    """Of the rows of one item, the one that finished last."""
-    table = table.take(pc.sort_indices(table, sort_keys=[("finished_at", "ascending")]))
+    """Of the rows of one item, that of the latest start; within one start done beats dead, then the later one.
+
+    Starts have numbers, so a machine whose clock is wrong cannot put an old outcome above a new one.
+    """
+    rank = pc.cast(pc.equal(table["status"], "done"), pa.int8())
+    keys = pa.table({"start": table["start"], "rank": rank, "finished_at": table["finished_at"]})
+    table = table.take(pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names]))
     ids = table["item_id"].combine_chunks()
     codes = np.asarray(pc.dictionary_encode(ids).indices)
     last = np.zeros(int(codes.max()) + 1 if len(codes) else 0, dtype=np.int64)
@@ -171,7 +184,7 @@ def compact(folder: str) -> None:
     parts = read_parts(list(storage.list_files(folder, ".parquet")), None)
     if len(parts) < 2:
         return
-    write_part(folder, latest(pa.concat_tables(parts.values())), "compact")
+    write_part(folder, latest(_without_void(folder, pa.concat_tables(parts.values()))), "compact")
     for uri in parts:
         storage.delete(uri)
 

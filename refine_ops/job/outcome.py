@@ -18,9 +18,11 @@ from refine_ops.records import Item, Outcome, RegionOutcome, Verification
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file as it was written: its name below `outputs/`, size in pixels, hash and size in bytes."""
+    """A file as it was written: its plain name, where it lies below the run folder, size in pixels, hash and size in
+    bytes."""
 
     name: str
+    object: str
     format: str
     width: int
     height: int
@@ -30,12 +32,13 @@ class Output:
 
 @dataclass(slots=True)
 class Attempt:
-    """One try of an item. `run` is the run's fingerprint; `number` counts the tries of this start, from 1 (a rank that
+    """One try of an item. `run` is the run's fingerprint, `start` the start it belongs to; `number` counts the tries of this start, from 1 (a rank that
     dies takes every try with it that it had in hand); `timings_s` are wall-clock seconds per step."""
 
     item: Item
     request: str
     run: str
+    start: int = 0
     rank: int = 0
     number: int = 1
     inputs: InputRecord = field(default_factory=InputRecord)
@@ -58,6 +61,7 @@ def done(attempt: Attempt, output: Output, regions: tuple[RegionOutcome, ...], v
     return Outcome(
         **(_common(attempt) | {"output": output.name}),
         status="done",
+        object=output.object,
         format=output.format,
         width=output.width,
         height=output.height,
@@ -73,7 +77,7 @@ def dead(attempt: Attempt, error: ItemError) -> Outcome:
     return Outcome(**_common(attempt), status="dead", reason=error.reason, message=str(error))
 
 
-def killed(item: Item, request: str, attempts: int, alone: int) -> Outcome:
+def killed(item: Item, request: str, start: int, attempts: int, alone: int) -> Outcome:
     """The item ended its process `attempts` times, `alone` of them with nothing else in hand."""
     message = f"killed the worker {alone} times when run alone (crash, out of memory or hang); look at the file itself"
     return Outcome(
@@ -89,11 +93,12 @@ def killed(item: Item, request: str, attempts: int, alone: int) -> Outcome:
         image=item.image,
         output=item.output,
         attempts=attempts,
+        start=start,
         finished_at=time.time(),
     )
 
 
-def refused(item_id: str, row: int, reason: str, message: str) -> Outcome:
+def refused(item_id: str, row: int, start: int, reason: str, message: str) -> Outcome:
     """A manifest row that never became an item. Its `request` is what is wrong with it: the same fault is recorded
     once, another one anew."""
     return Outcome(
@@ -104,6 +109,7 @@ def refused(item_id: str, row: int, reason: str, message: str) -> Outcome:
         reason=reason,
         message=message,
         row=row,
+        start=start,
         finished_at=time.time(),
     )
 
@@ -131,5 +137,6 @@ def _common(attempt: Attempt) -> dict[str, Any]:
         "timings_s": {step: round(seconds, 6) for step, seconds in attempt.timings_s.items()},
         "attempts": attempt.number,
         "rank": attempt.rank,
+        "start": attempt.start,
         "finished_at": time.time(),
     }

@@ -26,10 +26,12 @@ PIXEL_PACKAGES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths of a run; `fingerprint` is the hash of what determines its pixels."""
+    """Paths of a run; `fingerprint` is the hash of what determines its pixels, `start` the start that works in it (0:
+    none, somebody who reads)."""
 
     uri: str
     fingerprint: str
+    start: int = 0
 
     @property
     def plan(self) -> str:
@@ -47,40 +49,44 @@ class RunFolder:
     def patches(self) -> str:
         return storage.join(self.uri, "patches")
 
-    def patch_of(self, output: str, region_id: str) -> str:
-        """Where a region's raw patch is kept, if it is."""
-        return storage.join(self.patches, f"{output}.{quote(region_id, safe='')}.png")
+    def object_of(self, name: str) -> str:
+        """Where this start puts an output, below the run folder: nothing is ever written over."""
+        return f"outputs/{self.start:08d}/{name}"
 
-    def change_mask_of(self, output: str) -> str:
+    def patch_of(self, at: str, region_id: str) -> str:
+        """Where a region's raw patch is kept, if it is; `at` is the output's object."""
+        return storage.join(self.patches, f"{at.removeprefix('outputs/')}.{quote(region_id, safe='')}.png")
+
+    def change_mask_of(self, at: str) -> str:
         """Where the mask of what changed is written, if asked for, in image coordinates."""
-        return storage.join(self.uri, "masks", f"{output}.png")
+        return storage.join(self.uri, "masks", f"{at.removeprefix('outputs/')}.png")
 
     def broken_promise_of(self, output: str) -> str:
         """Where the picture of a broken promise is kept."""
         return storage.join(self.uri, "evidence", f"{output}.png")
 
     def refuse_own_output(self, image: str) -> None:
-        """An image in `outputs/` is one that this run may replace.
+        """An image in `outputs/` is one that this run made.
 
         Raises:
             ItemError: `image.own_output`.
         """
-        if storage.inside(image, self.outputs):
-            raise ItemError("image.own_output", f"{image} lies in this run's outputs/; refine it with another --out")
+        if storage.inside(image, self.outputs) or storage.inside(image, storage.join(self.uri, "current")):
+            raise ItemError("image.own_output", f"{image} is this run's own output; refine it with another --out")
 
     @property
     def dead_letter(self) -> str:
         return storage.join(self.uri, "dead_letter.parquet")
 
-    def output_of(self, name: str) -> str:
-        """Where an output is published.
+    def uri_of(self, at: str) -> str:
+        """The file of an object.
 
         Raises:
             ItemError: `output.escapes` -- a symbolic link leads out of `outputs/`.
         """
-        uri = storage.join(self.outputs, name)
+        uri = storage.join(self.uri, at)
         if not storage.inside(uri, self.outputs):
-            raise ItemError("output.escapes", f"output {name!r} leads out of {self.outputs}; remove the symbolic link")
+            raise ItemError("output.escapes", f"output {at!r} leads out of {self.outputs}; remove the symbolic link")
         return uri
 
 

@@ -27,6 +27,7 @@ class Spec:
 
     run: str
     fingerprint: str
+    start: int
     refine: RefineSettings
     worker: WorkerSettings
     access: AccessSettings
@@ -37,17 +38,16 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One item for the ranks: its position in the plan, whether its output may take another one's place, and how often
-    it was taken up before in this start by ranks that died."""
+    """One item for the ranks: its position in the plan, and how often it was taken up before in this start by ranks
+    that died."""
 
     position: int
-    replace: bool = False
     earlier_attempts: int = 0
 
 
 Assignments = npt.NDArray[np.void]
 """Many of them, as a structured array: a node may be given millions."""
-_ASSIGNMENT: Final = np.dtype([("position", np.int64), ("replace", np.bool_), ("earlier_attempts", np.int32)])
+_ASSIGNMENT: Final = np.dtype([("position", np.int64), ("earlier_attempts", np.int32)])
 
 
 def assignments_of(many: Iterable[Assignment]) -> Assignments:
@@ -83,6 +83,7 @@ class Scratch:
         plain = {
             "run": spec.run,
             "fingerprint": spec.fingerprint,
+            "start": spec.start,
             "keep_patches": spec.keep_patches,
             "solo": spec.solo,
             "writer": spec.writer,

@@ -2,6 +2,7 @@
 
     starts/00000042.json         what was started: manifest and its SHA-256, settings, weights, versions
     starts/00000042.alive.json   rewritten every 20 s with a counter by the process that holds the start
+    starts/00000042.void.json    its canary was refused: what it refined counts for nothing
     starts/00000042.end.json     how it ended
 
 Records and ends are created only if absent, so of two that open at once one is refused, on every store that honours
@@ -13,7 +14,6 @@ import json
 import logging
 import os
 import platform
-import re
 import threading
 import time
 import uuid
@@ -33,8 +33,6 @@ PATIENCE_S: Final = 3 * HEARTBEAT_S
 
 Exit = Literal["done", "budget", "canary", "deadline", "failed", "stopped", "taken-over"]
 """How a start ended. `canary`: refused by its canary, its outcomes are void. `taken-over`: its process died."""
-
-_RECORD: Final = re.compile(r"(\d{8})\.json")
 
 
 class RunHeld(JobError):
@@ -98,6 +96,10 @@ class Start:
         self._ended.set()
         self._thread.join()
         _end(self.run, self.number, exit, counts)
+
+    def void(self) -> None:
+        """What this start refined counts for nothing from now on: nobody skips it, nothing of it is published."""
+        storage.write(_path(self.run, self.number, ".void"), b"{}")
 
     def refuse_if_lost(self) -> None:
         """Call before anything is committed.
@@ -181,9 +183,9 @@ def read_start(run: str, number: int) -> StartRecord:
         raise JobError(f"start {number} of {run} cannot be read: {e}; restore {_path(run, number)}") from e
 
 
-def void_starts(starts: list[StartRecord]) -> frozenset[int]:
-    """Starts whose outcomes count for nothing: their canary was refused."""
-    return frozenset(s.number for s in starts if s.exit == "canary")
+def void_starts(run: str) -> frozenset[int]:
+    """Starts whose outcomes count for nothing: their canary was refused. One listing, no record is opened."""
+    return frozenset(_numbers(run, ".void"))
 
 
 def _alive(run: str, record: StartRecord, patience_s: float, sleep: Callable[[float], object]) -> bool:
@@ -223,9 +225,9 @@ def _read_end(run: str, number: int) -> dict[str, Any] | None:
         return None
 
 
-def _numbers(run: str) -> list[int]:
-    names = (uri.rsplit("/", 1)[-1] for uri in storage.list_files(storage.join(run, "starts"), ".json"))
-    return sorted(int(m[1]) for name in names if (m := _RECORD.fullmatch(name)))
+def _numbers(run: str, kind: str = "") -> list[int]:
+    names = (uri.rsplit("/", 1)[-1] for uri in storage.list_files(storage.join(run, "starts"), f"{kind}.json"))
+    return sorted(int(number) for name in names if (number := name.removesuffix(f"{kind}.json")).isdigit())
 
 
 def _path(run: str, number: int, kind: str = "") -> str:

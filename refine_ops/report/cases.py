@@ -116,7 +116,7 @@ class RunCases:
             run=self.uri,
             item_id=row["item_id"],
             image=row["image"],
-            output=self._output(row["output"]),
+            output=self._output(row["object"]),
             rules=rules,
             fingerprint=row["fingerprint"],
             status=row["status"],
@@ -125,7 +125,7 @@ class RunCases:
             regions=regions,
             crops={r["region_id"]: tuple(r["crop"]) for r in outcomes},
             alignments={r["region_id"]: _alignment(r["alignment"]) for r in outcomes},
-            patches={r["region_id"]: self.folder.patch_of(row["output"], r["region_id"]) for r in outcomes if kept},
+            patches={r["region_id"]: self.folder.patch_of(row["object"], r["region_id"]) for r in outcomes if kept},
             source_sha256=row["source_sha256"],
             output_sha256=row["output_sha256"],
             attempts=row["attempts"],
@@ -134,10 +134,10 @@ class RunCases:
             slices={**shared, "category": row["category"] or "none", "source": storage.folder_of(row["image"])},
         )
 
-    def _output(self, name: str) -> str:
+    def _output(self, at: str) -> str:
         """Outcomes are data: an output that leads out of the run folder is not followed."""
         try:
-            return self.folder.output_of(name) if name else ""
+            return self.folder.uri_of(at) if at else ""
         except ItemError:
             return ""
 

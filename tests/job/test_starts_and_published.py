@@ -207,7 +207,9 @@ class Nights(RuleBasedStateMachine):
             for item, status in zip("abcd", statuses, strict=True):
                 if item in planned and status != "left":
                     self._refine(item, self.start.number, status)
-            if exit != "canary":
+            if exit == "canary":
+                self.start.void()
+            else:
                 table = published.compose(self._ledger(), pa.array(sorted(planned), pa.string()))
                 self.start.refuse_if_lost()
                 wanted = self._wanted(planned)
@@ -234,7 +236,7 @@ class Nights(RuleBasedStateMachine):
         self.recorded.append(Recorded(item, start, status))
 
     def _ledger(self) -> pa.Table:
-        void = starts.void_starts(starts.read_starts(self.run))
+        void = starts.void_starts(self.run)
         latest: dict[str, Recorded] = {}
         for r in self.recorded:
             if r.start not in void:
@@ -259,8 +261,8 @@ class Nights(RuleBasedStateMachine):
 
     def _wanted(self, planned: frozenset[str]) -> set[tuple[str, int]]:
         """What must be published now, told from the files themselves and this machine's own list."""
-        ends = {int(p.name[:8]): json.loads(p.read_text()) for p in (Path(self.run) / "starts").glob("*.end.json")}
-        latest = {r.item: r for r in self.recorded if ends.get(r.start, {}).get("exit") != "canary"}
+        void = {int(p.name[:8]) for p in (Path(self.run) / "starts").glob("*.void.json")}
+        latest = {r.item: r for r in self.recorded if r.start not in void}
         return {(r.item, r.start) for r in latest.values() if r.status == "done" and r.item in planned}
 
     def _newest(self) -> set[tuple[str, int]]:

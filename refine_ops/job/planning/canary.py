@@ -31,7 +31,7 @@ def sample_canary(plan: PlanReader, todo: Remaining, size: int) -> Remaining:
             if members and len(chosen) < size:
                 chosen.append(members.pop())
     picked = np.sort(np.array(chosen, np.int64))
-    return Remaining(todo.positions[picked], todo.replace[picked], todo.done, todo.dead)
+    return Remaining(todo.positions[picked], todo.done, todo.dead)
 
 
 def judge_canary(outcomes: str, plan: PlanReader, sample: Remaining, gates: CanaryGates) -> str:

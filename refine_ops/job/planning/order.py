@@ -24,12 +24,12 @@ from refine_ops.job.run_folder import RunFolder
 
 _CONFIG: Final = b"refine_ops.config"
 _PLAN: Final = b"refine_ops.plan"
+_START: Final = b"refine_ops.start"
 _SCHEMA: Final = pa.schema(
     [
         ("position", pa.int64()),
         ("shard", pa.int32()),
         ("item_id", pa.string()),
-        ("replace", pa.bool_()),
         ("seen", pa.float64()),
     ]
 )
@@ -37,11 +37,12 @@ _SCHEMA: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A written order. `plan` is the SHA-256 of the plan its positions refer to; `seen` is when the outcome known
+    """A written order of the start `start`. `plan` is the SHA-256 of the plan its positions refer to; `seen` is when the outcome known
     before the order was finished, or 0 where there was none."""
 
     uri: str
     plan: str
+    start: int
     config: RefineBatchConfig
     table: pa.Table
 
@@ -54,14 +55,15 @@ def write_order(config: RefineBatchConfig, folder: RunFolder, todo: Remaining) -
     """Write `orders/<hash>.parquet` into the run folder; equal orders have equal names."""
     plan = PlanReader(folder.plan).columns(["item_id", "shard"]).take(pa.array(todo.positions))
     ids = plan["item_id"].combine_chunks()
-    ledger = read_ledger(folder.outcomes, []) if todo.replace.any() else None
-    seen = np.zeros(len(ids), np.float64)
-    if ledger is not None:
-        found = pc.index_in(ids, value_set=ledger["item_id"].combine_chunks())
-        times = pc.fill_null(pc.take(ledger["finished_at"].combine_chunks(), found), 0.0)
-        seen = np.where(todo.replace, np.asarray(times), 0.0)
-    columns = [pa.array(todo.positions), plan["shard"], ids, pa.array(todo.replace), pa.array(seen)]
-    metadata = {_CONFIG: config.model_dump_json().encode(), _PLAN: plan_digest(folder).encode()}
+    ledger = read_ledger(folder.outcomes, [])
+    found = pc.index_in(ids, value_set=ledger["item_id"].combine_chunks())
+    seen = pc.fill_null(pc.take(ledger["finished_at"].combine_chunks(), found), 0.0)
+    columns = [pa.array(todo.positions), plan["shard"], ids, seen]
+    metadata = {
+        _CONFIG: config.model_dump_json().encode(),
+        _PLAN: plan_digest(folder).encode(),
+        _START: str(folder.start).encode(),
+    }
     return _publish(pa.table(columns, schema=_SCHEMA.with_metadata(metadata)), folder, config)
 
 
@@ -71,7 +73,8 @@ def _publish(table: pa.Table, folder: RunFolder, config: RefineBatchConfig) -> O
     data = sink.getvalue().to_pybytes()
     uri = storage.join(folder.uri, "orders", f"{storage.sha256(data)[:16]}.parquet")
     storage.write(uri, data)
-    return Order(uri, table.schema.metadata[_PLAN].decode(), config, table)
+    metadata = table.schema.metadata
+    return Order(uri, metadata[_PLAN].decode(), int(metadata[_START]), config, table)
 
 
 def read_order(uri: str, folder: RunFolder) -> Order:
@@ -86,7 +89,8 @@ def read_order(uri: str, folder: RunFolder) -> Order:
     try:
         table = pq.read_table(pa.BufferReader(storage.read(uri)))
         metadata = table.schema.metadata
-        order = Order(uri, metadata[_PLAN].decode(), RefineBatchConfig.model_validate_json(metadata[_CONFIG]), table)
+        config = RefineBatchConfig.model_validate_json(metadata[_CONFIG])
+        order = Order(uri, metadata[_PLAN].decode(), int(metadata[_START]), config, table)
     except (ItemError, pa.ArrowException, KeyError, ValueError) as e:
         raise JobError(f"order {uri} cannot be read ({e}); run refine-batch again, it writes a new one") from e
     if order.plan != plan_digest(folder):
@@ -150,5 +154,4 @@ class OrderProgress:
 def share_of(order: Order, shards: Collection[int]) -> Remaining:
     """What the order holds of `shards`."""
     mine = order.table.filter(pa.array(np.isin(order.shards(), np.array(sorted(shards), np.int32))))
-    positions, replace = mine["position"].combine_chunks(), mine["replace"].combine_chunks()
-    return Remaining(np.asarray(positions), np.asarray(replace), done=0, dead=0)
+    return Remaining(np.asarray(mine["position"].combine_chunks()), done=0, dead=0)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
@@ -79,8 +79,12 @@ def make_plan(
     any_suffix: bool = False,
     allow_empty: bool = False,
     on_progress: OnProgress = no_progress,
+    before_writing: Callable[[], object] = lambda: None,
 ) -> Plan:
     """Validate the manifest and, with `out`, write `<out>/plan.parquet`.
+
+    `before_writing` is called once the manifest is accepted: where another start is at work, it raises, and that one's
+    plan stays.
 
     Rows that cannot be refined are returned as `problems` and left out of the plan. Shards hold at most `shard_items`
     items and four times as many regions. Items that a review excludes are left out; rejected ones get a salt. With
@@ -107,6 +111,7 @@ def make_plan(
         refuse(manifest, plan.problems)
         if out is None:
             return replace(plan, uri="")
+        before_writing()
         with open(local, "rb") as f:
             storage.write(storage.join(out, "plan.parquet"), f.read())
     return replace(plan, uri=storage.join(out, "plan.parquet"))
@@ -157,10 +162,10 @@ def refuse(manifest: str, problems: Sequence[RowProblem]) -> None:
         raise JobError(f"manifest {manifest} is refused, nothing was run; {len(fatal)} row(s):\n{shown}")
 
 
-def problem_outcomes(problems: Sequence[RowProblem], known: pa.Table) -> list[Outcome]:
+def problem_outcomes(problems: Sequence[RowProblem], known: pa.Table, start: int) -> list[Outcome]:
     """Dead outcomes of rows that cannot be refined, without those the ledger (column `request`) already has."""
     seen = set(known["request"].to_pylist()) if problems else set()
-    found = (outcome.refused(p.item_id, p.row, p.reason, p.message) for p in problems)
+    found = (outcome.refused(p.item_id, p.row, start, p.reason, p.message) for p in problems)
     return [dead for dead in found if dead.request not in seen]
 
 

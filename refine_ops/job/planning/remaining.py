@@ -14,10 +14,9 @@ from refine_ops.job.planning.plan import PlanReader
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """Positions in the plan still to be done, ascending, and which of them may replace an output already there."""
+    """Positions in the plan still to be done, ascending, and how many are done and dead."""
 
     positions: npt.NDArray[np.int64]
-    replace: npt.NDArray[np.bool_]
     done: int
     dead: int
 
@@ -45,4 +44,4 @@ def remaining(plan: PlanReader, ledger: pa.Table, *, recheck: bool, retry_dead: 
                 now = pool.map(identity_of, [plan.item(int(p))[0] for p in chunk])
                 skip[chunk] = [a == b for a, b in zip(now, recorded[chunk], strict=True)]
     todo = np.flatnonzero(~skip)
-    return Remaining(todo, known[todo], done=int((skip & ~dead).sum()), dead=int((skip & dead).sum()))
+    return Remaining(todo, done=int((skip & ~dead).sum()), dead=int((skip & dead).sum()))

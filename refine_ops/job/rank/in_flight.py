@@ -17,7 +17,6 @@ class Flight:
     """
 
     position: int
-    replace: bool
     attempt: Attempt
     refinement: Refinement | None = None
     prepared: Any = None

@@ -149,8 +149,8 @@ class Pipeline:
         self._journal.take(taken.position)
         with self._plan_lock:
             item, request = self._plan.item(taken.position)
-        attempt = Attempt(item, request, self.spec.fingerprint, self._rank, number=taken.earlier_attempts + 1)
-        flight = Flight(taken.position, taken.replace, attempt)
+        attempt = Attempt(item, request, self.spec.fingerprint, self.spec.start, self._rank, number=taken.earlier_attempts + 1)
+        flight = Flight(taken.position, attempt)
         with self._changed:
             self._in_flight[taken.position] = flight
         self._at_item_boundary(flight, self._open)
@@ -244,7 +244,7 @@ class Pipeline:
         with flight.attempt.timed("verify"):
             finished = refinement.verify(encoded)
         with flight.attempt.timed("write"):
-            output = self._publisher.publish(flight.item.output, finished, flight.patches, replace=flight.replace)
+            output = self._publisher.publish(flight.item.output, finished, flight.patches)
         self._record(flight, outcome.done(flight.attempt, output, finished.regions, finished.verification))
 
     def _at_item_boundary(self, flight: Flight, step: Callable[[Flight], None]) -> None:

@@ -25,28 +25,28 @@ class Publisher:
     def needs_patches(self) -> bool:
         return self._keep_patches != "none"
 
-    def publish(self, name: str, finished: Finished, patches: Mapping[str, Patch], *, replace: bool) -> Output:
+    def publish(self, name: str, finished: Finished, patches: Mapping[str, Patch]) -> Output:
         """Write the output for the item's planned `name`; what was asked for beside it comes first, so that an output
         that is there is complete.
 
         Args:
             patches: Raw patches by region id, where they are kept.
-            replace: Whether the output may take another one's place.
 
         Raises:
             ItemError: `output.conflict` -- other bytes lie there already; `output.escapes`.
             JobError: the run folder cannot be written.
         """
         name = output_name(name, finished)
+        at = self._folder.object_of(name)
         for region in finished.regions:
             if self._keeps(region):
                 pixels = np.rint(patches[region.region_id].pixels * 255).astype(np.uint8)
-                storage.write(self._folder.patch_of(name, region.region_id), encode_png(pixels, LEVEL))
+                storage.write(self._folder.patch_of(at, region.region_id), encode_png(pixels, LEVEL))
         if finished.change_mask is not None:
-            storage.write(self._folder.change_mask_of(name), finished.change_mask)
-        storage.write(self._folder.output_of(name), finished.data, only_if_absent=not replace)
+            storage.write(self._folder.change_mask_of(at), finished.change_mask)
+        storage.write(self._folder.uri_of(at), finished.data, only_if_absent=True)
         digest, size = storage.sha256(finished.data), len(finished.data)
-        return Output(name, finished.format, finished.width, finished.height, digest, size)
+        return Output(name, at, finished.format, finished.width, finished.height, digest, size)
 
     def _keeps(self, region: RegionOutcome) -> bool:
         """All, or those of regions whose drift was undone: there the raw patch is not what was pasted."""
@@ -55,7 +55,7 @@ class Publisher:
 
 
 def output_name(planned: str, finished: Finished) -> str:
-    """Where the result goes below `outputs/`; where the format was changed, the suffix says so."""
+    """The result's plain name; where the format was changed, the suffix says so."""
     if finished.format == finished.source_format:
         return planned
     return posixpath.splitext(planned)[0] + MEDIA_SUFFIX[finished.format]

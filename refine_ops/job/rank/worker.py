@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None, load: Load = load_model) -> None:
 def run_rank(scratch: Scratch, counter: SharedCounter, load: Load) -> int:
     """Refine until the counter is used up or a stop is asked for; returns the exit code."""
     spec, assigned = scratch.assigned()
-    folder = RunFolder(spec.run, spec.fingerprint)
+    folder = RunFolder(spec.run, spec.fingerprint, spec.start)
     started = time.monotonic()
     device = counter.device(spec.refine.model.device)
     refiner = load(spec.refine.model, device)
