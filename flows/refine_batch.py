@@ -2,7 +2,8 @@
 
 import json
 import logging
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefect import flow, get_run_logger, task
@@ -14,12 +15,14 @@ from flows.summary import RunSummary, summarise
 from refine_ops import adapters, storage
 from refine_ops.config import RefineBatchConfig, RefineSettings
 from refine_ops.errors import JobError, RefineError
+from refine_ops.job import published
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.ledger import compact, outcomes_table, read_ledger, write_part
 from refine_ops.job.planning.canary import judge_canary, sample_canary
 from refine_ops.job.planning.plan import Plan, PlanReader, make_plan, problem_outcomes
 from refine_ops.job.planning.remaining import Remaining, remaining
 from refine_ops.job.run_folder import RunFolder, find_run, fingerprint_parts, open_run
+from refine_ops.job.starts import Exit, Start, open_start
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
 from refine_ops.report.config import DriftReportConfig
@@ -45,24 +48,73 @@ def refine_batch(config: RefineBatchConfig) -> RunSummary:
     config = config.model_copy(update={"refine": resolve_adapters(config.refine)})
     parts = parts_of(config.refine)
     folder = find_folder(config, parts)
-    plan = plan_run(config, folder, parts)
-    todo = find_remaining(config, folder)
-    if config.canary:
-        refine_canary(config, folder, todo)
+    with Held(config, parts) as held:
+        plan = plan_run(config, folder, held)
+        folder = replace(folder, start=held.start.number)
+        record_problems(folder, plan)
         todo = find_remaining(config, folder)
-    verdict = refine_items(config, folder, todo)
-    summary = write_summary(config, folder, plan, verdict, todo.done + todo.dead)
-    if due := due_report(config, folder, summary, refined=verdict is not None):
-        drift_report(due)
-    if summary.dead_share > config.error_budget:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.dead_by_reason.items())
-        raise ErrorBudgetExceeded(
-            f"{summary.dead} of {summary.done + summary.dead} items are dead ({summary.dead_share:.1%}), the budget is "
-            f"{config.error_budget:.1%}: {reasons}. Each one's message is in {summary.summary}; the other "
-            f"{summary.done} lie in {folder.outputs}. What you mend is redone by the same command; retry_dead also "
-            "tries again what has not changed."
-        )
-    return summary
+        if config.canary:
+            refine_canary(config, folder, todo, held)
+            todo = find_remaining(config, folder)
+        verdict = refine_items(config, folder, todo)
+        summary = write_summary(config, folder, plan, verdict, todo.done + todo.dead)
+        if summary.dead_share > config.error_budget:
+            held.exit = "budget"
+        else:
+            publish(folder, held)
+        if due := due_report(config, folder, summary, refined=verdict is not None):
+            drift_report(due)
+        if summary.dead_share > config.error_budget:
+            raise ErrorBudgetExceeded(_over_budget(summary, config))
+        return summary
+
+
+def _over_budget(summary: RunSummary, config: RefineBatchConfig) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in summary.dead_by_reason.items())
+    return (
+        f"{summary.dead} of {summary.done + summary.dead} items are dead ({summary.dead_share:.1%}), the budget is "
+        f"{config.error_budget:.1%}, so nothing new is published: {reasons}. Each one's message is in "
+        f"{summary.summary}. What you mend is redone by the same command, retry_dead also tries again what has not "
+        f"changed; --set error_budget={math.ceil(100 * summary.dead_share) / 100} publishes the {summary.done} that "
+        "are done, without refining them again."
+    )
+
+
+class Held:
+    """The run folder in this process's hands, from the moment a manifest is accepted to the end of the start.
+
+    `exit` is how the start will be said to have ended; whatever is raised before it is set is a failure.
+    """
+
+    def __init__(self, config: RefineBatchConfig, parts: dict[str, str]) -> None:
+        self._config, self._parts = config, parts
+        self._start: Start | None = None
+        self.exit: Exit = "failed"
+
+    @property
+    def start(self) -> Start:
+        assert self._start is not None, "the manifest was accepted"
+        return self._start
+
+    def begin(self) -> None:
+        """Create or reopen the run folder and open the next start.
+
+        Raises:
+            RunHeld: another process is at work there.
+            JobError: the folder cannot be written, or holds a run with another fingerprint.
+        """
+        settings = self._config.model_dump(mode="json")
+        folder = open_run(self._config.out, self._parts, settings)
+        self._start = open_start(folder.uri, {"config": settings, "parts": self._parts})
+
+    def __enter__(self) -> "Held":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if self._start is None:
+            return
+        stopped = kind is not None and not issubclass(kind, Exception)
+        self._start.close("stopped" if stopped else self.exit, message="" if error is None else str(error))
 
 
 def due_report(
@@ -141,8 +193,8 @@ def find_folder(config: RefineBatchConfig, parts: dict[str, str]) -> RunFolder:
 
 
 @task
-def plan_run(config: RefineBatchConfig, folder: RunFolder, parts: dict[str, str]) -> Plan:
-    """Validate the manifest, write the plan, open the run, and dead-letter the rows that cannot be refined.
+def plan_run(config: RefineBatchConfig, folder: RunFolder, held: Held) -> Plan:
+    """Validate the manifest, open the run, and write the plan.
 
     A manifest that is refused leaves no folder behind whose settings the next start would have to repeat.
     """
@@ -156,17 +208,22 @@ def plan_run(config: RefineBatchConfig, folder: RunFolder, parts: dict[str, str]
         on_progress=Ticker("plan").update,
         any_suffix=config.refine.write.changes_suffixes,
         allow_empty=config.allow_empty,
+        before_writing=held.begin,
     )
-    open_run(config.out, parts, config.model_dump(mode="json"))
-    known = read_ledger(folder.outcomes, ["request"])
-    outcomes = problem_outcomes(plan.problems, known)
-    if outcomes:
-        write_part(folder.outcomes, outcomes_table(outcomes), "plan")
     get_run_logger().info(
         "%d items, %d regions, %d shards; %d rows cannot be refined",
         *(plan.items, plan.regions, plan.shards, len(plan.problems)),
     )
     return plan
+
+
+@task
+def record_problems(folder: RunFolder, plan: Plan) -> None:
+    """Dead-letter the rows that cannot be refined."""
+    known = read_ledger(folder.outcomes, ["request"])
+    outcomes = problem_outcomes(plan.problems, known, folder.start)
+    if outcomes:
+        write_part(folder.outcomes, outcomes_table(outcomes), "plan")
 
 
 @task
@@ -179,12 +236,18 @@ def find_remaining(config: RefineBatchConfig, folder: RunFolder) -> Remaining:
 
 
 @task
-def refine_canary(config: RefineBatchConfig, folder: RunFolder, todo: Remaining) -> None:
-    """Refine a stratified sample first, on one node, and go on only if it passes the gates."""
+def refine_canary(config: RefineBatchConfig, folder: RunFolder, todo: Remaining, held: Held) -> None:
+    """Refine a stratified sample first, on one node, and go on only if it passes the gates; what a refused canary
+    refined counts for nothing."""
     assert config.canary
     sample = sample_canary(PlanReader(folder.plan), todo, config.canary)
     run_somewhere(config.model_copy(update={"lane_count": 1}), folder, sample, "canary")
-    get_run_logger().info(judge_canary(folder.outcomes, PlanReader(folder.plan), sample, config.canary_gates))
+    try:
+        get_run_logger().info(judge_canary(folder.outcomes, PlanReader(folder.plan), sample, config.canary_gates))
+    except JobError:
+        held.start.void()
+        held.exit = "canary"
+        raise
 
 
 @task
@@ -209,6 +272,17 @@ def processes_for(config: RefineBatchConfig) -> int:
         return config.worker.processes
     on_cpu = config.refine.model.device == "cpu"
     return 1 if on_cpu else max(1, torch.cuda.device_count())
+
+
+@task
+def publish(folder: RunFolder, held: Held) -> None:
+    """Commit what may be used from now on, and stand it in `current/` of a local run folder."""
+    ledger = read_ledger(folder.outcomes, list(published.LEDGER_COLUMNS))
+    planned = PlanReader(folder.plan).columns(["item_id"])["item_id"].combine_chunks()
+    held.start.refuse_if_lost()
+    snapshot = published.commit(folder.uri, folder.start, published.compose(ledger, planned))
+    published.link_current(folder.uri, snapshot)
+    held.exit = "done"
 
 
 @task

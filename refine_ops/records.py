@@ -234,8 +234,8 @@ class Outcome:
 
     `fingerprint` is the run's fingerprint + the hashes of all inputs + the regions: equal fingerprints give equal
     pixels. `request` hashes the manifest row, `identity` what the stores say of the inputs without reading them (ETag,
-    size, time): a rerun compares these two to skip what is done. `output` is the
-    item's plain name, `object` where its bytes lie below the run folder, `start` the start of the run that tried it. `timings_s` are wall-clock seconds per step.
+    size, time): a rerun compares these two to skip what is done. `output` is the item's plain name, `object` where its
+    bytes lie below the run folder, `start` the start that tried it. `timings_s` are wall-clock seconds per step.
     """
 
     item_id: str

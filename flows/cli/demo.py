@@ -24,7 +24,7 @@ def run_demo(folder: Path) -> DemoResult:
     """Make the material below `folder`, refine it with `tiny` into `folder/run`, and measure every region."""
     manifest, truths = make_demo(folder)
     summary = refine_batch(RefineBatchConfig(manifest=str(manifest), out=str(folder / "run")))
-    return DemoResult(summary, manifest, [_measured(truth, folder / "run" / "outputs") for truth in truths])
+    return DemoResult(summary, manifest, [_measured(truth, folder / "run" / "current") for truth in truths])
 
 
 def _measured(truth: Truth, outputs: Path) -> tuple[str, float, float]:
@@ -54,7 +54,7 @@ def describe(result: DemoResult) -> str:
         f"look here first   {summary.contact_sheet}",
         f"drift report      {summary.run}/report/report.html",
         f"summary           {summary.summary}",
-        f"outputs           {summary.run}/outputs",
+        f"outputs           {summary.run}/current",
         f"manifest          {result.manifest}",
         "",
         "This was 'tiny', a model of a few million parameters that shows how the package works. For real work name a",

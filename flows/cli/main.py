@@ -146,7 +146,7 @@ def run(
     print(
         f"{summary.done} done, {summary.dead} dead, {summary.changed_outside_px} px changed outside the allowed change"
     )
-    print(f"outputs  {summary.run}/outputs\nsummary  {summary.summary}\nbefore/after  {summary.contact_sheet}")
+    print(f"outputs  {summary.run}/current\nsummary  {summary.summary}\nbefore/after  {summary.contact_sheet}")
 
 
 def _announce(settings: RefineSettings) -> None:

@@ -32,8 +32,9 @@ class Output:
 
 @dataclass(slots=True)
 class Attempt:
-    """One try of an item. `run` is the run's fingerprint, `start` the start it belongs to; `number` counts the tries of this start, from 1 (a rank that
-    dies takes every try with it that it had in hand); `timings_s` are wall-clock seconds per step."""
+    """One try of an item. `run` is the run's fingerprint, `start` the start it belongs to; `number` counts the tries of
+    this start, from 1 (a rank that dies takes every try with it that it had in hand); `timings_s` are wall-clock
+    seconds per step."""
 
     item: Item
     request: str

@@ -118,7 +118,7 @@ def main() -> None:
             plain(folder, rows[:2])
             baseline = cpu_s(partial(plain, folder, rows)) / options.items
             ours = cpu_s(partial(through_the_worker, folder, rows)) / options.items
-            sizes = mean_bytes(folder / "plain") / 1e6, mean_bytes(folder / "run" / "outputs") / 1e6
+            sizes = mean_bytes(folder / "plain") / 1e6, mean_bytes(folder / "run" / "current") / 1e6
         print(
             f"{suffix}: plain {1000 * baseline:.0f} ({sizes[0]:.2f} MB), worker {1000 * ours:.0f} ({sizes[1]:.2f} MB), "
             f"ratio {ours / baseline:.2f}"

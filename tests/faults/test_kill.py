@@ -36,8 +36,7 @@ def start(manifest: Path, out: Path, processes: int, **environment: str) -> subp
 
 
 def finished(out: Path) -> int:
-    folder = out / "outputs"
-    return len(list(folder.glob("*.png"))) if folder.exists() else 0
+    return len(outputs_of(out))
 
 
 @pytest.mark.timeout(900)

@@ -54,11 +54,11 @@ def test_the_nightly_run_refines_and_then_finds_nothing_to_do(site: Site, tmp_pa
         assert site.finish(run_id, 600) == "COMPLETED", site.logs()
         ledger = read_ledger(str(tmp_path / "run" / "outcomes"))
         assert ledger["status"].to_pylist() == ["done"] * 6
-        written = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run" / "outputs").iterdir()}
+        written = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run" / "current").iterdir()}
         assert len(written) == 6
         again = site.run("refine-batch/refine-batch", config)
         assert site.finish(again, 600) == "COMPLETED", site.logs()
-        assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run" / "outputs").iterdir()} == written
+        assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run" / "current").iterdir()} == written
     finally:
         end(worker)  # Prefect's workers do not always heed SIGTERM
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,11 @@ def refine_quietly(config: dict[str, Any], out: Path) -> dict[str, str]:
     """SHA-256 by output name, from one process on a local disk."""
     local = RefineBatchConfig.model_validate({**config, "out": str(out), "lanes": "local"})
     weights = fingerprint_model(resolve_model(local.refine.model), local.refine.model)
-    folder = open_run(local.out, fingerprint_parts(local.refine, weights), {})
+    folder = replace(open_run(local.out, fingerprint_parts(local.refine, weights), {}), start=1)
     make_plan(local.manifest, folder.uri, access=local.access, shard_items=local.shard_items)
     ledger = read_ledger(folder.outcomes, ["status", "request", "identity"])
     Node(folder, local, 1).run(remaining(PlanReader(folder.plan), ledger, recheck=False, retry_dead=False))
-    return {p.name: storage.sha256(p.read_bytes()) for p in (out / "outputs").iterdir()}
+    return {p.name: storage.sha256(p.read_bytes()) for p in (out / "outputs/00000001").iterdir()}
 
 
 def published(out: str) -> dict[str, str]:

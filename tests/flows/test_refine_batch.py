@@ -133,7 +133,7 @@ def test_a_run_refines_what_it_can_records_what_it_cannot_and_resumes(site: Path
     assert {d["item_id"] for d in dead} == {k for k, v in EXPECTED.items() if v}
     source = np.asarray(Image.open(site / "good.png"))
     for name, outside in (("good", np.s_[:, 110:]), ("masked", np.s_[90:]), ("scribbled", np.s_[90:])):
-        result = np.asarray(Image.open(out / "outputs" / f"{name}.png"))
+        result = np.asarray(Image.open(out / "current" / f"{name}.png"))
         assert np.array_equal(result[outside], source[outside])
         assert not np.array_equal(result, source)
     assert (out / "report" / "report.html").exists()
@@ -148,12 +148,12 @@ def test_a_run_refines_what_it_can_records_what_it_cannot_and_resumes(site: Path
     assert "caBX" not in json.dumps(report), "credentials that had to go are no lost metadata"
     reported_at = (out / "report" / "report.json").stat().st_mtime_ns
 
-    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out / "outputs").iterdir()}
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out / "current").iterdir()}
     again = cli(*arguments, "--error-budget", "0.1", home=home)
     assert again.returncode == 1
     assert "12 of 16 items are dead" in again.stderr
     assert "2 file.missing" in again.stderr
-    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out / "outputs").iterdir()} == before
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out / "current").iterdir()} == before
     assert (out / "report" / "report.json").stat().st_mtime_ns == reported_at, "nothing has changed"
 
     other = cli(*arguments, "--set", "refine.paste.blur_px=13", home=home)
@@ -218,7 +218,7 @@ def test_ctrl_c_ends_everything_of_the_command_with_one_message(site: Path, home
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     until = time.monotonic() + 200
-    while not list((tmp_path / "run").glob("outputs/*.png")):
+    while not list((tmp_path / "run").glob("outputs/*/*.png")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.1)

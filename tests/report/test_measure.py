@@ -85,8 +85,8 @@ def test_a_replaced_output_and_a_missing_one_are_found(tmp_path: Path) -> None:
     for name in ("kept", "replaced", "deleted"):
         run.add(name, photo_edit(1))
     uri = run.write()
-    (tmp_path / "run/outputs/00001.png").write_bytes(png(photo_edit(1).before, icc=True))
-    (tmp_path / "run/outputs/00002.png").unlink()
+    (tmp_path / "run/outputs/00000001/00001.png").write_bytes(png(photo_edit(1).before, icc=True))
+    (tmp_path / "run/outputs/00000001/00002.png").unlink()
     found = {c.item_id: [f.code for f in compare(c, ONE, False).measure.findings] for c in open_run(uri).cases()}
     assert found == {"kept": [], "replaced": ["strict.bytes", "effect.none"], "deleted": ["strict.unreadable"]}
 

@@ -57,7 +57,7 @@ def test_a_symbolic_link_in_outputs_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "run" / "outputs" / "file.png").symlink_to(outside / "victim.png")
     for name in ("link/a.png", "file.png"):
         with pytest.raises(ItemError, match="symbolic link"):
-            run.output_of(name)
+            run.uri_of(f"outputs/{name}")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "ftp", "gs", "data", "smb", "FILE+x"])
@@ -126,7 +126,7 @@ def test_the_source_is_never_the_output(tmp_path: Path) -> None:
     """Outputs lie below the run's `outputs/`, so only an image that lies there could be replaced: it is refused."""
     run = open_run(str(tmp_path / "run"), fingerprint_parts(RefineSettings(), {}), {})
     (tmp_path / "link.png").symlink_to(tmp_path / "run" / "outputs" / "a.png")
-    for image in (run.output_of("a.png"), str(tmp_path / "link.png")):
+    for image in (run.uri_of("outputs/a.png"), str(tmp_path / "link.png")):
         with pytest.raises(ItemError, match="another --out"):
             run.refuse_own_output(image)
     run.refuse_own_output(str(tmp_path / "a.png"))

@@ -134,7 +134,7 @@ class MadeRun:
         self._config = {"keep_patches": "all", "refine": {"model": {"model": "tiny", "adapters": [adapter]}}}
         self._rows: list[dict[str, Any]] = []
         self._outcomes: list[Outcome] = []
-        self._start = start
+        self._start, self._number = start, 1
 
     def add(
         self, item_id: str, edit: Edit, *, prompt: str = "restore it", category: str = "", **alignment: float
@@ -144,9 +144,9 @@ class MadeRun:
         before, after = png(edit.before, edit.icc[0]), png(edit.after, edit.icc[1])
         storage.write(str(source), before)
         storage.write(str(mask), png(np.repeat(edit.mask[..., None] * np.uint8(255), 3, axis=2)))
-        storage.write(str(self.folder / "outputs" / f"{name}.png"), after)
+        storage.write(str(self.folder / "outputs" / f"{self._number:08d}" / f"{name}.png"), after)
         if edit.raw is not None:
-            storage.write(str(self.folder / "patches" / f"{name}.png.r0.png"), png(edit.raw))
+            storage.write(str(self.folder / "patches" / f"{self._number:08d}" / f"{name}.png.r0.png"), png(edit.raw))
         region = {"region_id": "r0", "prompt": prompt, "mask": str(mask)}
         row = {"item_id": item_id, "image": str(source), "output": f"{name}.png", "regions": [region]}
         self._rows.append(row | ({"category": category} if category else {}))
@@ -171,6 +171,7 @@ class MadeRun:
                 status="done",
                 image=str(source),
                 output=f"{name}.png",
+                object=f"outputs/{self._number:08d}/{name}.png",
                 format="png",
                 category=category,
                 source_sha256=storage.sha256(before),
@@ -192,6 +193,7 @@ class MadeRun:
     def next_night(self) -> None:
         """What is added from here on is finished a day later; `write` again, and the folder has gone on."""
         self._start += 86_400
+        self._number += 1
 
     def write(self) -> str:
         manifest = self.folder / "manifest.jsonl"
@@ -204,5 +206,10 @@ class MadeRun:
     def _outcome(self, item_id: str, **fields: Any) -> Outcome:
         row = len(self._outcomes)
         return Outcome(
-            item_id=item_id, fingerprint=f"f-{item_id}"[:40], row=row, finished_at=self._start + row, **fields
+            item_id=item_id,
+            fingerprint=f"f-{item_id}"[:40],
+            start=self._number,
+            row=row,
+            finished_at=self._start + row,
+            **fields,
         )

@@ -12,11 +12,13 @@ import numpy as np
 from PIL import Image
 
 from refine_ops.config import RefineBatchConfig, WorkerSettings
+from refine_ops.job import published
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.ledger import outcomes_table, read_ledger, write_part
 from refine_ops.job.planning.plan import PlanReader, make_plan, problem_outcomes
 from refine_ops.job.planning.remaining import remaining
-from refine_ops.job.run_folder import fingerprint_parts, open_run
+from refine_ops.job.run_folder import RunFolder, fingerprint_parts, open_run
+from refine_ops.job.starts import open_start
 from refine_ops.report.review import read_review
 
 FAST = WorkerSettings(flush_items=8, flush_s=0.5, read_threads=2, write_threads=2, grace_s=5.0)
@@ -24,14 +26,26 @@ FAST = WorkerSettings(flush_items=8, flush_s=0.5, read_threads=2, write_threads=
 
 def run_node(config: RefineBatchConfig, processes: int = 1) -> NodeVerdict:
     folder = open_run(config.out, fingerprint_parts(config.refine, {}), {})
+    start = open_start(folder.uri, {})
+    try:
+        return _refine(config, dataclasses.replace(folder, start=start.number), processes)
+    finally:
+        start.close("done")
+
+
+def _refine(config: RefineBatchConfig, folder: RunFolder, processes: int) -> NodeVerdict:
     review = read_review(folder.uri)
     plan = make_plan(config.manifest, folder.uri, access=config.access, limit=config.limit, review=review)
-    dead = problem_outcomes(plan.problems, read_ledger(folder.outcomes, ["request"]))
+    dead = problem_outcomes(plan.problems, read_ledger(folder.outcomes, ["request"]), folder.start)
     if dead:
         write_part(folder.outcomes, outcomes_table(dead), "plan")
     ledger = read_ledger(folder.outcomes, ["status", "request", "identity"])
     todo = remaining(PlanReader(folder.plan), ledger, recheck=config.recheck, retry_dead=config.retry_dead)
-    return Node(folder, config, processes, module="tests.support.trivial_worker").run(todo)
+    verdict = Node(folder, config, processes, module="tests.support.trivial_worker").run(todo)
+    ledger = read_ledger(folder.outcomes, list(published.LEDGER_COLUMNS))
+    planned = PlanReader(folder.plan).columns(["item_id"])["item_id"].combine_chunks()
+    published.commit(folder.uri, folder.start, published.compose(ledger, planned))
+    return verdict
 
 
 def make_items(folder: Path, count: int, prompts: dict[int, str] | None = None) -> Path:
@@ -50,7 +64,12 @@ def make_items(folder: Path, count: int, prompts: dict[int, str] | None = None) 
 
 
 def outputs_of(out: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted((out / "outputs").iterdir()) if not p.name.startswith(".tmp-")}
+    """What was written, by plain name; of several starts the latest."""
+    files = (p for p in sorted((out / "outputs").rglob("*")) if p.is_file() and not p.name.startswith(".tmp-"))
+    return {
+        p.relative_to(out / "outputs" / p.relative_to(out / "outputs").parts[0]).as_posix(): p.read_bytes()
+        for p in files
+    }
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from refine_ops import storage
 from refine_ops.chain import refine_image
 from refine_ops.config import RefineBatchConfig
+from refine_ops.job import published as published_set
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.manifest import read_items
 from refine_ops.records import Item
@@ -48,11 +49,15 @@ def settle(
     assert not lost
     assert not twice
     assert died == dead
+    snapshot = published_set.newest(config.out)
+    assert snapshot is not None
+    objects = snapshot.objects()
     for item in items:
-        output = storage.join(config.out, "outputs", item.output)
         if item.item_id in died:
-            assert not storage.exists(output), "a dead item published something"
+            assert item.output not in objects, "a dead item may be used"
         else:
             inputs = {item.image: storage.read(item.image)}
             expected = refine_image(item, inputs, TrivialRefiner(), config.refine)
-            assert storage.read(output) == expected.data, f"{item.item_id}: other bytes than a quiet run's"
+            assert storage.read(storage.join(config.out, objects[item.output])) == expected.data, (
+                f"{item.item_id}: other bytes than a quiet run's"
+            )

@@ -37,8 +37,8 @@ _SCHEMA: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A written order of the start `start`. `plan` is the SHA-256 of the plan its positions refer to; `seen` is when the outcome known
-    before the order was finished, or 0 where there was none."""
+    """A written order of the start `start`. `plan` is the SHA-256 of the plan its positions refer to; `seen` is when
+    the outcome known before the order was finished, or 0 where there was none."""
 
     uri: str
     plan: str

@@ -149,7 +149,9 @@ class Pipeline:
         self._journal.take(taken.position)
         with self._plan_lock:
             item, request = self._plan.item(taken.position)
-        attempt = Attempt(item, request, self.spec.fingerprint, self.spec.start, self._rank, number=taken.earlier_attempts + 1)
+        attempt = Attempt(
+            item, request, self.spec.fingerprint, self.spec.start, self._rank, number=taken.earlier_attempts + 1
+        )
         flight = Flight(taken.position, attempt)
         with self._changed:
             self._in_flight[taken.position] = flight

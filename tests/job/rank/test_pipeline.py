@@ -18,13 +18,13 @@ from tests.support.trivial_worker import TrivialRefiner
 
 def refine(tmp_path: Path, manifest: Path, assignments: Iterable[Assignment], **spec: object) -> dict[str, dict]:
     """Outcomes by item, after a pipeline with the trivial refiner has taken every assignment."""
-    folder = RunFolder(str(tmp_path / "run"), "fingerprint")
+    folder = RunFolder(str(tmp_path / "run"), "fingerprint", start=1)
     make_plan(str(manifest), folder.uri, access=AccessSettings())
     left = iter(assignments)
     ledger = LedgerWriter(folder.outcomes, "test")
     given = {"refine": RefineSettings(), "keep_patches": "none", **spec}
     pipeline = Pipeline(
-        spec=Spec(folder.uri, "fingerprint", worker=WorkerSettings(), access=AccessSettings(), solo=False, **given),
+        spec=Spec(folder.uri, "fingerprint", 1, worker=WorkerSettings(), access=AccessSettings(), solo=False, **given),
         folder=folder,
         plan=PlanReader(folder.plan),
         take=lambda: next(left, None),
@@ -51,7 +51,8 @@ def test_an_outcome_tells_what_was_read_and_how_often_it_was_tried(tmp_path: Pat
         assert row["source_sha256"] == storage.sha256(source.read_bytes())
         assert row["attempts"] == number
     assert found["item-0002"]["status"] == "dead"
-    output = (tmp_path / "run" / "outputs" / "item-0000.png").read_bytes()
+    output = (tmp_path / "run" / "outputs/00000001/item-0000.png").read_bytes()
+    assert found["item-0000"]["object"] == "outputs/00000001/item-0000.png"
     assert (found["item-0000"]["output_sha256"], found["item-0000"]["output_bytes"]) == (
         *(storage.sha256(output), len(output)),
     )
@@ -61,16 +62,15 @@ def test_an_outcome_tells_what_was_read_and_how_often_it_was_tried(tmp_path: Pat
 def test_raw_patches_are_kept_where_asked_for(tmp_path: Path, keep: str, kept: int) -> None:
     manifest = make_items(tmp_path / "images", 2)
     refine(tmp_path, manifest, map(Assignment, range(2)), keep_patches=keep)
-    assert len(list((tmp_path / "run").glob("patches/*.png"))) == kept
+    assert len(list((tmp_path / "run").glob("patches/00000001/*.png"))) == kept
 
 
-def test_other_bytes_at_an_outputs_place_are_replaced_only_where_the_run_knows_them(tmp_path: Path) -> None:
+def test_an_output_is_never_written_over(tmp_path: Path) -> None:
     manifest = make_items(tmp_path / "images", 2)
-    outputs = tmp_path / "run" / "outputs"
+    outputs = tmp_path / "run" / "outputs/00000001"
     outputs.mkdir(parents=True)
-    for name in ("item-0000.png", "item-0001.png"):
-        (outputs / name).write_bytes(b"an earlier output")
-    found = refine(tmp_path, manifest, [Assignment(0), Assignment(1, replace=True)])
+    (outputs / "item-0000.png").write_bytes(b"an earlier output")
+    found = refine(tmp_path, manifest, [Assignment(0), Assignment(1)])
     assert found["item-0000"]["reason"] == "output.conflict"
     assert (outputs / "item-0000.png").read_bytes() == b"an earlier output"
     assert found["item-0001"]["output_sha256"] == storage.sha256((outputs / "item-0001.png").read_bytes())
