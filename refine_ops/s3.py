@@ -143,7 +143,12 @@ def head(bucket: str, key: str) -> str:
 
 
 def list_keys(bucket: str, prefix: str) -> Iterator[str]:
-    """Keys below `prefix`, sorted, a page at a time.
+    """Keys below `prefix`, sorted, a page at a time. Raises as `list_objects`."""
+    return (key for key, _ in list_objects(bucket, prefix))
+
+
+def list_objects(bucket: str, prefix: str) -> Iterator[tuple[str, float]]:
+    """Keys below `prefix` and when they were written (seconds since 1970, by the store's clock), sorted by key.
 
     Raises:
         JobError: the bucket cannot be listed.
@@ -156,7 +161,7 @@ def list_keys(bucket: str, prefix: str) -> Iterator[str]:
             return client.list_objects_v2(Bucket=bucket, Prefix=prefix, **more)
 
         answer = _for_the_job(uri, "list", page)
-        yield from (entry["Key"] for entry in answer.get("Contents", ()))
+        yield from ((entry["Key"], entry["LastModified"].timestamp()) for entry in answer.get("Contents", ()))
         token = answer.get("NextContinuationToken", "")
         if not token:
             return
@@ -165,6 +170,22 @@ def list_keys(bucket: str, prefix: str) -> Iterator[str]:
 def delete(bucket: str, key: str) -> None:
     """Remove an object; absent is fine. Raises `JobError`."""
     _for_the_job(f"s3://{bucket}/{key}", "delete", lambda client: client.delete_object(Bucket=bucket, Key=key))
+
+
+def delete_many(bucket: str, keys: list[str]) -> None:
+    """Remove objects, 1,000 a request; absent ones are fine. Raises `JobError`, also where some cannot be removed."""
+    for start in range(0, len(keys), 1000):
+        named = [{"Key": key} for key in keys[start : start + 1000]]
+
+        def call(client: Any, named: list[dict[str, str]] = named) -> Any:
+            return client.delete_objects(Bucket=bucket, Delete={"Objects": named, "Quiet": True})
+
+        answer = _for_the_job(f"s3://{bucket}/", "delete", call)
+        if errors := answer.get("Errors"):
+            raise JobError(
+                f"s3://{bucket}/: {len(errors)} objects cannot be deleted, {errors[0]['Key']!r} among them "
+                f"({errors[0]['Code']}); allow s3:DeleteObject"
+            )
 
 
 def _for_the_job(uri: str, verb: str, call: Callable[[Any], _T]) -> _T:

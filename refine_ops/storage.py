@@ -255,6 +255,31 @@ def _refuse_unlistable(e: OSError) -> None:
         raise JobError(f"cannot list {e.filename}: {e.strerror or e}; check permissions and the disk") from e
 
 
+def list_written(folder: str) -> Iterator[tuple[str, float]]:
+    """As `list_files`, with when each file was written, in seconds since 1970 by the store's clock."""
+    if is_s3(folder):
+        bucket, prefix = _split_s3(folder)
+        found = s3.list_objects(bucket, prefix.rstrip("/") + "/" if prefix else "")
+        yield from ((f"s3://{bucket}/{key}", at) for key, at in found)
+        return
+    for uri in list_files(folder):
+        with contextlib.suppress(FileNotFoundError):
+            yield uri, os.stat(uri).st_mtime
+
+
+def delete_many(uris: list[str]) -> None:
+    """Remove many objects; absent ones are fine."""
+    by_bucket: dict[str, list[str]] = {}
+    for uri in uris:
+        if is_s3(uri):
+            bucket, key = _split_s3(uri)
+            by_bucket.setdefault(bucket, []).append(key)
+        else:
+            delete(uri)
+    for bucket, keys in by_bucket.items():
+        s3.delete_many(bucket, keys)
+
+
 def delete(uri: str) -> None:
     """Remove one object; absent is fine."""
     if is_s3(uri):

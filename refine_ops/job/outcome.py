@@ -115,6 +115,22 @@ def refused(item_id: str, row: int, start: int, reason: str, message: str) -> Ou
     )
 
 
+def damaged(item_id: str, row: int, image: str, output: str, start: int, reason: str) -> Outcome:
+    """A published output that is lost or altered. Its empty `request` equals no row's, so the next start redoes it."""
+    return Outcome(
+        item_id=item_id,
+        fingerprint="",
+        status="dead",
+        reason=reason,
+        message="the published file is not what was published; the next start refines the item again",
+        row=row,
+        image=image,
+        output=output,
+        start=start,
+        finished_at=time.time(),
+    )
+
+
 def fingerprint_of(run: str, request: str, hashes: dict[str, str]) -> str:
     """Run fingerprint + request + hashes of all inputs: equal fingerprints give equal pixels."""
     text = json.dumps([run, request, sorted(hashes.items())])
