@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import quality, training
+from flows.cli import quality, training, upkeep
 from flows.cli.options import ConfigFile, Setting, Verbose, fail, load_config, start_prefect
 from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings
 from refine_ops.errors import EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_JOB_ERROR, ItemError, JobError
@@ -32,6 +32,7 @@ _STOPPED = "stopped; what is done is recorded, run the same command again to go 
 
 quality.register(app)
 training.register(app)
+upkeep.register(app)
 
 
 def _print_version(wanted: bool) -> None:

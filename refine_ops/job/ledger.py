@@ -7,6 +7,7 @@ schema is derived from `records.Outcome`; parts of older releases are read as if
 
 import dataclasses
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from refine_ops import storage
-from refine_ops.errors import ItemError, JobError
+from refine_ops.errors import ItemError, JobError, Missing
 from refine_ops.job.record_schema import fit_schema, record_fields
 from refine_ops.job.starts import void_starts
 from refine_ops.records import Outcome
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _ORDER: Final = ("item_id", "start", "status", "finished_at")
 """What `latest` needs of every part."""
+_PART: Final = re.compile(r"part-(\d{8})-")
 _HASH_CHARS: Final = 16
 """Of SHA-256, in a part's name: one damaged bit anywhere makes the whole part unreadable, whichever columns are asked
 for; else a reader of two columns would count items as done whose other columns are gone."""
@@ -88,11 +90,13 @@ class LedgerWriter:
 
 
 def write_part(folder: str, table: pa.Table, writer_id: str) -> str:
-    """Publish a part under a name that sorts by time and ends in its own hash; returns its URI."""
+    """Publish a part of one start's outcomes under a name that begins with the start, goes on with the time and ends
+    in its own hash; returns its URI."""
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(OUTCOME_SCHEMA.metadata), sink, compression="zstd")
     data = sink.getvalue().to_pybytes()
-    name = f"part-{time.time_ns():020d}-{writer_id}-{storage.sha256(data)[:_HASH_CHARS]}.parquet"
+    start = pc.max(table["start"]).as_py()
+    name = f"part-{start:08d}-{time.time_ns():020d}-{writer_id}-{storage.sha256(data)[:_HASH_CHARS]}.parquet"
     uri = storage.join(folder, name)
     storage.write(uri, data)
     return uri
@@ -106,7 +110,16 @@ def read_ledger(folder: str, columns: list[str] | None = None) -> pa.Table:
     Raises:
         JobError: a part is there and cannot be read, or is of a newer release.
     """
-    parts = list(read_parts(list(storage.list_files(folder, ".parquet")), columns).values())
+    for last in (False, False, False, False, True):
+        uris = list(storage.list_files(folder, ".parquet"))
+        try:
+            parts = list(read_parts(uris, columns).values())
+        except JobError as e:
+            # A start that ends merges its parts: what was listed a moment ago may have become part of another one.
+            if last or not isinstance(e.__cause__, Missing):
+                raise
+            continue
+        break
     return latest(_without_void(folder, pa.concat_tables(parts))) if parts else _schema(columns).empty_table()
 
 
@@ -180,13 +193,16 @@ def latest(table: pa.Table) -> pa.Table:
 
 
 def compact(folder: str) -> None:
-    """Rewrite all parts as one, then remove them; safe to kill anywhere, as a repeated outcome changes nothing."""
-    parts = read_parts(list(storage.list_files(folder, ".parquet")), None)
-    if len(parts) < 2:
-        return
-    write_part(folder, latest(_without_void(folder, pa.concat_tables(parts.values()))), "compact")
-    for uri in parts:
-        storage.delete(uri)
+    """Merge the parts of every start into one, then remove them; safe to kill anywhere, as a repeated outcome changes
+    nothing. What earlier starts recorded is neither read nor written again, and stays: it is the history."""
+    by_start: dict[str, list[str]] = {}
+    for uri in storage.list_files(folder, ".parquet"):
+        if named := _PART.match(uri.rsplit("/", 1)[-1]):
+            by_start.setdefault(named[1], []).append(uri)
+    for uris in by_start.values():
+        if len(uris) > 1 and len(parts := read_parts(uris, None)) > 1:
+            write_part(folder, latest(pa.concat_tables(parts.values())), "merged")
+            storage.delete_many(list(parts))
 
 
 def dead_letter(ledger: pa.Table) -> pa.Table:

@@ -2,7 +2,7 @@
 
     starts/00000042.json         what was started: manifest and its SHA-256, settings, weights, versions
     starts/00000042.alive.json   rewritten every 20 s with a counter by the process that holds the start
-    starts/00000042.void.json    its canary was refused: what it refined counts for nothing
+    starts/00000042.void.json    refused by its canary, or rolled back: what it refined counts for nothing
     starts/00000042.end.json     how it ended
 
 Records and ends are created only if absent, so of two that open at once one is refused, on every store that honours
@@ -98,8 +98,8 @@ class Start:
         _end(self.run, self.number, exit, counts)
 
     def void(self) -> None:
-        """What this start refined counts for nothing from now on: nobody skips it, nothing of it is published."""
-        storage.write(_path(self.run, self.number, ".void"), b"{}")
+        """What this start refined counts for nothing from now on."""
+        void_start(self.run, self.number)
 
     def refuse_if_lost(self) -> None:
         """Call before anything is committed.
@@ -183,8 +183,14 @@ def read_start(run: str, number: int) -> StartRecord:
         raise JobError(f"start {number} of {run} cannot be read: {e}; restore {_path(run, number)}") from e
 
 
+def void_start(run: str, number: int) -> None:
+    """What a start refined counts for nothing from now on: nobody skips it, nothing of it is published."""
+    storage.write(_path(run, number, ".void"), b"{}")
+
+
 def void_starts(run: str) -> frozenset[int]:
-    """Starts whose outcomes count for nothing: their canary was refused. One listing, no record is opened."""
+    """Starts whose outcomes count for nothing: refused by their canary, or rolled back. One listing, no record is
+    opened."""
     return frozenset(_numbers(run, ".void"))
 
 

@@ -18,7 +18,7 @@ from refine_ops.job import outcome, published
 from refine_ops.job.ledger import outcomes_table, read_ledger, write_part
 from refine_ops.job.published import Snapshot
 from refine_ops.job.run_folder import RunFolder
-from refine_ops.job.starts import open_start
+from refine_ops.job.starts import open_start, void_start
 from refine_ops.progress import OnProgress, no_progress
 
 _THREADS: Final = 16
@@ -100,27 +100,24 @@ def _take_out(folder: RunFolder, snapshot: Snapshot, damaged: list[Damaged]) -> 
 
 
 def roll_back(folder: RunFolder, to: int) -> Snapshot:
-    """Commit the snapshot of an earlier start again; pictures refined since stay in the folder, unused.
+    """Use the pictures of an earlier start again: what later starts refined counts for nothing any more.
+
+    The next start goes on from there: it refines again, with the settings it is given, what had changed since.
 
     Raises:
-        JobError: that start committed none, or files of it are gone (pruned).
+        JobError: that start published nothing, or files of it were pruned.
     """
-    if to not in published.committed(folder.uri):
-        shown = ", ".join(map(str, published.committed(folder.uri)[-10:])) or "none"
-        raise JobError(f"start {to} of {folder.uri} published nothing; newest ones that did: {shown}")
+    committed = published.committed(folder.uri)
+    if to not in committed:
+        shown = ", ".join(map(str, committed[-10:])) or "none"
+        raise JobError(f"start {to} of {folder.uri} published nothing; the newest ones that did: {shown}")
     table = published.read(folder.uri, to).table
-    there = {
-        uri
-        for name in sorted({o.rsplit("/", 1)[0] for o in table["object"].to_pylist()})
-        for uri in storage.list_files(storage.join(folder.uri, name))
-    }
-    gone = [o for o in table["object"].to_pylist() if storage.join(folder.uri, o) not in there]
-    if gone:
-        raise JobError(
-            f"{len(gone)} outputs of start {to} were pruned, {gone[0]!r} among them; roll back to a newer one"
-        )
+    _refuse_pruned(folder, table, to)
     start = open_start(folder.uri, {"command": "rollback", "to": to})
     try:
+        for number in range(to + 1, start.number):
+            void_start(folder.uri, number)
+        start.refuse_if_lost()
         snapshot = published.commit(folder.uri, start.number, table)
         published.link_current(folder.uri, snapshot)
     except BaseException:
@@ -128,6 +125,17 @@ def roll_back(folder: RunFolder, to: int) -> Snapshot:
         raise
     start.close("done", rolled_back_to=to)
     return snapshot
+
+
+def _refuse_pruned(folder: RunFolder, table: pa.Table, start: int) -> None:
+    objects = table["object"].to_pylist()
+    starts = sorted({"/".join(o.split("/")[:2]) for o in objects})
+    there = {uri for made in starts for uri in storage.list_files(storage.join(folder.uri, made))}
+    gone = [o for o in objects if storage.join(folder.uri, o) not in there]
+    if gone:
+        raise JobError(
+            f"{len(gone)} outputs of start {start} were pruned, {gone[0]!r} among them; roll back to a newer start"
+        )
 
 
 @dataclass(frozen=True, slots=True)

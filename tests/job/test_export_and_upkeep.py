@@ -126,13 +126,17 @@ def test_an_altered_or_lost_output_never_reaches_the_shop_and_is_made_again(tmp_
     assert upkeep.check_outputs(folder) == (3, [])
 
 
-def test_rolling_back_is_a_pointer_flip(tmp_path: Path) -> None:
+def test_pictures_are_rolled_back_and_stay_so_until_something_changes(tmp_path: Path) -> None:
     run = tmp_path / "run"
     night(run, {"a": "a1", "b": "b1"})
     folder = night(run, {"a": "a2"})
     upkeep.roll_back(folder, 1)
     assert tree(run / "current") == {"deep/a.png": "a1", "deep/b.png": "b1"}
-    with pytest.raises(JobError, match=r"start 9 .* published nothing; newest ones that did: 1, 2, 3"):
+    before = read_ledger(folder.outcomes, ["output_sha256"]).sort_by("item_id").to_pylist()
+    assert [row["start"] for row in before] == [1, 1], "what the bad start refined counts for nothing"
+    night(run, {"a": "a1", "b": "b1"})
+    assert read_ledger(folder.outcomes, ["output_sha256"]).sort_by("item_id").to_pylist() == before, "nothing redone"
+    with pytest.raises(JobError, match=r"start 9 .* published nothing; the newest ones that did: 1, 2, 3, 4"):
         upkeep.roll_back(folder, 9)
 
 

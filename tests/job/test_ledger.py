@@ -145,7 +145,7 @@ def old_part(folder: Path, table: pa.Table, version: str | None = None) -> None:
 
 def test_a_part_that_is_there_and_cannot_be_read_stops_the_start(folder: Path) -> None:
     write_part(str(folder), outcomes_table([DONE]), "r0")
-    os.mkfifo(folder / "part-1-r0-0123456789abcdef.parquet")  # what nobody can read, root neither
+    os.mkfifo(folder / "part-00000000-1-r0-0123456789abcdef.parquet")  # what nobody can read, root neither
     with pytest.raises(JobError, match=r"0123456789abcdef.parquet is there and cannot be read .*refined once more"):
         read_ledger(str(folder), ["status"])
     with pytest.raises(JobError, match="cannot be read"):
