@@ -35,6 +35,11 @@ Exit = Literal["done", "budget", "canary", "deadline", "failed", "stopped", "tak
 """How a start ended. `canary`: refused by its canary, its outcomes are void. `taken-over`: its process died."""
 
 
+_held_here: set[str] = set()
+"""Tokens of the starts that this process holds. One that it let go of without being able to write its end (a full
+disk) is over all the same."""
+
+
 class RunHeld(JobError):
     """Another process is working in this run folder right now."""
 
@@ -57,6 +62,8 @@ class Owner:
         """Whether the process has ended; None where only its own machine could tell."""
         if (self.host, self.boot) != (platform.node(), _boot_id()):
             return None
+        if self.pid == os.getpid():
+            return self.token not in _held_here
         return _born(self.pid) != self.born
 
 
@@ -83,8 +90,9 @@ class Start:
     written stays valid, but nothing more may be committed.
     """
 
-    def __init__(self, run: str, number: int, heartbeat_s: float = HEARTBEAT_S) -> None:
-        self.run, self.number = run, number
+    def __init__(self, run: str, number: int, token: str, heartbeat_s: float = HEARTBEAT_S) -> None:
+        self.run, self.number, self._token = run, number, token
+        _held_here.add(token)
         self.lost = threading.Event()
         self._heartbeat_s = heartbeat_s
         self._ended = threading.Event()
@@ -92,9 +100,14 @@ class Start:
         self._thread.start()
 
     def close(self, exit: Exit, **counts: Any) -> None:
-        """Say how it ended, once; a start that was taken over keeps the end it was given."""
+        """Say how it ended, once; a start that was taken over keeps the end it was given.
+
+        Raises:
+            JobError: that cannot be written; the start is over nevertheless, and the next one says so.
+        """
         self._ended.set()
         self._thread.join()
+        _held_here.discard(self._token)
         _end(self.run, self.number, exit, counts)
 
     def void(self) -> None:
@@ -157,7 +170,7 @@ def open_start(
         storage.write(_path(run, newest + 1), text.encode(), only_if_absent=True)
     except ItemError as e:
         raise RunHeld(f"another start of {run} was opened at this moment; wait for it, or stop it") from e
-    return Start(run, newest + 1, heartbeat_s)
+    return Start(run, newest + 1, owner.token, heartbeat_s)
 
 
 def read_starts(run: str) -> list[StartRecord]:

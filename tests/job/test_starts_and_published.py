@@ -184,6 +184,7 @@ class Nights(RuleBasedStateMachine):
         """The process dies: its thread ends, its start stays open, and its owner is gone."""
         if self.start is not None:
             self.start._ended.set()
+            starts._held_here.discard(self.start._token)
             self.start = None
         for path in sorted((Path(self.run) / "starts").glob("????????.json"))[-1:]:
             record = json.loads(path.read_text())
