@@ -142,7 +142,7 @@ def test_a_run_refines_what_it_can_records_what_it_cannot_and_resumes(site: Path
     assert first.stderr.count("4 sources had Content Credentials") == 1
     summary = (out / "report" / "summary.md").read_text()
     assert "| Content Credentials removed, as they sign the source's pixels | 4 |" in summary
-    assert b"manifest store" not in (out / "outputs" / "good.png").read_bytes()
+    assert b"manifest store" not in (out / "current" / "good.png").read_bytes()
     report = json.loads((out / "report" / "report.json").read_bytes())
     assert (report["runs"][0]["done"], report["runs"][0]["dead"]) == (4, 12)
     assert "caBX" not in json.dumps(report), "credentials that had to go are no lost metadata"
