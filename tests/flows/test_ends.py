@@ -58,7 +58,7 @@ def test_a_manifest_of_many_habits_is_run_and_its_faults_are_counted_by_the_edit
     assert "rows are lines of the file, from 1" in said(checked)
     ran = cli("run", str(site / "m.csv"), "--out", str(site / "run"), "--error-budget", "0.9", *QUICK, home=home)
     assert ran.returncode == 0, said(ran)
-    assert [p.name for p in (site / "run" / "outputs").iterdir()] == ["a.png"]
+    assert [p.name for p in (site / "run" / "current").iterdir()] == ["a.png"]
 
 
 def test_a_polars_category_is_planned(site: Path, home: Path) -> None:
