@@ -17,7 +17,9 @@ from moto.server import ThreadedMotoServer
 from refine_ops import s3, storage
 from refine_ops.config import RefineSettings
 from refine_ops.errors import ItemError, JobError, Missing
+from refine_ops.job import export, starts, upkeep
 from refine_ops.job.run_folder import fingerprint_parts, open_run
+from tests.support.nights import night
 from tests.support.servers.s3_proxy import Fault, Kind, Proxy, s3_proxy
 
 DATA = bytes(range(256)) * 400
@@ -192,3 +194,28 @@ def test_listing_goes_on_over_pages_and_faults(proxy: Proxy) -> None:
     found = list(storage.list_files("s3://lake/many"))
     assert len(found) == 1005
     assert found == sorted(found)
+
+
+def test_nights_in_a_bucket_are_locked_published_exported_and_pruned(proxy: Proxy) -> None:
+    night("s3://lake/run", {"a": "a1", "b": "b1"})
+    folder = night("s3://lake/run", {"a": "a2"})
+    held = starts.open_start(folder.uri, {})
+    with pytest.raises(starts.RunHeld):
+        starts.open_start(folder.uri, {})
+    held.close("done")
+    found = export.export(folder.uri, "s3://lake/shop", max_removed=1.0)
+    assert list(found.copied) == ["deep/a.png"]
+    assert storage.read("s3://lake/shop/deep/a.png") == b"a2"
+    night(folder.uri, {"b": "b1"})
+    assert export.export(folder.uri, "s3://lake/shop", max_removed=1.0).removed == ("deep/a.png",)
+    assert not storage.exists("s3://lake/shop/deep/a.png")
+    assert upkeep.prune(folder, snapshots=1, dry_run=False).uris == (), "everything is young"
+    pruned = upkeep.prune(folder, snapshots=1, dry_run=False, now=lambda: time.time() + 30 * 86_400)
+    assert sorted(uri.removeprefix(folder.uri) for uri in pruned.uris) == [
+        "/outputs/00000001/deep/a.png",
+        "/patches/00000001/deep/a.png.r0.png",
+    ]
+    assert sorted(storage.list_files(f"{folder.uri}/outputs")) == [
+        f"{folder.uri}/outputs/00000001/deep/b.png",
+        f"{folder.uri}/outputs/00000002/deep/a.png",
+    ]
