@@ -22,6 +22,8 @@ Blend = npt.NDArray[np.float32]
 
 PastePolicy = Literal["mask", "box"]
 Status = Literal["done", "dead"]
+Verdict = Literal["fits", "refused", "cannot tell"]
+"""Of a reference: it is the right one in its pose; it is not; nothing left of the region says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,34 @@ class Alignment:
     de00_before: float = 0.0
     de00_after: float = 0.0
     inlier_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How well a registered reference agrees with its region. Correlations in [-1, 1], shares in [0, 1].
+
+    `rank` is the variance explained over all plus half of that around the mask, in [0, 1.5]; `outside` the robust
+    correlation around the mask, `inside` that of the coarse shape in it; `covered` the share of M that the reference
+    covers. `support`, `contradiction` and `silence` are shares of the region's own windows, `worst` what 95 % of those
+    that show anything exceed; `residual_px` how far they lie off on average (view px). `reference` is the one that was
+    taken, `lead` its rank over the second's.
+    """
+
+    verdict: Verdict
+    reason: str
+    method: str
+    inliers: int = 0
+    residual_px: float = 0.0
+    rank: float = 0.0
+    outside: float = 0.0
+    inside: float = 0.0
+    covered: float = 0.0
+    support: float = 0.0
+    contradiction: float = 0.0
+    silence: float = 0.0
+    worst: float = 0.0
+    reference: str = ""
+    lead: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
