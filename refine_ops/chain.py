@@ -237,7 +237,12 @@ def refine_image(item: Item, inputs: Mapping[str, bytes], refiner: Refiner, sett
     Raises:
         ItemError: the item cannot be refined; nothing should be published.
     """
-    refinement = Refinement(item, open_item(item, inputs, settings), settings, refiner)
+    return refine_opened(item, open_item(item, inputs, settings), refiner, settings)
+
+
+def refine_opened(item: Item, opened: Opened, refiner: Refiner, settings: RefineSettings) -> Finished:
+    """`refine_image` for an item whose inputs are decoded."""
+    refinement = Refinement(item, opened, settings, refiner)
     while not refinement.complete:
         work = refiner.prepare(refinement.conditioning())
         refinement.absorb(refiner.refine_prepared([work])[0])

@@ -9,16 +9,33 @@ import tempfile
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from flows.cli import quality, training, upkeep
-from flows.cli.options import ConfigFile, Setting, Verbose, fail, load_config, start_prefect
-from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings
+from flows.cli.image import image
+from flows.cli.options import ConfigFile, Setting, Verbose, fail, load_config, note_tiny, start_prefect
+from refine_ops.config import ModelSettings, RefineBatchConfig
 from refine_ops.errors import EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_JOB_ERROR, ItemError, JobError
 
+
+class _ByUse(TyperGroup):
+    """Commands in the order in which people come to need them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(
+            super().list_commands(ctx), key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER)
+        )
+
+
+_ORDER: Final = (
+    *("demo", "image", "run", "check", "report", "review", "doctor"),
+    *("build-dataset", "train", "ablate", "eval", "adapters"),
+)
 app = typer.Typer(
+    cls=_ByUse,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -30,6 +47,7 @@ EXIT_DEFECT = 70
 """A defect of this package (`EX_SOFTWARE`)."""
 _STOPPED = "stopped; what is done is recorded, run the same command again to go on"
 
+app.command()(image)
 quality.register(app)
 training.register(app)
 upkeep.register(app)
@@ -136,7 +154,7 @@ def run(
 
         print(count(settings))
         return
-    _announce(settings.refine)
+    note_tiny(settings.refine)
     start_prefect(verbose)
     from flows.refine_batch import ErrorBudgetExceeded, refine_batch
 
@@ -148,15 +166,6 @@ def run(
         f"{summary.done} done, {summary.dead} dead, {summary.changed_outside_px} px changed outside the allowed change"
     )
     print(f"outputs  {summary.run}/current\nsummary  {summary.summary}\nbefore/after  {summary.contact_sheet}")
-
-
-def _announce(settings: RefineSettings) -> None:
-    if settings.model.model == "tiny":
-        print(
-            "NOTE: --model is 'tiny', the small bundled model that shows how the package works. It is no match for "
-            "photos that matter; for those: --model refineanything-2511-lightning-8 --allow-hub (58 GB, needs a GPU).",
-            file=sys.stderr,
-        )
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from refine_ops.config import prepare_prefect
+from refine_ops.config import RefineSettings, prepare_prefect
 from refine_ops.errors import JobError
 
 if TYPE_CHECKING:
@@ -29,6 +29,17 @@ def fail(message: str, code: int) -> NoReturn:
     """One message on stderr, and out."""
     print(f"refine-ops: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+def note_tiny(settings: RefineSettings) -> None:
+    """Say once that the small bundled model is at work, and what it does not do."""
+    if settings.model.model == "tiny":
+        print(
+            "NOTE: --model is 'tiny', the small bundled model that shows how the package works. It does not read "
+            "prompts and is no match for photos that matter; for those: --model refineanything-2511-lightning-8 "
+            "--allow-hub (58 GB, needs a GPU).",
+            file=sys.stderr,
+        )
 
 
 def start_prefect(verbose: bool = False) -> None:

@@ -33,6 +33,8 @@ class Drift:
 
 
 NO_DRIFT: Final = Drift()
+COARSE: Final = 0.5
+"""Seen at less than half its own size a region visibly loses detail: nothing finer than 2 px can be made."""
 
 
 def margin_in_pixels(
@@ -64,6 +66,22 @@ def plan_crop(mask: Mask, *, margin_px: int, grid_px: int, pixels: int) -> Focus
     left, right, pad_left, pad_right = _place(x0, x1, best.view[0], width)
     top, bottom, pad_top, pad_bottom = _place(y0, y1, best.view[1], height)
     return FocusCrop(tight, (left, top, right, bottom), (pad_left, pad_top, pad_right, pad_bottom), best.size)
+
+
+def zoom_of(crop: Box, size: tuple[int, int]) -> float:
+    """Model pixels per native pixel of a crop that the model sees at `size` = (width, height); 1 is the file's own."""
+    x0, y0, x1, y1 = crop
+    return min(size[0] / (x1 - x0), size[1] / (y1 - y0))  # of a padded crop the other side is the true one
+
+
+def coarse(zoom: float) -> str:
+    """What a person should know of a region larger than the model's picture; empty where it is not."""
+    if zoom >= COARSE:
+        return ""
+    return (
+        f"larger than the model's picture: seen at {zoom:.2f} of its size, so nothing finer than {1 / zoom:.0f} px can "
+        "be made; mark smaller regions, or use a model with a larger picture"
+    )
 
 
 def view(rgb: U8Image, crop: FocusCrop) -> U8Image:

@@ -1,0 +1,91 @@
+"""`refine`: one picture, refined in this process.
+
+from refine_ops import refine
+result = refine("photo.jpg", box=(310, 220, 520, 300), reference="logo.png")
+result.save("refined.jpg")
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from refine_ops.chain import Finished, open_item, refine_opened
+from refine_ops.config import AccessSettings, ModelSettings, RefineSettings
+from refine_ops.errors import JobError
+from refine_ops.image.read import decode_rgb
+from refine_ops.records import Item, Mask, Refiner, U8Image
+from refine_ops.single.given import Picture, given_item
+from refine_ops.single.result import Refined
+
+
+def refine(
+    image: Picture,
+    *,
+    box: Sequence[float] | str | None = None,
+    mask: Picture | None = None,
+    scribble: Mapping[str, Any] | str | None = None,
+    prompt: str | None = None,
+    reference: Picture | None = None,
+    seed: int | None = None,
+    regions: Sequence[Mapping[str, Any]] | None = None,
+    model: str | None = None,
+    settings: RefineSettings | None = None,
+    access: AccessSettings | None = None,
+    mask_level: int | None = None,
+    mask_class: int | None = None,
+    mask_invert: bool | None = None,
+) -> Refined:
+    """Refine one marked region of one picture, or several `regions` given as in a manifest.
+
+    Args:
+        box: `x0, y0, x1, y1`, half-open, in pixels of the upright picture; or give `mask`, or `scribble`
+            (`{"strokes": [[[x, y], ...], ...], "width": px}`).
+        reference: A picture that shows how the region should look.
+        seed: Default is derived from the picture's name.
+        model: Preset, folder in diffusers' layout, or hub name; short for `settings.model.model`.
+        mask_level: Where the mask alone does not say what it marks: from this value on (or see `mask_class`, the marked
+            class of a label image, and `mask_invert`).
+
+    Raises:
+        ItemError: the picture cannot be refined; the message names the file and the remedy.
+        JobError: the model or the settings do not allow it.
+    """
+    settings = settings or RefineSettings()
+    if model is not None:
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"model": model})})
+    given: dict[str, Any] = {"box": box, "mask": mask, "scribble": scribble, "prompt": prompt, "reference": reference}
+    given |= {"seed": seed, "mask_level": mask_level, "mask_class": mask_class, "mask_invert": mask_invert}
+    named = {name: value for name, value in given.items() if value is not None}
+    if regions is not None and named:
+        raise JobError(f"{', '.join(named)} beside `regions`; give them inside of it")
+    item, inputs = given_item(
+        image, [named] if regions is None else regions, settings.limits.max_bytes, access or AccessSettings()
+    )
+    opened = open_item(item, inputs, settings)
+    finished = refine_opened(item, opened, _refiner(settings.model), settings)
+    return _result(item, finished, opened.source.rgb, [m.mask.unpacked() for m in opened.markings], settings)
+
+
+def _result(item: Item, finished: Finished, before: U8Image, masks: list[Mask], settings: RefineSettings) -> Refined:
+    names = [item.image, *(u for r in item.regions for u in (r.mask, r.reference) if u)]
+    return Refined(
+        data=finished.data,
+        format=finished.format,
+        proof=finished.verification,
+        regions=finished.regions,
+        masks=tuple(masks),
+        before=before,
+        after=decode_rgb(finished.data, name=item.image, limits=settings.limits),
+        names=tuple(names),
+    )
+
+
+@lru_cache(maxsize=1)
+def _refiner(settings: ModelSettings) -> Refiner:
+    """The loaded model; the last one is kept, so that the next picture does not wait for it."""
+    import torch
+
+    from refine_ops.model.refiner import load_refiner
+
+    on_gpu = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    return load_refiner(settings, torch.device("cuda" if on_gpu else "cpu"))

@@ -1,0 +1,130 @@
+"""A refined picture, and all that is known of it."""
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from refine_ops import storage
+from refine_ops.config import RefineSettings
+from refine_ops.errors import JobError
+from refine_ops.image import focus
+from refine_ops.records import Mask, RegionOutcome, U8Image, Verification
+from refine_ops.report.page.contact_sheet import Pair, contact_sheet
+
+_FORMAT_OF: Final = {".png": "png", ".webp": "webp-lossless"}
+_SUFFIXES_OF: Final = {
+    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "png": (".png",),
+    "webp": (".webp",),
+    "tiff": (".tif", ".tiff"),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refined:
+    """A refined picture and all that is known of it.
+
+    `data` are the bytes to publish, in `format`; `proof` says that nothing outside the allowed change differs in them;
+    `regions` holds each region's crop, seed, drift and change, `masks` what was understood as marked, `bool (H, W)`.
+    `before` and `after` are the upright pictures in sRGB, `uint8 (H, W, 3)`. `names` are the files that were read.
+    """
+
+    data: bytes
+    format: str
+    proof: Verification
+    regions: tuple[RegionOutcome, ...]
+    masks: tuple[Mask, ...]
+    before: U8Image
+    after: U8Image
+    names: tuple[str, ...]
+
+    @property
+    def changed(self) -> Mask:
+        """The pixels that differ, `bool (H, W)`."""
+        return np.asarray((self.before != self.after).any(axis=2))
+
+    @property
+    def image(self) -> Image.Image:
+        """The refined picture, upright in sRGB."""
+        return Image.fromarray(self.after)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What may disappoint: regions that the model saw much smaller than they are."""
+        zooms = {r.region_id: focus.zoom_of(r.crop, (r.model_width, r.model_height)) for r in self.regions}
+        return tuple(f"region {name} is {text}" for name, zoom in zooms.items() if (text := focus.coarse(zoom)))
+
+    def __str__(self) -> str:
+        """What was marked, where the model looked and what changed, in one line."""
+        marked = np.count_nonzero(np.logical_or.reduce(self.masks))
+        said = [f"{marked:,} px marked ({marked / self.masks[0].size:.1%})", f"{self.proof.changed_px:,} px changed"]
+        said.append(f"{self.proof.changed_outside_px} outside the allowed change")
+        if len(self.regions) == 1:
+            [region] = self.regions
+            said.append(f"crop {','.join(map(str, region.crop))} seen at {region.model_width} x {region.model_height}")
+            said.append(f"seed {region.seed}")
+        return ", ".join(said)
+
+    def save(self, path: str | os.PathLike[str]) -> str:
+        """Write `data` and return where it lies.
+
+        Raises:
+            JobError: `path` is one of the files that were read, names another format, or cannot be written.
+        """
+        return _write(os.fspath(path), self.data, self.names, self.format)
+
+    def save_comparison(self, path: str | os.PathLike[str]) -> str:
+        """Write the picture with its regions marked, and each region before and after, as PNG."""
+        return _write(os.fspath(path), self._comparison(), self.names, "png")
+
+    def show(self) -> None:
+        """Open the comparison in the desktop's viewer."""
+        Image.open(io.BytesIO(self._comparison())).show(title="before and after")
+
+    def _comparison(self) -> bytes:
+        name = PurePosixPath(self.names[0]).name
+        several = len(self.regions) > 1
+        labels = [f"{name} / {r.region_id}" if several else name for r in self.regions]
+        pairs = zip(labels, self.regions, strict=True)
+        return contact_sheet([Pair(label, self.before, self.after, r.tight) for label, r in pairs])
+
+
+def output_format(out: str, settings: RefineSettings) -> RefineSettings:
+    """The settings under which a picture is written as `out` says by its suffix: `.png` and `.webp` convert."""
+    wanted = _FORMAT_OF.get(PurePosixPath(out).suffix.lower())
+    if wanted is None or settings.write.output_format != "source":
+        return settings
+    return settings.model_copy(update={"write": settings.write.model_copy(update={"output_format": wanted})})
+
+
+def check_target(target: str, sources: Sequence[str]) -> None:
+    """Before any work: whether a result may be written there.
+
+    Raises:
+        JobError: `target` is one of the `sources`.
+    """
+    uri = storage.resolve(target, os.getcwd())
+    for source in (storage.resolve(source, os.getcwd()) for source in sources):
+        if uri == source or _same_file(uri, source):
+            raise JobError(f"{uri} is the source; sources are never overwritten, give another name")
+
+
+def _write(path: str, data: bytes, sources: Sequence[str], kind: str) -> str:
+    uri = storage.resolve(path, os.getcwd())
+    check_target(uri, [source for source in sources if os.path.isabs(source) or storage.is_s3(source)])
+    suffix = PurePosixPath(uri).suffix.lower()
+    if suffix not in _SUFFIXES_OF[kind]:
+        raise JobError(f"{uri}: the picture is {kind}, name it *{_SUFFIXES_OF[kind][0]}; .png and .webp convert it")
+    storage.write(uri, data)
+    return uri
+
+
+def _same_file(uri: str, source: str) -> bool:
+    local = not (storage.is_s3(uri) or storage.is_s3(source))
+    return local and os.path.exists(uri) and os.path.exists(source) and os.path.samefile(uri, source)
