@@ -31,7 +31,8 @@ class _ByUse(TyperGroup):
 
 
 _ORDER: Final = (
-    *("demo", "image", "run", "check", "report", "review", "doctor"),
+    *("demo", "image", "run", "check", "report", "review"),
+    *("starts", "export", "verify", "rollback", "prune", "doctor"),
     *("build-dataset", "train", "ablate", "eval", "adapters"),
 )
 app = typer.Typer(
