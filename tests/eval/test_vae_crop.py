@@ -54,7 +54,7 @@ def test_what_is_no_vae_or_no_image_is_said(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="no such folder"):
         vae_crop(VaeCropConfig(model="org/name", out=str(tmp_path)))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(JobError, match="its VAE cannot be opened"):
+    with pytest.raises(JobError, match="cannot be opened as AutoModel"):
         vae_crop(VaeCropConfig(model=str(tmp_path / "empty"), out=str(tmp_path)))
     with pytest.raises(JobError, match="holds no image"):
         vae_crop(VaeCropConfig(images=str(tmp_path / "empty"), out=str(tmp_path)))
