@@ -15,7 +15,7 @@ from refine_ops.report.figures import ItemMeasure
 from refine_ops.report.folders import folder_cases
 from refine_ops.report.measure.from_models import FILE, with_modelled
 from refine_ops.report.measure.many import measure_cases
-from refine_ops.report.nights import night_name, night_of
+from refine_ops.report.nights import by_night, night_name
 from refine_ops.report.page.html import render_html
 from refine_ops.report.summary import run_figures, summarise
 from refine_ops.report.trend import TrendPoint, append_trend, read_trend, run_points
@@ -90,10 +90,8 @@ def _trend(
     settings = config.trend
     points = {}
     for run, items in measured.items():
-        numbers = night_of([item.finished_at for item in items])
-        for night in range(int(numbers.max(initial=-1)) + 1):
-            members = [item for item, number in zip(items, numbers, strict=True) if number == night]
-            name = night_name(run, [item.finished_at for item in members])
+        for start, members in by_night(items).items():
+            name = night_name(run, start)
             points[name] = run_points(name, members, run_figures(run, members, 0, config.cost).trend_figures)
     ordered = sorted(points.values(), key=lambda p: p[0].finished_at)
     own = [point for night in ordered for point in night]

@@ -18,7 +18,6 @@ from refine_ops.job.planning.plan import PlanReader
 from refine_ops.job.run_folder import RunFolder, reopen_run
 from refine_ops.proof.allowed import Rules
 from refine_ops.records import Alignment, Box, Region
-from refine_ops.report.nights import night_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +48,7 @@ class Case:
     attempts: int = 1
     gpu_s: float | None = None
     finished_at: float = 0.0
+    start: int = 0
     slices: dict[str, str] = field(default_factory=dict)
     extra: dict[str, dict[str, float]] = field(default_factory=dict)
     """Metrics computed elsewhere (LPIPS, text), by region id."""
@@ -94,8 +94,8 @@ class RunCases:
         ledger = read_ledger(self.folder.outcomes, columns)
         if self.nights is None or not len(ledger):
             return ledger
-        numbers = night_of(ledger["finished_at"].to_numpy())
-        return ledger.filter(pa.array(numbers > numbers.max() - self.nights))
+        newest = sorted(pc.unique(ledger["start"]).to_pylist())[-self.nights :]
+        return ledger.filter(pc.is_in(ledger["start"], value_set=pa.array(newest)))
 
     def _dead_letter(self) -> frozenset[str] | None:
         """Ids in the dead letter; None for a run that has not come to an end yet."""
@@ -131,6 +131,7 @@ class RunCases:
             attempts=row["attempts"],
             gpu_s=timings.get("refine"),
             finished_at=row["finished_at"],
+            start=row["start"],
             slices={**shared, "category": row["category"] or "none", "source": storage.folder_of(row["image"])},
         )
 

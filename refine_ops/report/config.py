@@ -105,7 +105,9 @@ class DriftReportConfig(Settings):
     source: str | None = Field(None, description="A report folder: render its HTML again, measure nothing.")
     out: str | None = Field(None, description="Where the report goes; default: `report/` in the (first) run folder.")
     nights: int | None = Field(
-        None, ge=1, description="Only the newest nights of each run (a pause of 6 hours ends one); None: the whole run."
+        None,
+        ge=1,
+        description="Only the newest nights of each run, starts that refined something; None: the whole.",
     )
     measure: MeasureSettings = MeasureSettings()
     perceptual: PerceptualSettings | None = Field(

@@ -167,6 +167,7 @@ class ItemMeasure:
     attempts: int = 1
     gpu_s: float | None = None
     finished_at: float = 0.0
+    start: int = 0
 
     @property
     def severity(self) -> float:

@@ -37,9 +37,10 @@ ITEMS_SCHEMA = pa.schema(
         ("attempts", pa.int32()),
         ("gpu_s", pa.float64()),
         ("finished_at", pa.float64()),
+        ("start", pa.int64()),
         ("page", pa.int32()),
     ],
-    metadata={"refine_ops.report.items": "1"},
+    metadata={"refine_ops.report.items": "2"},
 )
 _EVIDENCE_SCHEMA = pa.schema(
     [
@@ -76,7 +77,9 @@ def read_items(folder: str) -> pa.Table:
 def item_of(row: dict[str, Any]) -> ItemMeasure:
     """A row of `items.parquet` as the record it was written from."""
     plain = {name: row[name] for name in ("run", "item_id", "fingerprint", "status", "reason", "message", "image")}
-    plain |= {name: row[name] for name in ("output", "format", "width", "height", "attempts", "gpu_s", "finished_at")}
+    plain |= {
+        name: row[name] for name in ("output", "format", "width", "height", "attempts", "gpu_s", "finished_at", "start")
+    }
     return ItemMeasure(
         **plain,
         metadata_lost=tuple(row["metadata_lost"]),

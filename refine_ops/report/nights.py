@@ -1,32 +1,32 @@
-"""Nights of one run folder: the same folder goes on with every night, and each night has its own figures and trend."""
+"""Nights of one run folder: the same folder goes on with every start, and each has its own figures and trend.
+
+A night is a start, however long it takes or pauses: nothing is told from gaps between times.
+"""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
-import numpy as np
-import numpy.typing as npt
-
-GAP_S = 6 * 3600.0
-"""A pause this long between two finished items begins another night."""
+from refine_ops.report.figures import ItemMeasure
 
 
-def night_of(finished_at: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Number of the night of each item, 0 the oldest, from the times (Unix seconds, any order) they were finished."""
-    times = np.asarray(finished_at, np.float64)
-    order = np.argsort(times, kind="stable")
-    numbers = np.zeros(len(times), np.int64)
-    numbers[order] = np.concatenate([[0], np.cumsum(np.diff(times[order]) > GAP_S)])[: len(times)]
-    return numbers
+def by_night(items: Sequence[ItemMeasure]) -> dict[int, list[ItemMeasure]]:
+    """Items by the start that refined them, the oldest first."""
+    nights: dict[int, list[ItemMeasure]] = {}
+    for item in sorted(items, key=lambda i: i.start):
+        nights.setdefault(item.start, []).append(item)
+    return nights
 
 
-def busy_s(finished_at: Sequence[float]) -> tuple[float, int]:
+def busy_s(items: Sequence[ItemMeasure]) -> tuple[float, int]:
     """Seconds between the first and the last finished item of each night, summed, and the intervals counted in them."""
-    times = np.sort(np.asarray(finished_at, np.float64))
-    within = np.diff(times)
-    within = within[within <= GAP_S]
-    return float(within.sum()), len(within)
+    span_s, intervals = 0.0, 0
+    for members in by_night(items).values():
+        times = [i.finished_at for i in members if i.finished_at > 0]
+        if times:
+            span_s += max(times) - min(times)
+            intervals += len(times) - 1
+    return span_s, intervals
 
 
-def night_name(run: str, finished_at: Sequence[float]) -> str:
-    """What a night is called in the trend: its run, and the minute its first item was finished (UTC)."""
-    return f"{run} {datetime.fromtimestamp(min(finished_at), UTC):%Y-%m-%d %H:%M}"
+def night_name(run: str, start: int) -> str:
+    """What a night is called in the trend. A start keeps its number, so a report made again replaces its own points."""
+    return f"{run} start {start}" if start else run

@@ -43,9 +43,9 @@ class RunFigures:
 
 
 def run_figures(run: str, items: Sequence[ItemMeasure], planned: int, cost: Cost) -> RunFigures:
-    """Throughput is finished items over the time between the first and the last of them, without pauses of hours."""
+    """Throughput is finished items over the time between the first and the last of each night."""
     done = [i for i in items if i.status == "done"]
-    span_s, intervals = busy_s([i.finished_at for i in items if i.finished_at > 0])
+    span_s, intervals = busy_s(items)
     device = [i.gpu_s for i in done if i.gpu_s is not None]
     gpu_s = float(sum(device)) if device else None
     priced = cost.gpu_hour is not None and gpu_s is not None and done

@@ -152,4 +152,5 @@ def _unmeasured(case: Case) -> ItemMeasure:
         attempts=case.attempts,
         gpu_s=case.gpu_s,
         finished_at=case.finished_at,
+        start=case.start,
     )
