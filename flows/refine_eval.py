@@ -43,13 +43,14 @@ def measure(config: RefineEvalConfig) -> Evaluation:
     created = create_progress_artifact(0.0, key="refine-eval-progress", description="refine-eval")
     names, ticker = [m.name for m in config.all_methods], Ticker("eval", "cases")
 
-    def progress(done: int, total: int, method: str) -> None:
-        ticker.update(names.index(method) * total + done, len(names) * total, method)
-        share = (names.index(method) + done / total) / len(names)
+    def show(done: int, total: int | None) -> None:
+        method = names[(done - 1) * len(names) // (total or done)]
+        ticker.update(done, total, method)
         if isinstance(created, UUID):
+            share = done / (total or done)
             update_progress_artifact(created, 100 * share, description=f"{method}: case {done} of {total}")
 
-    return evaluate(config, progress)
+    return evaluate(config, show)
 
 
 @task(persist_result=False)

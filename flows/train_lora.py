@@ -1,4 +1,4 @@
-"""Flow `train-lora`: check, train, publish, judge on held-out cases; artifacts for curve, grid and decision.
+"""Flow `train-lora`: check, train, publish, compare on held-out cases, promote; artifacts for curve, grid and decision.
 
 Flow `train-ablations` trains the same with each part of the method left out, and evaluates all (Table 3).
 """
@@ -17,17 +17,17 @@ from refine_ops.eval.run import Evaluation, evaluate
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.metrics_log import read_metrics
 from refine_ops.train.promotion.ablation import evaluation, variants
-from refine_ops.train.promotion.promote import Judged, judge, publish
+from refine_ops.train.promotion.promote import PromotionResult, decide_promotion, publish
 from refine_ops.train.run import TrainResult, train
 from refine_ops.train.samples.dataset import read_samples
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a run of the flow gave; `judged` is None where no registry is set."""
+    """What a run of the flow gave; `promotion` is None where no registry is set."""
 
     result: TrainResult
-    judged: Judged | None
+    promotion: PromotionResult | None
 
 
 @flow(name="train-lora", flow_run_name="train {config.out}")
@@ -37,7 +37,7 @@ def train_lora(config: TrainLoraConfig) -> Trained:
     The same `out` resumes: finished phases are only read.
 
     Raises:
-        JobError: settings or data do not allow it, the loss diverged, or the gate cannot measure its metric.
+        JobError: settings or data do not allow it, the loss diverged, or the metric of promotion cannot be measured.
     """
     check_data(config)
     result = run_training(config)
@@ -45,14 +45,14 @@ def train_lora(config: TrainLoraConfig) -> Trained:
     if config.registry is None:
         return Trained(result, None)
     card = publish_adapter(config, result)
-    judged = judge_adapter(config, card.version)
-    show_decision(judged)
-    return Trained(result, judged)
+    promotion = compare_adapter(config, card.version)
+    show_decision(promotion)
+    return Trained(result, promotion)
 
 
 @flow(name="train-ablations", flow_run_name="ablations {config.out}")
 def train_ablations(config: TrainLoraConfig) -> Evaluation:
-    """Train with the whole method and without each part, and compare them on `gate.cases`. The same `out` resumes.
+    """Train with the whole method and without each part, and compare them on `promotion.cases`. The same `out` resumes.
 
     Raises:
         JobError: settings or data do not allow it, or a loss diverged.
@@ -94,8 +94,8 @@ def publish_adapter(config: TrainLoraConfig, result: TrainResult) -> AdapterCard
 
 
 @task
-def judge_adapter(config: TrainLoraConfig, version: str) -> Judged:
-    return judge(config, version)
+def compare_adapter(config: TrainLoraConfig, version: str) -> PromotionResult:
+    return decide_promotion(config, version)
 
 
 @task(persist_result=False)
@@ -106,11 +106,12 @@ def evaluate_ablations(config: TrainLoraConfig, adapters: dict[str, Path]) -> Ev
 
 
 @task
-def show_decision(judged: Judged) -> None:
-    against = judged.incumbent or "the base model"
-    lines = [f"# {judged.version} against {against}", judged.decision.markdown, *(f"- {note}" for note in judged.notes)]
-    create_markdown_artifact(key="train-lora-gate", markdown="\n".join(lines), description=judged.decision.verdict)
-    get_run_logger().info("%s", judged.decision.sentence)
+def show_decision(promotion: PromotionResult) -> None:
+    against = promotion.incumbent or "the base model"
+    decision, notes = promotion.decision, [f"- {note}" for note in promotion.notes]
+    lines = [f"# {promotion.version} against {against}", decision.markdown, *notes]
+    create_markdown_artifact(key="train-lora-promotion", markdown="\n".join(lines), description=decision.verdict)
+    get_run_logger().info("%s", decision.summary)
 
 
 def curve(run: Path) -> str:

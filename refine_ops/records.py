@@ -3,6 +3,7 @@
 Every record is frozen. Boxes are `(x0, y0, x1, y1)`, half-open, in pixels of the upright image.
 """
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
@@ -185,6 +186,11 @@ class Alignment:
     de00_before: float = 0.0
     de00_after: float = 0.0
     inlier_share: float = 0.0
+
+    @property
+    def shift_px(self) -> float:
+        """How far the model moved the crop, in native pixels."""
+        return math.hypot(self.dx_px, self.dy_px)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,8 +71,8 @@ def train(
 
     trained = train_lora(settings)
     print(trained.result.adapter)
-    if trained.judged is not None:
-        print(trained.judged.decision.sentence)
+    if trained.promotion is not None:
+        print(trained.promotion.decision.summary)
 
 
 def ablate(

@@ -1,4 +1,4 @@
-"""Is B worse than A? The verdict that CI and the retraining gate act on."""
+"""Is B worse than A? The gains of B that CI's verdict (here) and retraining's decision (`decision`) act on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from typing import Final
 
 from refine_ops.errors import EXIT_BAD_INPUT, EXIT_OK, JobError
 from refine_ops.eval.metrics.background import METRICS
+from refine_ops.eval.metrics.drift import RAW_DE00, RAW_SHIFT
 from refine_ops.eval.metrics.features import CLIP, DINO
 from refine_ops.eval.metrics.fidelity import MASK_PSNR, MSE, PSNR, SSIM
 from refine_ops.eval.metrics.metric import Metric
@@ -17,29 +18,43 @@ from refine_ops.eval.stats import PairedResult, holm, paired_comparison
 from refine_ops.eval.tables.layout import Row, Table
 from refine_ops.eval.tables.render import as_markdown
 
-KNOWN: Final = {
-    m.name: m
-    for m in (MSE, PSNR, SSIM, MASK_PSNR, LPIPS_ALEX, LPIPS_BG, LPIPS_VGG, VGG, DINO, CLIP, TEXT, *DIMENSIONS, *METRICS)
-}
+_REGION: Final = (MSE, PSNR, SSIM, MASK_PSNR, LPIPS_ALEX, LPIPS_VGG, VGG, DINO, CLIP, TEXT)
+KNOWN: Final = {m.name: m for m in (*_REGION, LPIPS_BG, *METRICS, RAW_DE00, RAW_SHIFT, *DIMENSIONS)}
 DEFAULT_METRICS: Final = ("lpips_alex", "mse", "ssim")
 STRICT: Final = "changed_outside_px"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One metric of the comparison; `p_value` is Holm-adjusted over the metrics compared."""
+class Gain:
+    """How much better B is than A in one metric: positive is better whichever way the metric goes."""
 
     metric: Metric
     result: PairedResult
-    p_value: float
 
     @property
-    def gain(self) -> float:
-        """How much better B is: positive is better whichever way the metric goes."""
-        return -self.result.difference if self.metric.better == "lower" else self.result.difference
+    def mean(self) -> float:
+        return self._sign * self.result.difference
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the mean."""
+        low, high = sorted((self._sign * self.result.low, self._sign * self.result.high))
+        return low, high
+
+    @property
+    def _sign(self) -> int:
+        return -1 if self.metric.better == "lower" else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One metric of a comparison; `p_value` is Holm-adjusted over the metrics compared."""
+
+    gain: Gain
+    p_value: float
 
     def worse(self, alpha: float) -> bool:
-        return self.p_value < alpha and self.gain < 0
+        return self.p_value < alpha and self.gain.mean < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +80,11 @@ class Comparison:
     def markdown(self) -> str:
         rows = []
         for f in self.findings:
-            r = f.result
+            metric, r = f.gain.metric, f.gain.result
             verdict = "worse" if f.worse(self.alpha) else "better" if f.p_value < self.alpha else "no difference shown"
             interval = f"{r.difference:+.4f} [{r.low:+.4f}, {r.high:+.4f}]"
             size = f"{r.minimum_detectable:.4f}"
-            cells = (f.metric.label + f.metric.arrow, interval, f"{f.p_value:.4f}", size, str(r.n_cases), verdict)
-            rows.append(Row(cells))
+            rows.append(Row((metric.label + metric.arrow, interval, f"{f.p_value:.4f}", size, str(r.n_cases), verdict)))
         header = ("Metric", "B - A", "p (Holm)", "least detectable", "cases", "B is")
         note = f"Inputs whose background B changes and A does not: {self.leaks}."
         verdict = "B is worse" if self.worse else "B is not shown to be worse"
@@ -96,25 +110,39 @@ def compare(
     Raises:
         JobError: other case sets, unknown methods or metrics, fewer than two cases in common.
     """
-    unknown = [m for m in metrics if m not in KNOWN]
-    if unknown:
-        raise JobError(f"unknown metrics {', '.join(unknown)}; known: {', '.join(KNOWN)}")
+    known = [known_metric(m) for m in metrics]
     first, second = load_results(a), load_results(b)
-    sides = _named(first, method_a, "A"), _named(second, method_b, "B")
-    both = merged([sides[0], sides[1]])
-    found = []
-    for name in metrics:
-        _check_definitions(both, name)
-        x, y, cases = paired(both, "A", "B", name)
-        if len(x):
-            found.append((KNOWN[name], paired_comparison(x, y, cases)))
-    if not found:
+    both = merged([_named(first, method_a, "A"), _named(second, method_b, "B")])
+    gains = [gain for metric in known if (gain := paired_gain(both, "A", "B", metric)) is not None]
+    if not gains:
         raise JobError(f"no input has a value of {', '.join(metrics)} on both sides; evaluate both on the same cases")
-    adjusted = holm([r.p_value for _, r in found]).tolist()
-    findings = tuple(Finding(m, r, p) for (m, r), p in zip(found, adjusted, strict=True))
+    adjusted = holm([g.result.p_value for g in gains]).tolist()
+    findings = tuple(Finding(g, p) for g, p in zip(gains, adjusted, strict=True))
     x, y, _ = paired(both, "A", "B", STRICT)
     labels = (f"{method_a or first.methods[0]} ({a})", f"{method_b or second.methods[0]} ({b})")
     return Comparison(*labels, findings, int(((y > 0) & (x == 0)).sum()), alpha)
+
+
+def known_metric(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        JobError: there is none.
+    """
+    if name not in KNOWN:
+        raise JobError(f"no metric {name!r} in refine-eval; it has {', '.join(KNOWN)}")
+    return KNOWN[name]
+
+
+def paired_gain(results: Results, a: str, b: str, metric: Metric) -> Gain | None:
+    """Of method `b` over `a`; None where no input has a value on both sides.
+
+    Raises:
+        JobError: the values have different definitions, or fewer than two cases have one.
+    """
+    _check_definitions(results, metric.name)
+    x, y, cases = paired(results, a, b, metric.name)
+    return Gain(metric, paired_comparison(x, y, cases)) if len(x) else None
 
 
 def _named(results: Results, method: str | None, name: str) -> Results:

@@ -1,6 +1,7 @@
 """Generating and measuring, case by case, each kept on disk: what is done is never done again.
 
 OUT/outputs/<method>-<digest>/<input_id>.<hash>.<suffix>   what the method made
+OUT/alignments/<method>-<digest>/<input_id>.<hash>.json    of our refiner: what `align` found in the patch
 OUT/measures/<method>-<digest>/<case_id>.json              its scores, and its failures
 """
 
@@ -8,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,13 @@ from refine_ops import storage
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.cases.case_set import CaseSet, EvalInput, LoadedInput, load_input
-from refine_ops.eval.methods.method import Method
+from refine_ops.eval.methods.method import Method, Output
 from refine_ops.eval.metrics.metric import CaseBatch, Meter, Metric
 from refine_ops.eval.results import NOT_APPLICABLE, Score
 from refine_ops.image.formats.table import MEDIA_SUFFIX, sniff
 from refine_ops.image.read import decode
 from refine_ops.proof.allowed import Rules, allowed_change
-from refine_ops.records import U8Image
+from refine_ops.records import Alignment, U8Image
 
 _SUFFIXES = tuple(MEDIA_SUFFIX.values())
 Stored = dict[str, dict[str, float | None]]
@@ -49,15 +50,18 @@ class MethodRun:
         """Named by the input and its content, so that another input of the same name has another output."""
         return storage.join(self.out, "outputs", self.folder, f"{item.input_id}.{item.digest[:8]}{suffix}")
 
+    def alignment(self, item: EvalInput) -> str:
+        return storage.join(self.out, "alignments", self.folder, f"{item.input_id}.{item.digest[:8]}.json")
+
     def measures(self, case_id: str) -> str:
         return storage.join(self.out, "measures", self.folder, f"{case_id}.json")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Output:
-    """An output's file, and what it shows: `uint8 (H, W, 3)`."""
+class _Decoded:
+    """An output, and what it shows: `uint8 (H, W, 3)`."""
 
-    data: bytes
+    output: Output
     image: U8Image
 
 
@@ -104,7 +108,7 @@ def find_output(run: MethodRun, item: EvalInput) -> str | None:
 
 def _outputs(
     run: MethodRun, method: Method, loaded: Sequence[LoadedInput], limits: ImageLimits
-) -> tuple[dict[str, _Output], dict[str, str]]:
+) -> tuple[dict[str, _Decoded], dict[str, str]]:
     """Outputs and failures by input id; makes those that are not on disk."""
     found = {i.item.input_id: find_output(run, i.item) for i in loaded}
     todo = [i for i in loaded if found[i.item.input_id] is None]
@@ -114,12 +118,14 @@ def _outputs(
         if isinstance(made, ItemError):
             failures[input_id] = f"{made.reason}: {made}"
             continue
-        kind = sniff(made)
+        kind = sniff(made.data)
         if kind is None:
             raise JobError(f"method {run.name!r}, input {input_id}: its output is no image this project reads")
         found[input_id] = run.output(item.item, MEDIA_SUFFIX[kind])
-        storage.write(str(found[input_id]), made)
-    outputs: dict[str, _Output] = {}
+        if made.alignment is not None:  # before the output: what is there has its alignment
+            storage.write(run.alignment(item.item), json.dumps(asdict(made.alignment)).encode())
+        storage.write(str(found[input_id]), made.data)
+    outputs: dict[str, _Decoded] = {}
     for item in loaded:
         uri = found[item.item.input_id]
         if uri is None:
@@ -128,20 +134,20 @@ def _outputs(
         image = decode(data, name=uri, limits=limits).rgb
         if image.shape != item.image.shape:
             raise JobError(f"{uri}: {image.shape}, expected {item.image.shape}")
-        outputs[item.item.input_id] = _Output(data, image)
+        outputs[item.item.input_id] = _Decoded(Output(data, _alignment(run.alignment(item.item))), image)
     return outputs, failures
 
 
-def _batch(loaded: Sequence[LoadedInput], outputs: Sequence[_Output], rules: Rules) -> CaseBatch:
+def _batch(loaded: Sequence[LoadedInput], outputs: Sequence[_Decoded], rules: Rules) -> CaseBatch:
     first = loaded[0].item
     allowed = [
-        allowed_change([(i.mask, "mask")], (i.item.width, i.item.height), i.data, output.data, rules).where
-        for i, output in zip(loaded, outputs, strict=True)
+        allowed_change([(i.mask, "mask")], (i.item.width, i.item.height), i.data, made.output.data, rules).where
+        for i, made in zip(loaded, outputs, strict=True)
     ]
     return CaseBatch(
         inputs=np.stack([i.image for i in loaded]),
         target=np.stack([i.target for i in loaded]),
-        outputs=np.stack([output.image for output in outputs]),
+        outputs=np.stack([made.image for made in outputs]),
         mask=np.stack([i.mask for i in loaded]),
         allowed=np.stack(allowed),
         box=first.object_box,
@@ -149,7 +155,17 @@ def _batch(loaded: Sequence[LoadedInput], outputs: Sequence[_Output], rules: Rul
         setting=first.setting,
         text=first.text,
         references=tuple(i.reference for i in loaded),
+        alignments=tuple(made.output.alignment for made in outputs),
     )
+
+
+def _alignment(uri: str) -> Alignment | None:
+    try:
+        values: dict[str, Any] = json.loads(storage.read(uri))
+    except storage.Missing:
+        return None
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Alignment(**fields)
 
 
 def _store(stored: Stored, meter: Meter, loaded: Sequence[LoadedInput], scores: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.metrics.metric import Scores
 
 VERSION: Final = 1
+_ALWAYS: Final = "mse"
 NOT_APPLICABLE: Final = "does not apply to this input"
 RESULTS: Final = pa.schema(
     [
@@ -69,6 +70,11 @@ class Results:
         """Case id and value by input id, of the inputs that have one."""
         rows = (s for s in self.scores if s.method == method and s.metric == metric)
         return {s.input_id: (s.case_id, s.value) for s in rows if s.value is not None}
+
+    def failures(self, method: str) -> dict[str, str]:
+        """Inputs that the method made nothing of, and why: those without the one score that every output has."""
+        rows = (s for s in self.scores if s.method == method and s.metric == _ALWAYS and s.value is None)
+        return {s.input_id: s.note for s in rows}
 
     def notes(self, method: str, metric: str) -> list[str]:
         """Why values are missing, distinct."""

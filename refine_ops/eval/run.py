@@ -1,7 +1,6 @@
 """One evaluation: open the cases, run and measure every method, write results, tables and gallery."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from refine_ops.eval.gallery import write_gallery
 from refine_ops.eval.measure import MethodRun, measure_case
 from refine_ops.eval.methods.open import open_method, promised
 from refine_ops.eval.metrics.background import BackgroundMeter
+from refine_ops.eval.metrics.drift import DriftMeter
 from refine_ops.eval.metrics.features import feature_meters
 from refine_ops.eval.metrics.fidelity import RegionMeter
 from refine_ops.eval.metrics.metric import Meter
@@ -26,10 +26,9 @@ from refine_ops.eval.tables.layout import Table
 from refine_ops.eval.tables.render import as_html, as_markdown
 from refine_ops.eval.tables.tables import all_tables
 from refine_ops.model.pretrained import pick_device
+from refine_ops.progress import OnProgress, no_progress
 
 logger = logging.getLogger(__name__)
-Progress = Callable[[int, int, str], None]
-"""Called with (cases done, cases in all, method) after every case of every method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +44,13 @@ class Evaluation:
         return as_markdown(self.tables)
 
 
-def evaluate(config: RefineEvalConfig, progress: Progress | None = None) -> Evaluation:
+def evaluate(config: RefineEvalConfig, on_progress: OnProgress = no_progress) -> Evaluation:
     """Evaluate all methods on all cases; what a previous run left at `config.out` is not computed again.
 
     Writes results.parquet, tables.md, tables.html, gallery/ and config.json at `config.out`.
+
+    Args:
+        on_progress: called after every case of every method, with how many of them are done and will be.
 
     Raises:
         JobError: no case set, a model that cannot be opened, an endpoint that stays down.
@@ -68,8 +70,7 @@ def evaluate(config: RefineEvalConfig, progress: Progress | None = None) -> Eval
         for done, (case_id, items) in enumerate(chosen.items(), 1):
             scores += measure_case(run, method, meters, cases, items, config.limits)
             logger.info("%s: case %d of %d (%s)", run.name, done, len(chosen), case_id)
-            if progress is not None:
-                progress(done, len(chosen), run.name)
+            on_progress((len(runs) - 1) * len(chosen) + done, len(config.all_methods) * len(chosen))
     results = Results(tuple(scores), cases.digest)
     metrics = [m for meter in meters for m in meter.metrics]
     tables = all_tables(
@@ -115,6 +116,7 @@ def open_meters(config: RefineEvalConfig, device: torch.device) -> list[Meter]:
         *perceptual_meters(settings.weights, settings.allow_hub, device),
         *feature_meters(settings.dino, settings.clip, settings.allow_hub, device),
         BackgroundMeter(device),
+        DriftMeter(),
     ]
     if settings.text:
         meters.append(text_meter())

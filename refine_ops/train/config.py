@@ -1,6 +1,6 @@
 """Settings of the LoRA training, the one parameter of the flow `train-lora`; defaults are the paper's (3.3-3.4)."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -94,7 +94,7 @@ class RunSettings(Settings):
     processes: int | None = Field(None, ge=1, description="Ranks on this node; default one per GPU, 1 on CPU.")
 
 
-class GateSettings(Settings):
+class PromotionSettings(Settings):
     """When a new adapter replaces the incumbent: both refine the same held-out cases, compared in pairs."""
 
     cases: str = Field("mini", description="Folder of a case set (refine-eval build), or 'mini': RefineEval-mini.")
@@ -133,9 +133,16 @@ class TrainLoraConfig(Settings):
     run: RunSettings = RunSettings()
     registry: str | None = Field(None, description="Adapter registry, local or s3://; None: nothing is promoted.")
     label: str = Field("adapter", description="Prefix of the version's name in the registry.")
-    gate: GateSettings = GateSettings()
+    promotion: PromotionSettings = PromotionSettings()
     limits: ImageLimits = ImageLimits()
     seed: int = Field(0, ge=0, lt=1 << 62)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "gate" in values:
+            raise ValueError("gate: is called `promotion` now, with the same keys in it; rename it")
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -37,7 +37,7 @@ _FREE: Final = {
 
 def training_settings(config: TrainLoraConfig) -> dict[str, Any]:
     """The settings that a resume must not change."""
-    values = config.model_dump(mode="json", exclude={"out", "cache", "gate", "limits", "registry", "label"})
+    values = config.model_dump(mode="json", exclude={"out", "cache", "promotion", "limits", "registry", "label"})
     for group, names in _FREE.items():
         for name in names:
             values[group].pop(name)

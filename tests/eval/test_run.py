@@ -21,6 +21,7 @@ from refine_ops.eval.config import (
     RefinerMethod,
 )
 from refine_ops.eval.methods import open
+from refine_ops.eval.methods.method import Output
 from refine_ops.eval.results import load_results
 from refine_ops.eval.run import Evaluation, evaluate
 from tests.support import tiny_checkpoints
@@ -78,6 +79,13 @@ def test_our_background_is_exactly_the_inputs_in_png_and_jpeg(evaluation: Evalua
     assert len(values(evaluation, "ours", "changed_outside_px")) == 12
 
 
+def test_only_what_a_model_made_has_a_raw_drift(evaluation: Evaluation) -> None:
+    for metric in ("raw_de00", "raw_shift_px"):
+        assert len(values(evaluation, "ours", metric)) == 12
+        assert not values(evaluation, CONTROLS[0].name, metric)
+    assert min(values(evaluation, "ours", "raw_de00")) > 0
+
+
 def test_confined_to_the_region_nothing_outside_the_box_changes(evaluation: Evaluation) -> None:
     assert set(values(evaluation, "ours, confined", "ssim_bg")) == {1.0}
     assert set(values(evaluation, "ours, confined", "lpips_bg")) == {0.0}
@@ -133,7 +141,7 @@ def test_a_rerun_computes_only_what_is_new(
     run: list[str] = []
     original = open.OurRefiner.run
 
-    def watched(self: Any, inputs: Any) -> list[bytes | ItemError]:
+    def watched(self: Any, inputs: Any) -> list[Output | ItemError]:
         run.extend(i.item.input_id for i in inputs)
         return original(self, inputs)
 
@@ -149,7 +157,7 @@ def test_a_rerun_computes_only_what_is_new(
     lost.unlink()
     redone = evaluate(same)
     assert run == [".".join(lost.name.split(".")[:3])]
-    assert len(measured) == 4 * 4
+    assert len(measured) == 5 * 4
     assert sorted(redone.results.scores, key=repr) == sorted(again.results.scores, key=repr)
 
 
@@ -178,8 +186,8 @@ def test_outputs_made_elsewhere_are_found_by_input_id(evaluation: Evaluation, fr
 
 
 def test_a_method_that_fails_on_one_input_keeps_the_others(frozen: str, tmp_path: Path, monkeypatch: Any) -> None:
-    def run(self: Any, inputs: Any) -> list[bytes | ItemError]:
-        return [ItemError("control.refused", "no") if "soft" in i.item.input_id else i.data for i in inputs]
+    def run(self: Any, inputs: Any) -> list[Output | ItemError]:
+        return [ItemError("control.refused", "no") if "soft" in i.item.input_id else Output(i.data) for i in inputs]
 
     monkeypatch.setattr(open.ControlOutputs, "run", run)
     found = evaluate(config(frozen, tmp_path, CONTROLS[1]))
@@ -197,10 +205,10 @@ def test_compare_fails_on_a_worse_method_and_passes_an_equal_or_better_one(evalu
     worse = compare(uri, uri, method_a=as_is, method_b=blurred, metrics=("mse",), alpha=0.2)
     assert worse.exit_code == EXIT_BAD_INPUT, "four cases give p = 0.125 at best"
     assert "B is worse" in worse.markdown
-    assert worse.findings[0].gain < 0
+    assert worse.findings[0].gain.mean < 0
     with pytest.raises(JobError, match="no method 'nobody'"):
         compare(uri, uri, method_a="nobody")
-    with pytest.raises(JobError, match="unknown metrics beauty"):
+    with pytest.raises(JobError, match="no metric 'beauty'"):
         compare(uri, uri, metrics=("beauty",))
 
 

@@ -9,7 +9,14 @@ from prefect.testing.utilities import prefect_test_harness
 from refine_ops.config import FocusSettings, ModelSettings, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.eval.config import MetricSettings
-from refine_ops.train.config import CropSettings, GateSettings, LoraSettings, LossSettings, RunSettings, TrainLoraConfig
+from refine_ops.train.config import (
+    CropSettings,
+    LoraSettings,
+    LossSettings,
+    PromotionSettings,
+    RunSettings,
+    TrainLoraConfig,
+)
 from refine_ops.train.promotion.ablation import BASE, WHOLE, WITHOUT_BOUNDARY, WITHOUT_FOCUS, evaluation, variants
 from tests.support import ROOT
 
@@ -27,7 +34,7 @@ def _config(dataset: Path, out: Path) -> TrainLoraConfig:
             steps=2, batch_size=2, checkpoint_every=2, validation_items=0, grid_items=0, loader_workers=0,
             reference_share=None, tracker="none", processes=1,
         ),
-        gate=GateSettings(
+        promotion=PromotionSettings(
             cases=str(FROZEN), limit=2, refine=RefineSettings(focus=FocusSettings(focus_pixels=64 * 64)),
             metrics=MetricSettings(text=False),
         ),

@@ -1,18 +1,21 @@
-"""The gate on real adapters: a broken one and one only slightly worse stay out, a better one becomes current."""
+"""Promotion with real adapters: a broken one and one only slightly worse stay out, a better one becomes current."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
 from refine_ops import adapters as registry
-from refine_ops.config import ModelSettings
+from refine_ops.config import ModelSettings, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.eval.cases.build import build_cases
 from refine_ops.eval.config import BuildCasesConfig
+from refine_ops.eval.methods.refiner import OurRefiner
 from refine_ops.model.source import resolve_model
 from refine_ops.train.adapter import adapter_bytes
-from refine_ops.train.config import GateSettings, LoraSettings, TrainLoraConfig
+from refine_ops.train.config import LoraSettings, PromotionSettings, TrainLoraConfig
 from refine_ops.train.denoiser import Denoiser, trainable
-from refine_ops.train.promotion.promote import Judged, judge
+from refine_ops.train.promotion.promote import PromotionResult, decide_promotion
 from refine_ops.train.samples.encoders import load_trainee
 
 CASES = 4
@@ -48,13 +51,13 @@ def adapters() -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, cases: str) -> TrainLoraConfig:
-    root = tmp_path_factory.mktemp("gate")
+    root = tmp_path_factory.mktemp("promotion")
     return TrainLoraConfig(
         dataset="unused",
         out=str(root / "run"),
         registry=str(root / "registry"),
         model=BASE,
-        gate=GateSettings(cases=cases, limit=CASES, min_cases=CASES),
+        promotion=PromotionSettings(cases=cases, limit=CASES, min_cases=CASES),
     )
 
 
@@ -63,8 +66,8 @@ def _publish(config: TrainLoraConfig, data: bytes) -> str:
     return registry.publish(config.registry, data).version
 
 
-def _judge(config: TrainLoraConfig, data: bytes) -> Judged:
-    return judge(config, _publish(config, data))
+def _decide(config: TrainLoraConfig, data: bytes) -> PromotionResult:
+    return decide_promotion(config, _publish(config, data))
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +79,16 @@ def good(config: TrainLoraConfig, adapters: dict[str, bytes]) -> str:
 
 @pytest.mark.parametrize("bad", ["broken", "slightly worse"])
 def test_bad_adapters_are_kept_out(config: TrainLoraConfig, adapters: dict[str, bytes], good: str, bad: str) -> None:
-    judged = _judge(config, adapters[bad])
-    assert (judged.incumbent, judged.promoted) == (good, False)
-    assert judged.decision.verdict == "keep"
-    result = judged.decision.findings[0].result
-    assert result is not None
-    assert result.n_cases == CASES
-    assert result.difference < (-2.0 if bad == "broken" else 0.0)
+    decided = _decide(config, adapters[bad])
+    assert (decided.incumbent, decided.promoted) == (good, False)
+    assert decided.decision.verdict == "keep"
+    assert [a.name for a in decided.decision.answers] == ["psnr_mask", "raw_de00", "raw_shift_px"]
+    gain = decided.decision.answers[0].gain
+    assert gain is not None
+    assert gain.result.n_cases == CASES
+    assert gain.mean < (-2.0 if bad == "broken" else 0.0)
     if bad == "slightly worse":
-        assert result.difference > -2.0
+        assert gain.mean > -2.0
     assert config.registry is not None
     assert registry.show(config.registry, "current").version == good
 
@@ -94,19 +98,35 @@ def test_a_better_one_becomes_current_and_says_why(config: TrainLoraConfig, adap
     other = config.model_copy(update={"registry": config.registry + "-2"})
     worse = _publish(other, adapters["slightly worse"])
     registry.promote(config.registry + "-2", worse)
-    judged = _judge(other, adapters["good"])
-    assert judged.promoted, judged.decision.markdown
+    decided = _decide(other, adapters["good"])
+    assert decided.promoted, decided.decision.markdown
     current = registry.current(config.registry + "-2")
     assert current is not None
-    assert current.version == judged.version
+    assert current.version == decided.version
     assert "psnr_mask: gain +" in current.reason
-    assert judge(other, judged.version).notes == (f"{judged.version} is current already",)
+    assert decide_promotion(other, decided.version).notes == (f"{decided.version} is current already",)
+
+
+def test_an_adapter_is_known_by_its_content_wherever_it_lies(adapters: dict[str, bytes], tmp_path: Path) -> None:
+    digests = []
+    for place, name in (("a", "broken"), ("b", "broken"), ("c", "good")):
+        file = tmp_path / place / "adapter.safetensors"
+        file.parent.mkdir()
+        file.write_bytes(adapters[name])
+        settings = RefineSettings(model=BASE.model_copy(update={"adapters": (str(file),)}))
+        digests.append(OurRefiner(settings, torch.device("cpu")).digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_former_name_of_the_settings_is_refused_with_the_new_one() -> None:
+    with pytest.raises(ValueError, match="is called `promotion` now"):
+        TrainLoraConfig.model_validate({"dataset": "data", "out": "run", "gate": {"limit": 3}})
 
 
 def test_a_metric_that_cannot_be_measured_stops_with_the_remedy(
     config: TrainLoraConfig, adapters: dict[str, bytes], good: str
 ) -> None:
-    for name, message in (("lpips_alex", "psnr_mask' needs no weights"), ("nonsense", "no metric of refine-eval")):
-        other = config.model_copy(update={"gate": config.gate.model_copy(update={"metric": name})})
+    for name, message in (("lpips_alex", "psnr_mask' needs no weights"), ("nonsense", "no metric 'nonsense'")):
+        other = config.model_copy(update={"promotion": config.promotion.model_copy(update={"metric": name})})
         with pytest.raises(JobError, match=message):
-            _judge(other, adapters["broken"])
+            _decide(other, adapters["broken"])

@@ -1,4 +1,4 @@
-"""The README's retraining story, typed as it stands there: build-dataset, train, gate, promote, run --adapter current.
+"""The README's retraining story, typed as it stands there: build-dataset, train, promote, run --adapter current.
 
 Its settings and commands are read from the README and run in a fresh folder, one process each. Last full run:
 2026-11-23, 6fb80d8, `pytest -m slow tests/train/test_story.py`: 3 passed in 491 s, one thread.

@@ -3,24 +3,35 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from refine_ops.errors import ItemError
 from refine_ops.eval.cases.case_set import LoadedInput
+from refine_ops.records import Alignment
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Output:
+    """An image file of the input's size; `alignment` is what `align` found in the patch, where the method has one."""
+
+    data: bytes
+    alignment: Alignment | None = None
 
 
 class Method(Protocol):
-    """Makes outputs, as image files of the input's size."""
+    """Makes outputs."""
 
     @property
     def digest(self) -> str:
         """Identifies everything that determines its pixels; outputs of another digest are never reused."""
 
-    def run(self, inputs: Sequence[LoadedInput]) -> list[bytes | ItemError]:
+    def run(self, inputs: Sequence[LoadedInput]) -> list[Output | ItemError]:
         """One output per input of one case, or why there is none."""
 
 
-def output_or_error(make: Callable[[LoadedInput], bytes], loaded: LoadedInput) -> bytes | ItemError:
+def output_or_error(make: Callable[[LoadedInput], Output], loaded: LoadedInput) -> Output | ItemError:
+    """What `make` gives, or why it gives nothing."""
     try:
         return make(loaded)
     except ItemError as e:
@@ -28,4 +39,5 @@ def output_or_error(make: Callable[[LoadedInput], bytes], loaded: LoadedInput) -
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
+    """16 hex digits of what JSON can hold."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from refine_ops.chain import Refinement, open_item, refine_image
+from refine_ops.chain import Finished, Refinement, open_item, refine_image
 from refine_ops.config import RefineSettings, pixel_settings
 from refine_ops.errors import ItemError
 from refine_ops.eval.cases.case_set import LoadedInput
-from refine_ops.eval.methods.method import digest_of, output_or_error
+from refine_ops.eval.methods.method import Output, digest_of, output_or_error
 from refine_ops.records import Item, Region
 
 
@@ -28,9 +28,11 @@ class OurRefiner:
         from refine_ops.model.source import resolve_model
 
         model = fingerprint_model(resolve_model(self.settings.model), self.settings.model)
-        return digest_of({"model": model, "settings": pixel_settings(self.settings)})
+        settings = pixel_settings(self.settings)
+        settings["model"]["adapters"] = []  # their contents are in the model's fingerprint, wherever they lie
+        return digest_of({"model": model, "settings": settings})
 
-    def run(self, inputs: Sequence[LoadedInput]) -> list[bytes | ItemError]:
+    def run(self, inputs: Sequence[LoadedInput]) -> list[Output | ItemError]:
         if self._refiner is None:
             from refine_ops.model.refiner import load_refiner
 
@@ -51,9 +53,9 @@ class OurRefiner:
         except ItemError as e:
             return e
 
-    def _alone(self, loaded: LoadedInput) -> bytes:
+    def _alone(self, loaded: LoadedInput) -> Output:
         item, files = as_item(loaded)
-        return refine_image(item, files, self._refiner, self.settings).data
+        return _output(refine_image(item, files, self._refiner, self.settings))
 
 
 def as_item(loaded: LoadedInput) -> tuple[Item, Mapping[str, bytes]]:
@@ -66,9 +68,13 @@ def as_item(loaded: LoadedInput) -> tuple[Item, Mapping[str, bytes]]:
     return Item(item.input_id, item.input, item.input_id, (region,), row=0, category=item.category), files
 
 
-def _finish(refinement: Refinement, patch: Any) -> bytes | ItemError:
+def _finish(refinement: Refinement, patch: Any) -> Output | ItemError:
     try:
         refinement.absorb(patch)
-        return refinement.verify(refinement.encode()).data
+        return _output(refinement.verify(refinement.encode()))
     except ItemError as e:
         return e
+
+
+def _output(finished: Finished) -> Output:
+    return Output(finished.data, finished.regions[0].alignment)

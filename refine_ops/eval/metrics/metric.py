@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from refine_ops.records import Box, Mask, U8Image
+from refine_ops.records import Alignment, Box, Mask, U8Image
 
 Scores = npt.NDArray[np.float64]
 """`float64 (n,)`, one per input of a batch; NaN where the metric does not apply to that input."""
@@ -26,7 +26,7 @@ class Metric:
     version: int
     label: str
     better: Literal["lower", "higher"]
-    group: Literal["region", "background", "strict", "judge", "text"]
+    group: Literal["region", "background", "strict", "drift", "judge", "text"]
     meaning: str
 
     @property
@@ -44,7 +44,8 @@ class CaseBatch:
     """One method's outputs for the inputs of one case; every array is `uint8 (n, H, W, 3)` or `bool (n, H, W)`.
 
     `target` is the ground truth of each input (JPEG inputs have their own, see `build.py`), `allowed` the allowed
-    change: where a strict method may write. `box` is the case's object box, half-open.
+    change: where a strict method may write. `box` is the case's object box, half-open. `alignments` are those of the
+    outputs, None where the method has none.
     """
 
     inputs: npt.NDArray[np.uint8]
@@ -57,6 +58,7 @@ class CaseBatch:
     setting: str
     text: str = ""
     references: tuple[U8Image | None, ...] = ()
+    alignments: tuple[Alignment | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.outputs)

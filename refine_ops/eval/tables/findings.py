@@ -73,6 +73,5 @@ def missing_table(results: Results, style: Style) -> Table | None:
             if notes != {NOT_APPLICABLE}:
                 rows.append(Row(("all", metric.label, "; ".join(sorted(notes))[:300])))
     for method in results.methods:
-        failed = {s.input_id: s.note for s in results.scores if s.method == method and s.metric == "mse" and s.note}
-        rows += [Row((method, input_id, note[:300])) for input_id, note in failed.items()]
+        rows += [Row((method, input_id, note[:300])) for input_id, note in results.failures(method).items()]
     return Table("Missing", ("Method", "Metric or input", "Why"), tuple(rows)) if rows else None

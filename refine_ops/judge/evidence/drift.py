@@ -44,8 +44,7 @@ def from_alignment(alignment: Alignment) -> Drift | None:
     """The figures the worker's `align` step recorded; None where it could not measure."""
     if not alignment.measured:
         return None
-    shift = float(np.hypot(alignment.dx_px, alignment.dy_px))
-    return Drift(shift, abs(alignment.scale - 1.0) * 100.0, alignment.de00_before)
+    return Drift(alignment.shift_px, abs(alignment.scale - 1.0) * 100.0, alignment.de00_before)
 
 
 def measure_drift(before: U8Image, after: U8Image, known: Mask) -> Drift | None:

@@ -1,1 +1,1 @@
-"""Promotion: a candidate adapter against the incumbent on held-out cases."""
+"""Promotion: a new adapter against the incumbent on held-out cases."""

@@ -38,7 +38,7 @@ def variants(config: TrainLoraConfig) -> tuple[Variant, ...]:
         raise JobError(
             "an ablation starts from the whole method: set crop.focus to true and loss.boundary_alpha above 0"
         )
-    refine = config.gate.refine
+    refine = config.promotion.refine
     return (
         _variant(config, WHOLE, refine, {}),
         _variant(
@@ -49,15 +49,19 @@ def variants(config: TrainLoraConfig) -> tuple[Variant, ...]:
 
 
 def evaluation(config: TrainLoraConfig, adapters: Mapping[str, Path]) -> RefineEvalConfig:
-    """RefineEval on the gate's cases: the variants by name with their adapters, the bare base, the untouched input."""
-    gate = config.gate
+    """RefineEval on the held-out cases: the variants with their adapters, the bare base, the untouched input."""
+    held_out = config.promotion
     trained = [_method(config, v.name, v.refine, (str(adapters[v.name]),)) for v in variants(config)]
     return RefineEvalConfig(
-        cases=gate.cases,
+        cases=held_out.cases,
         out=str(Path(config.out) / "table-3"),
-        methods=(*trained, _method(config, BASE, gate.refine, ()), *(c for c in CONTROLS if c.control == "identity")),
-        limit=gate.limit,
-        metrics=gate.metrics,
+        methods=(
+            *trained,
+            _method(config, BASE, held_out.refine, ()),
+            *(c for c in CONTROLS if c.control == "identity"),
+        ),
+        limit=held_out.limit,
+        metrics=held_out.metrics,
         limits=config.limits,
     )
 

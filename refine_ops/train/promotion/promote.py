@@ -7,29 +7,27 @@ from typing import Final
 
 from refine_ops import adapters as registry
 from refine_ops import storage
-from refine_ops.config import ModelSettings, RefineSettings
 from refine_ops.errors import ItemError, JobError
-from refine_ops.eval.cases.case_set import CaseSet
-from refine_ops.eval.config import FolderMethod, RefineEvalConfig
+from refine_ops.eval.compare import known_metric
+from refine_ops.eval.config import RefineEvalConfig, RefinerMethod
+from refine_ops.eval.decision import Criterion, Decision, decide
+from refine_ops.eval.metrics.drift import RAW_DE00, RAW_SHIFT
+from refine_ops.eval.metrics.metric import Metric
 from refine_ops.eval.results import Results
-from refine_ops.eval.run import evaluate, open_cases, open_meters
-from refine_ops.model.pretrained import pick_device
+from refine_ops.eval.run import evaluate
 from refine_ops.train.config import TrainLoraConfig
-from refine_ops.train.promotion.decision import Criterion, Decision, Scores, decide
-from refine_ops.train.promotion.held_out import HeldOut, chosen_inputs, refine_held_out
 from refine_ops.train.run import TrainResult
 from refine_ops.train.run_folder import training_settings
 
 logger = logging.getLogger(__name__)
 
-_INCUMBENT: Final = "incumbent"
-_CANDIDATE: Final = "candidate"
+_BASE: Final = "the base model"
 _BASE_PRESET: Final = ("zero_cond_t", "mask_image", "mask_pixels", "focus_pixels", "vlm_pixels")
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What the gate said of one version; `incumbent` is None where it was compared with the base model alone."""
+class PromotionResult:
+    """What was decided of one version; `incumbent` is None where it was compared with the base model alone."""
 
     version: str
     incumbent: str | None
@@ -52,39 +50,37 @@ def publish(config: TrainLoraConfig, result: TrainResult) -> registry.AdapterCar
     )
 
 
-def judge(config: TrainLoraConfig, version: str) -> Judged:
-    """Compare a version with the current adapter (or, before the first promotion, with the bare base) and promote it
-    if the gate says so. Outputs and tables stay under `config.out/eval`.
+def decide_promotion(config: TrainLoraConfig, version: str) -> PromotionResult:
+    """Evaluate a version and the current adapter (or, before the first promotion, the bare base) on the same held-out
+    cases, and promote it if it is not worse. Outputs and tables stay under `config.out/eval`.
 
     Raises:
         JobError: the primary metric cannot be measured, or somebody moved the pointer meanwhile.
     """
-    place, gate = registry_of(config), config.gate
+    place, settings = registry_of(config), config.promotion
+    primary = known_metric(settings.metric)
     now = registry.current(place)
     incumbent = None if now is None else now.version
     if incumbent == version:
-        same = Decision("keep", ())
-        return Judged(version, incumbent, same, False, (f"{version} is current already",))
-    out = Path(config.out) / "eval"
-    settings = RefineEvalConfig(out=str(out), cases=gate.cases, limit=gate.limit, metrics=gate.metrics, methods=())
-    cases, higher = open_cases(settings), _higher_is_better(settings, gate.metric)
-    before = _held_out(config, cases, settings, incumbent)
-    after = _held_out(config, cases, settings, version)
-    methods = tuple(
-        FolderMethod(name=name, folder=str(made.outputs)) for name, made in ((_INCUMBENT, before), (_CANDIDATE, after))
+        return PromotionResult(version, incumbent, Decision("keep", ()), False, (f"{version} is current already",))
+    old, new = (_method(config, v) for v in (incumbent, version))
+    evaluation = RefineEvalConfig(
+        out=str(Path(config.out) / "eval"),
+        cases=settings.cases,
+        limit=settings.limit,
+        metrics=settings.metrics,
+        methods=(old, new),
+        primary=primary.name,
+        limits=config.limits,
     )
-    results = evaluate(settings.model_copy(update={"methods": methods, "primary": gate.metric})).results
-    decision = decide(
-        _criteria(config, results, before, after, higher),
-        min_cases=gate.min_cases,
-        power=gate.power,
-        failed=len(after.failures.keys() - before.failures.keys()),
-    )
-    logger.info("%s against %s: %s", version, incumbent or "the base model", decision.sentence)
+    results = evaluate(evaluation).results
+    criteria = _criteria(config, results, primary)
+    decision = decide(results, old.name, new.name, criteria, min_cases=settings.min_cases, power=settings.power)
+    logger.info("%s against %s: %s", new.name, old.name, decision.summary)
     promoted = decision.verdict == "promote"
     if promoted:
-        registry.promote(place, version, decision.sentence, expected=None if now is None else now.index)
-    return Judged(version, incumbent, decision, promoted, tuple(_notes(place, version, incumbent)))
+        registry.promote(place, version, decision.summary, expected=None if now is None else now.index)
+    return PromotionResult(version, incumbent, decision, promoted, tuple(_notes(place, version, incumbent)))
 
 
 def registry_of(config: TrainLoraConfig) -> str:
@@ -111,53 +107,29 @@ def base_fingerprint(fingerprint: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _criteria(
-    config: TrainLoraConfig, results: Results, before: HeldOut, after: HeldOut, higher: bool
-) -> list[Criterion]:
-    gate = config.gate
-    scores = [results.values(name, gate.metric) for name in (_INCUMBENT, _CANDIDATE)]
-    if not all(scores):
-        notes = results.notes(_CANDIDATE, gate.metric) or results.notes(_INCUMBENT, gate.metric)
-        raise JobError(
-            f"gate.metric {gate.metric!r} was measured on no held-out input: {'; '.join(notes) or 'not asked for'}. "
-            "Set gate.metrics.weights, or another gate.metric ('psnr_mask' needs no weights)"
-        )
-    criteria = [Criterion(gate.metric, scores[0], scores[1], higher, gate.delta)]
-    if before.drift and after.drift:
-        tone, shift = ([_drift_scores(made, kind) for made in (before, after)] for kind in ("de00", "shift_px"))
-        criteria += [
-            Criterion("raw tone shift (dE00)", tone[0], tone[1], False, gate.de00_delta),
-            Criterion("raw displacement (px)", shift[0], shift[1], False, gate.shift_delta),
-        ]
-    return criteria
-
-
-def _drift_scores(made: HeldOut, kind: str) -> Scores:
-    return {name: (drift.case_id, getattr(drift, kind)) for name, drift in made.drift.items()}
-
-
-def _held_out(config: TrainLoraConfig, cases: CaseSet, settings: RefineEvalConfig, version: str | None) -> HeldOut:
-    """What the base with this version, or alone, makes of the cases."""
+def _method(config: TrainLoraConfig, version: str | None) -> RefinerMethod:
+    """The base with this version, or alone, run as production runs it."""
     adapters = config.model.adapters
     if version is not None:
         adapters = (*adapters, str(registry.resolve(version, registry_of(config)).file))
-    model: ModelSettings = config.model.model_copy(update={"adapters": adapters, "registry": None})
-    refine: RefineSettings = config.gate.refine.model_copy(update={"model": model})
-    folder = Path(config.out) / "eval" / "heldout"
-    return refine_held_out(
-        cases, chosen_inputs(cases, config.gate.limit), refine, pick_device(wanted=settings.metrics.device), folder
-    )
+    model = config.model.model_copy(update={"adapters": adapters, "registry": None})
+    return RefinerMethod(name=version or _BASE, refine=config.promotion.refine.model_copy(update={"model": model}))
 
 
-def _higher_is_better(settings: RefineEvalConfig, name: str) -> bool:
-    metrics = {
-        metric.name: metric
-        for meter in open_meters(settings, pick_device(wanted=settings.metrics.device))
-        for metric in meter.metrics
-    }
-    if name not in metrics:
-        raise JobError(f"gate.metric {name!r} is no metric of refine-eval; it has {', '.join(sorted(metrics))}")
-    return metrics[name].better == "higher"
+def _criteria(config: TrainLoraConfig, results: Results, primary: Metric) -> list[Criterion]:
+    """The primary metric and, where any drift was measured, its two."""
+    settings = config.promotion
+    if not all(results.values(name, primary.name) for name in results.methods):
+        notes = [note for name in results.methods[::-1] for note in results.notes(name, primary.name)]
+        raise JobError(
+            f"promotion.metric {primary.name!r} was measured on no held-out input: "
+            f"{'; '.join(dict.fromkeys(notes)) or 'not asked for'}. "
+            "Set promotion.metrics.weights, or another promotion.metric ('psnr_mask' needs no weights)"
+        )
+    criteria = [Criterion(primary, settings.delta)]
+    if any(results.values(name, RAW_DE00.name) for name in results.methods):
+        criteria += [Criterion(RAW_DE00, settings.de00_delta), Criterion(RAW_SHIFT, settings.shift_delta)]
+    return criteria
 
 
 def _notes(place: str, version: str, incumbent: str | None) -> list[str]:
