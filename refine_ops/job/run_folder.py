@@ -1,27 +1,19 @@
 """The run folder: where a run keeps everything, and the fingerprint that says what its pixels depend on."""
 
-import contextlib
 import json
 import logging
 import platform
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 import refine_ops
-from refine_ops import storage
+from refine_ops import identity, storage
 from refine_ops.config import RefineSettings, pixel_settings
 from refine_ops.errors import ItemError, JobError
 
 logger = logging.getLogger(__name__)
-
-PIXEL_PACKAGES: Final = (
-    *("torch", "diffusers", "transformers", "peft"),
-    *("numpy", "opencv-python-headless", "scikit-image", "pillow", "pyjpegio", "isal"),
-)
-"""Packages whose version may change a pixel or a published byte; their versions enter the fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +84,9 @@ class RunFolder:
 
 def fingerprint_parts(settings: RefineSettings, weights: dict[str, str]) -> dict[str, str]:
     """Everything a pixel depends on but the item itself, as flat names and values that can be compared and named."""
-    parts = {f"settings.{k}": v for k, v in _flat(pixel_settings(settings))}
+    parts = identity.flat(pixel_settings(settings), "settings.")
     parts |= {f"weights.{k}": v for k, v in weights.items()}
-    parts |= {f"package.{name}": _version(name) for name in PIXEL_PACKAGES}
+    parts |= {f"package.{name}": found for name, found in identity.versions(identity.PIXEL_PACKAGES).items()}
     return parts | {"package.refine-ops": refine_ops.__version__}
 
 
@@ -107,12 +99,12 @@ def find_run(out: str, parts: dict[str, str]) -> RunFolder:
     """
     try:
         uri = storage.resolve(out)
-        run_json = storage.join(uri, "run.json")
-        if storage.exists(run_json):
-            _refuse_other(uri, json.loads(storage.read(run_json)), parts)
-    except (ItemError, ValueError) as e:
+    except ItemError as e:
         raise JobError(f"run folder {e}") from e
-    return RunFolder(uri, storage.sha256(json.dumps(parts, sort_keys=True).encode())[:32])
+    record = identity.recorded(storage.join(uri, "run.json"))
+    if record is not None:
+        _refuse_other(uri, record, parts)
+    return RunFolder(uri, identity.digest(parts)[:32])
 
 
 def open_run(out: str, parts: dict[str, str], config: dict[str, Any]) -> RunFolder:
@@ -138,12 +130,8 @@ def open_run(out: str, parts: dict[str, str], config: dict[str, Any]) -> RunFold
         "python": platform.python_version(),
         "conditional_writes": conditional,
     }
-    run_json = storage.join(folder.uri, "run.json")
-    if not storage.exists(run_json):
-        data = json.dumps(record, indent=1, ensure_ascii=False).encode()
-        with contextlib.suppress(ItemError):  # another start of the same run was quicker
-            storage.write(run_json, data, only_if_absent=True)
-    return find_run(out, parts)
+    _refuse_other(folder.uri, identity.record_once(storage.join(folder.uri, "run.json"), record), parts)
+    return folder
 
 
 def reopen_run(uri: str) -> tuple[RunFolder, dict[str, Any]]:
@@ -161,25 +149,9 @@ def reopen_run(uri: str) -> tuple[RunFolder, dict[str, Any]]:
 
 
 def _refuse_other(uri: str, record: dict[str, Any], parts: dict[str, str]) -> None:
-    old = record.get("parts", {})
-    changed = sorted(k for k in old.keys() | parts.keys() if old.get(k) != parts.get(k))
-    if changed:
-        lines = "\n".join(f"  {k}: the run has {old.get(k)!r}, now {parts.get(k)!r}" for k in changed)
+    if changed := identity.differences(record.get("parts", {}), parts):
+        lines = "\n".join(f"  {d.name}: the run has {d.there!r}, now {d.now!r}" for d in changed)
         raise JobError(
             f"{uri} holds a run with another fingerprint; its pixels would not be the same:\n{lines}\n"
             "Use the same settings and versions, or another --out."
         )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in values.items():
-        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", json.dumps(value))]
-    return rows
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"

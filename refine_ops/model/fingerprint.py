@@ -4,14 +4,13 @@ import dataclasses
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 from refine_ops.config import ModelSettings
+from refine_ops.identity import NETWORK_PACKAGES, versions
 from refine_ops.model.source import COMPONENTS, ResolvedModel
 
-_VERSIONS: Final = ("torch", "diffusers", "transformers", "torchvision", "pillow")
 _HASH_THREADS: Final = 8
 _SUFFIXES: Final = frozenset({".safetensors", ".json", ".txt", ".jinja"})
 
@@ -29,7 +28,7 @@ def fingerprint_model(model: ResolvedModel, settings: ModelSettings) -> dict[str
     values |= {f"preset.{name}": json.dumps(preset[name]) for name in preset.keys() - {"source", "loras"}}
     for name in ("negative_prompt", "target_ring", "speed", "compile", "fp8", "dtype", "batch_size"):
         values[f"settings.{name}"] = json.dumps(getattr(settings, name))
-    return values | {f"version.{name}": version(name) for name in _VERSIONS}
+    return values | {f"version.{name}": found for name, found in versions(NETWORK_PACKAGES).items()}
 
 
 def hash_folder(folder: Path) -> str:

@@ -3,9 +3,8 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ import refine_ops
 from refine_ops import storage
 from refine_ops.adapters import WEIGHTS_NAME
 from refine_ops.errors import JobError
+from refine_ops.identity import TRAINING_PACKAGES, versions
 from refine_ops.job.elastic import run_elastic
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
@@ -21,8 +21,6 @@ from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.metrics_log import read_metrics
 from refine_ops.train.samples.dataset import read_samples
 from refine_ops.train.worker import FAILURE, RESULT
-
-_LIBRARIES: Final = ("peft", "accelerate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ def training_fingerprint(config: TrainLoraConfig) -> dict[str, str]:
     """What the result depends on besides the settings: weights of the base, library versions, this package."""
     base = fingerprint_model(resolve_model(config.model), config.model)
     kept = {name: value for name, value in base.items() if not name.startswith("settings.")}
-    libraries = {f"version.{name}": version(name) for name in _LIBRARIES}
+    libraries = {f"version.{name}": found for name, found in versions(TRAINING_PACKAGES).items()}
     return kept | libraries | {"version.refine_ops": refine_ops.__version__}
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refine_ops import storage
+from refine_ops import identity, storage
 from refine_ops.errors import JobError
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.samples.encode import Planned, Skipped
@@ -51,18 +51,11 @@ def open_run(config: TrainLoraConfig, fingerprint: Mapping[str, str]) -> Path:
         JobError: the folder holds another training; the message names what differs.
     """
     folder = Path(config.out)
-    path = folder / "train.json"
-    settings = training_settings(config)
-    if path.exists():
-        found = json.loads(path.read_text())
-        differing = _differences(found["settings"], settings) + _differences(found["fingerprint"], dict(fingerprint))
-        if differing:
-            raise JobError(
-                f"{folder} holds another training: {'; '.join(differing)}. Use a new `out`, or undo the change"
-            )
-        return folder
-    record = {"settings": settings, "fingerprint": dict(fingerprint)}
-    storage.write(str(path), json.dumps(record, indent=1, sort_keys=True).encode())
+    record = {"settings": training_settings(config), "fingerprint": dict(fingerprint)}
+    found = identity.record_once(str(folder / "train.json"), record)
+    if differing := identity.compare(found, record, ("settings", "fingerprint")):
+        listed = "; ".join(map(str, differing))
+        raise JobError(f"{folder} holds another training: {listed}. Use a new `out`, or undo the change")
     return folder
 
 
@@ -112,10 +105,3 @@ def data_digest(plan: Sequence[Planned]) -> dict[str, str]:
     keys = "\n".join(sorted(row.key for row in plan))
     count = sum(row.split == "train" for row in plan)
     return {"crops": str(count), "digest": storage.sha256(keys.encode())}
-
-
-def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted(found.keys() | wanted.keys())
-        return [d for key in keys for d in _differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))]
-    return [] if found == wanted else [f"{name}: {found} there, {wanted} now"]

@@ -1,5 +1,6 @@
 """Whole builds: sound samples, pure splits, the same bytes on any number of workers and after any kill."""
 
+import json
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from refine_ops.data.building.build import build
-from refine_ops.data.building.dataset_folder import fingerprint, open_folder
+from refine_ops.data.building.dataset_folder import open_folder, parts_of
 from refine_ops.data.config import (
     BuildDatasetConfig,
     InstructSettings,
@@ -22,6 +23,7 @@ from refine_ops.data.config import (
 )
 from refine_ops.detect.config import SamSegmentation
 from refine_ops.errors import JobError
+from refine_ops.identity import digest
 from tests.support.photos import (
     ANNOTATIONS,
     PHOTOS,
@@ -178,7 +180,18 @@ def test_a_finished_set_has_nothing_to_do_and_another_configuration_is_refused(t
     config = drawn(tmp_path / "set", 10)
     run(config)
     assert open_folder(config.model_copy(update={"workers": 4})).todo == {}
-    with pytest.raises(JobError, match="another configuration"):
+    with pytest.raises(JobError, match=r"another set: config\.seed: 0 there, 9 now\. Use"):
+        open_folder(config.model_copy(update={"seed": 9}))
+
+
+def test_a_set_of_an_earlier_release_opens_and_is_refused_by_name(tmp_path: Path) -> None:
+    config = drawn(tmp_path / "set", 10)
+    open_folder(config)
+    record = json.loads((tmp_path / "set" / "build.json").read_text())
+    del record["parts"]
+    (tmp_path / "set" / "build.json").write_text(json.dumps(record))
+    open_folder(config)
+    with pytest.raises(JobError, match=r"config\.seed: 0 there, 9 now\. Use"):
         open_folder(config.model_copy(update={"seed": 9}))
 
 
@@ -187,7 +200,7 @@ def test_a_checkpoint_counts_by_its_files_wherever_it_lies(tmp_path: Path) -> No
         (folder / "unet").mkdir(parents=True)
         (folder / "unet" / "model.safetensors").write_bytes(weights)
         source = ManifestSource(manifest="m.jsonl", segment=SamSegmentation(model=str(folder)))
-        return fingerprint(BuildDatasetConfig(out="set", source=source), b"")
+        return digest(parts_of(BuildDatasetConfig(out="set", source=source), b""))
 
     first = identity(tmp_path / "a", b"1")
     assert first == identity(tmp_path / "copy", b"1")

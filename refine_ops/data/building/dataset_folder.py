@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 
-from refine_ops import __version__, storage
+from refine_ops import __version__, identity, storage
 from refine_ops.data.building.parts import done_parts
 from refine_ops.data.config import BuildDatasetConfig, ManifestSource
 from refine_ops.data.plan import Candidate, from_table, plan_rows, plan_synthetic, to_table
@@ -53,7 +53,7 @@ def open_folder(config: BuildDatasetConfig) -> Plan:
     else:
         manifest = json.dumps(asset_hashes(source)).encode()
     storage.probe_writable(out)
-    _take_up(out, config, fingerprint(config, manifest))
+    _take_up(out, config, manifest)
     uri = storage.join(out, "plan.parquet")
     if storage.exists(uri):
         candidates = from_table(pq.read_table(io.BytesIO(storage.read(uri))))
@@ -75,33 +75,36 @@ def _read_manifest(uri: str) -> bytes:
         raise JobError(f"manifest: {e}") from e
 
 
-def fingerprint(config: BuildDatasetConfig, manifest: bytes) -> str:
-    """SHA-256 of everything that determines the samples but the images themselves, which the plan holds by hash.
+def parts_of(config: BuildDatasetConfig, manifest: bytes) -> dict[str, Any]:
+    """Everything that determines the samples but the images themselves, which the plan holds by hash.
 
     Local checkpoints count by their files, wherever they lie; one on the hub by its name.
     `manifest` is the manifest's bytes, or for the synthetic source the list of its assets' hashes.
     """
-    what = {
+    return {
         "config": _without(_with_weights(config.model_dump(mode="json")), _FREE_ON_RESUME),
         "manifest": hashlib.sha256(manifest).hexdigest(),
         "versions": {"schema": VERSION, "package": __version__, "numpy": np.__version__, "opencv": cv2.__version__},
     }
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def _take_up(out: str, config: BuildDatasetConfig, mine: str) -> None:
+def _take_up(out: str, config: BuildDatasetConfig, manifest: bytes) -> None:
     """Record the set's identity, or compare with the recorded one."""
-    uri = storage.join(out, "build.json")
-    if not storage.exists(uri):
-        record = {"version": VERSION, "fingerprint": mine, "config": config.model_dump(mode="json")}
-        storage.write(uri, json.dumps(record, indent=2).encode())
+    parts = parts_of(config, manifest)
+    record = {
+        "version": VERSION,
+        "fingerprint": identity.digest(parts),
+        "config": config.model_dump(mode="json"),
+        "parts": parts,
+    }
+    found = identity.record_once(storage.join(out, "build.json"), record)
+    if found.get("fingerprint") == record["fingerprint"]:
         return
-    theirs = json.loads(storage.read(uri))
-    if theirs.get("fingerprint") != mine:
-        raise JobError(
-            f"{out}: holds a set of another configuration, manifest or library version (fingerprint "
-            f"{str(theirs.get('fingerprint'))[:12]}, this is {mine[:12]}); build.json has it; use a new folder"
-        )
+    # Earlier releases recorded the configuration and the fingerprint alone.
+    there = found.get("parts") or {**parts, "config": _without(_with_weights(found.get("config")), _FREE_ON_RESUME)}
+    differing = identity.differences(there, parts)
+    listed = "; ".join(map(str, differing)) or "the manifest, a model's files or a library's version"
+    raise JobError(f"{out} holds another set: {listed}. Use a new folder, or undo the change")
 
 
 def _candidates(config: BuildDatasetConfig, manifest: bytes) -> list[Candidate]:

@@ -1,11 +1,10 @@
 """What is evaluated, and how its outputs are told apart."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from refine_ops import identity
 from refine_ops.errors import ItemError
 from refine_ops.eval.cases.case_set import LoadedInput
 from refine_ops.records import Alignment
@@ -40,4 +39,4 @@ def output_or_error(make: Callable[[LoadedInput], Output], loaded: LoadedInput) 
 
 def digest_of(values: Mapping[str, Any]) -> str:
     """16 hex digits of what JSON can hold."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return identity.digest(values)[:16]

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import torch
 
+from refine_ops.identity import ENCODING_PACKAGES
 from refine_ops.model import load
 from refine_ops.model.inputs import InputSpec
 from refine_ops.model.network.vae import OneFrameVae
@@ -13,7 +14,6 @@ from refine_ops.model.prompts import PromptEncoder
 from refine_ops.model.source import ResolvedModel
 
 _ENCODING: Final = ("weights.vae", "weights.text_encoder", "weights.processor", "weights.tokenizer")
-_LIBRARIES: Final = ("version.torch", "version.diffusers", "version.transformers", "version.pillow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class Trainee:
 
 def encoding_identity(fingerprint: Mapping[str, str], dtype: torch.dtype) -> str:
     """What the encoders' output depends on besides its inputs: weights, dtype, library versions."""
-    return "\n".join([str(dtype), *(f"{name} {fingerprint[name]}" for name in (*_ENCODING, *_LIBRARIES))])
+    names = (*_ENCODING, *(f"version.{package}" for package in ENCODING_PACKAGES))
+    return "\n".join([str(dtype), *(f"{name} {fingerprint[name]}" for name in names)])
 
 
 def load_encoders(model: ResolvedModel, device: torch.device, dtype: torch.dtype, target_ring: int) -> Encoders:
