@@ -1,6 +1,6 @@
-"""The README's retraining story, typed as it stands there: build-dataset, train, promote, run --adapter current.
+"""The training chapter's retraining story, typed as it stands: build-dataset, train, promote, run.
 
-Its settings and commands are read from the README and run in a fresh folder, one process each. Last full run:
+Its settings and commands are read from it and run in a fresh folder, one process each. Last full run:
 2026-11-23, 6fb80d8, `pytest -m slow tests/train/test_story.py`: 3 passed in 491 s, one thread.
 """
 
@@ -19,13 +19,13 @@ from refine_ops.train.metrics_log import read_metrics
 from tests.support import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-README = ROOT / "README.md"
+README = ROOT / "refine_ops" / "train" / "README.md"
 
 
 def _block(name: str) -> str:
     """The fenced block behind the marker `<!-- story: NAME -->`."""
     found = re.search(rf"<!-- story: {re.escape(name)} -->\n```\w*\n(.*?)```", README.read_text(), re.DOTALL)
-    assert found is not None, f"README.md has no block {name!r}"
+    assert found is not None, f"{README} has no block {name!r}"
     return found[1]
 
 
