@@ -4,9 +4,10 @@ import sys
 import time
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
+from flows.prefect_engine import step
 from flows.progress import duration
 from refine_ops import storage
 from refine_ops.data.building.build import build
@@ -16,14 +17,14 @@ from refine_ops.data.config import BuildDatasetConfig
 from refine_ops.errors import JobError
 
 
-@task(name="plan")
+@step
 def plan(config: BuildDatasetConfig) -> Plan:
     found = open_folder(config)
     get_run_logger().info("%d samples in %d parts, %d parts to do", found.candidates, found.parts, len(found.todo))
     return found
 
 
-@task(name="build")
+@step
 def build_shards(config: BuildDatasetConfig, found: Plan) -> None:
     logger, started = get_run_logger(), time.monotonic()
     for done, report in enumerate(build(config, found.todo), start=1):
@@ -34,7 +35,7 @@ def build_shards(config: BuildDatasetConfig, found: Plan) -> None:
         print(f"{line}, {duration(left_s)} left" if left_s else line, file=sys.stderr, flush=True)
 
 
-@task(name="card")
+@step
 def publish_card(config: BuildDatasetConfig) -> dict[str, Any]:
     out = storage.resolve(config.out)
     statistics = write_card(out)

@@ -8,7 +8,7 @@ import logging
 import time
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
@@ -16,6 +16,7 @@ from prefect.runtime import flow_run as this_flow_run
 
 from flows import child_runs
 from flows.progress import ProgressDisplay
+from flows.steps.engine import Engine
 from refine_ops import storage
 from refine_ops.config import RefineBatchConfig, RefineShardsConfig
 from refine_ops.errors import ItemError, JobError
@@ -23,7 +24,8 @@ from refine_ops.job.launch import NodeVerdict
 from refine_ops.job.planning.order import Order, OrderProgress, plan_digest, read_order, write_order
 from refine_ops.job.planning.remaining import Remaining
 from refine_ops.job.run_folder import RunFolder
-from refine_ops.job.scratch import Progress
+from refine_ops.job.scratch import Counts
+from refine_ops.progress import OnProgress
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,9 @@ class Lane:
     silent_since: float = 0.0
 
 
-def run_on_pool(config: RefineBatchConfig, folder: RunFolder, todo: Remaining) -> NodeVerdict:
+def run_on_pool(
+    config: RefineBatchConfig, folder: RunFolder, todo: Remaining, label: str, engine: Engine
+) -> NodeVerdict:
     """Refine `todo` through child runs and wait until the ledger has an outcome for every item.
 
     Children that an earlier parent of this run left behind are kept if they work on the same plan, and cancelled if
@@ -57,7 +61,8 @@ def run_on_pool(config: RefineBatchConfig, folder: RunFolder, todo: Remaining) -
     Raises:
         JobError: no such deployment, the Prefect server stays away, or shards remain unfinished after all attempts.
     """
-    return _Fleet(config, folder, write_order(config, folder, todo)).run()
+    display = ProgressDisplay(label, elsewhere=engine.show_progress("refine-progress"))
+    return _Fleet(config, folder, write_order(config, folder, todo), display.update).run()
 
 
 def cancel_lanes(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
@@ -70,23 +75,24 @@ def cancel_lanes(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
         child_runs.cancel(child.id)
 
 
-def deal(work: dict[int, int], lanes: int) -> list[frozenset[int]]:
-    """Shards over at most `lanes` hands: the largest first, each to the hand that holds least. `work` is items per
-    shard."""
-    hands: list[list[int]] = [[] for _ in range(min(lanes, len(work)))]
-    weights = [0] * len(hands)
-    for shard in sorted(work, key=lambda s: (-work[s], s)):
-        lightest = weights.index(min(weights))
-        hands[lightest].append(shard)
-        weights[lightest] += work[shard]
-    return [frozenset(hand) for hand in hands]
+def deal(items: dict[int, int], lanes: int) -> list[frozenset[int]]:
+    """Shards of at most `lanes` lanes: the largest first, each to the lane that has least. `items` is by shard."""
+    shares: list[list[int]] = [[] for _ in range(min(lanes, len(items)))]
+    loads = [0] * len(shares)
+    for shard in sorted(items, key=lambda s: (-items[s], s)):
+        lightest = loads.index(min(loads))
+        shares[lightest].append(shard)
+        loads[lightest] += items[shard]
+    return [frozenset(share) for share in shares]
 
 
 class _Fleet:
-    def __init__(self, config: RefineBatchConfig, folder: RunFolder, order: Order) -> None:
-        self._config, self._folder, self._order = config, folder, order
+    def __init__(self, config: RefineBatchConfig, folder: RunFolder, order: Order, on_progress: OnProgress) -> None:
+        self._config, self._folder, self._order, self._on_progress = config, folder, order, on_progress
+        # Prefect answers a repeated key with the run that has it, ended or not. A parent that is retried keeps its own
+        # run's id, and a canary and what follows it share one: neither may be given the other's lanes.
+        self._start = uuid4().hex[:8]
         self._progress = OrderProgress(order, folder)
-        self._display = ProgressDisplay(order.table.num_rows, "refine")
         self._lanes: list[Lane] = []
         self._given_up: dict[frozenset[int], str] = {}
         self._dispatched = self._crashed = 0
@@ -97,10 +103,10 @@ class _Fleet:
     def run(self) -> NodeVerdict:
         self._look()
         self._adopt()
-        held = {shard for lane in self._lanes for shard in lane.shards}
-        free = {shard: count for shard, count in self._progress.unfinished().items() if shard not in held}
-        for hand in deal(free, self._config.lane_count):
-            self._dispatch(hand, self._order, failures=0, crashes=0)
+        taken = {shard for lane in self._lanes for shard in lane.shards}
+        free = {shard: count for shard, count in self._progress.unfinished().items() if shard not in taken}
+        for share in deal(free, self._config.lane_count):
+            self._dispatch(share, self._order, failures=0, crashes=0)
         while self._lanes:
             time.sleep(_POLL_S)
             self._follow()
@@ -114,11 +120,11 @@ class _Fleet:
         digest = plan_digest(self._folder)
         for child in child_runs.active(self._folder.uri):
             shards = self._shards_of(child, digest)
-            work = self._progress.unfinished(shards)
+            left = self._progress.unfinished(shards)
             cancelling = child.state is not None and child.state.is_cancelling()
-            if work and not cancelling:
-                logger.info("keeping lane %s of an earlier start: %d shards", child.name, len(work))
-                self._lanes.append(Lane(child.id, frozenset(work), sum(work.values()), silent_since=time.monotonic()))
+            if left and not cancelling:
+                logger.info("keeping lane %s of an earlier start: %d shards", child.name, len(left))
+                self._lanes.append(Lane(child.id, frozenset(left), sum(left.values()), silent_since=time.monotonic()))
             elif not cancelling:
                 child_runs.cancel(child.id)
 
@@ -137,7 +143,7 @@ class _Fleet:
             run=self._folder.uri, order=order.uri, shards=tuple(sorted(shards)), worker=self._config.worker
         )
         name = f"{len(shards)} shards from {min(shards)} on"
-        flow_run = child_runs.create(given, name, key=f"{this_flow_run.id}-{self._dispatched}")
+        flow_run = child_runs.create(given, name, key=f"{this_flow_run.id}-{self._start}-{self._dispatched}")
         left = sum(self._progress.unfinished(shards).values())
         self._lanes.append(Lane(flow_run, shards, left, failures, crashes, time.monotonic()))
 
@@ -149,12 +155,14 @@ class _Fleet:
             self._look()
         waiting, self._lanes = self._lanes, []
         for lane in waiting:
-            self._judge(lane, lane in ended, states.get(lane.flow_run))
+            self._keep_or_replace(lane, lane in ended, states.get(lane.flow_run))
         self._warn_unclaimed(states)
 
-    def _judge(self, lane: Lane, ended: bool, state: State | None) -> None:
-        work = self._progress.unfinished(lane.shards)
-        left = sum(work.values())
+    def _keep_or_replace(self, lane: Lane, ended: bool, state: State | None) -> None:
+        """A lane with nothing left is forgotten; one that works is kept; one that has ended, or has been silent for too
+        long, is replaced."""
+        unfinished = self._progress.unfinished(lane.shards)
+        left = sum(unfinished.values())
         fruitful = left < lane.left
         if fruitful:
             lane.left, lane.silent_since = left, time.monotonic()
@@ -169,7 +177,7 @@ class _Fleet:
         if not ended:
             logger.warning("a lane has finished nothing for %.0f s; it is cancelled", self._silent_limit_s)
             child_runs.cancel(lane.flow_run)
-        self._send_again(lane, frozenset(work), state)
+        self._send_again(lane, frozenset(unfinished), state)
 
     def _send_again(self, lane: Lane, shards: frozenset[int], state: State | None) -> None:
         crashed = state is None or state.is_crashed() or state.is_running()
@@ -190,11 +198,13 @@ class _Fleet:
         self._progress.refresh()
         self._looked = time.monotonic()
         self._look_every_s = max(_LEDGER_EVERY_S, 20 * (self._looked - started))
-        self._display.update(self._counts())
+        counts = self._counts()
+        detail = f"{counts.dead} dead" if counts.dead else ""
+        self._on_progress(counts.done + counts.dead, self._order.table.num_rows, detail)
 
-    def _counts(self) -> Progress:
+    def _counts(self) -> Counts:
         dead = int(self._progress.dead.sum())
-        return Progress(done=int(self._progress.finished.sum()) - dead, dead=dead)
+        return Counts(done=int(self._progress.finished.sum()) - dead, dead=dead)
 
     def _warn_unclaimed(self, states: dict[UUID, State]) -> None:
         if any(not state.is_scheduled() for state in states.values()) or not self._lanes:

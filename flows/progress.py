@@ -1,83 +1,54 @@
-"""Progress that people can read: a line on the terminal and a Prefect artifact, with throughput and time left."""
+"""Progress that people can read: a line on the terminal every two seconds, with throughput and time left."""
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
-from uuid import UUID
-
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-
-from refine_ops.job.scratch import Progress
 
 _TERMINAL_EVERY_S = 2.0
-_ARTIFACT_EVERY_S = 10.0
+_ELSEWHERE_EVERY_S = 10.0
+
+ShowShare = Callable[[float, str], None]
+"""Called with percent done and the line, about every ten seconds and at the end."""
 
 
-class Ticker:
-    """A line every two seconds: `report: 1,200/20,000 items, 55.90 items/s, 5 min 36 s left`."""
+class ProgressDisplay:
+    """`refine: 120/400 items, 4.10 items/s, 1 min 8 s left, 3 dead`, as a `progress.OnProgress`.
 
-    def __init__(self, label: str, unit: str = "items", stream: TextIO | None = None) -> None:
-        self._label, self._unit, self._stream = label, unit, stream or sys.stderr
-        self._started = self._printed = time.monotonic()
+    What is over within two seconds shows nothing. The rate counts from the first finished item on: before that, models
+    are loaded.
+    """
+
+    def __init__(
+        self, label: str, unit: str = "items", stream: TextIO | None = None, elsewhere: ShowShare | None = None
+    ) -> None:
+        self._label, self._unit, self._stream, self._elsewhere = label, unit, stream or sys.stderr, elsewhere
+        self._started = self._printed = self._sent = time.monotonic()
+        self._first: tuple[float, int] | None = None
+        self._shown = ""
 
     def update(self, done: int, total: int | None = None, detail: str = "") -> None:
         """`done` of `total` (None: nobody knows) since this object was made; may be called as often as one likes."""
         now = time.monotonic()
-        if now - self._printed < _TERMINAL_EVERY_S:
-            return
-        self._printed = now
-        of = "" if total is None else f"/{total:,}"
-        line = f"{done:,}{of} {self._unit}{pace(done, total or done, now - self._started, self._unit)}"
-        print(f"{self._label}: {line}{detail and ', ' + detail}", file=self._stream, flush=True)
-
-
-class ProgressDisplay:
-    """Shows how far `total` items are; `update` may be called as often as one likes."""
-
-    def __init__(self, total: int, label: str, stream: TextIO | None = None) -> None:
-        self._total, self._label, self._stream = total, label, stream or sys.stderr
-        self._started = self._printed = self._sent = time.monotonic()
-        self._model_ready: tuple[float, int] | None = None
-        self._artifact: UUID | None = None
-        self._shown, self._complete = "", False
-
-    def update(self, progress: Progress) -> None:
-        now, finished = time.monotonic(), progress.done + progress.dead
-        if finished and self._model_ready is None:
-            self._model_ready = (now, finished)
-        last = finished >= self._total and not self._complete
-        self._complete = self._complete or last
-        line = self.line(progress)
-        if (now - self._printed >= _TERMINAL_EVERY_S and line != self._shown and not self._complete) or last:
+        if done and self._first is None:
+            self._first = (now, done)
+        complete = done == total
+        if now - self._printed >= _TERMINAL_EVERY_S or (complete and self._shown):
+            line = self._line(done, total, detail, now)
+            if line.partition(",")[0] != self._shown.partition(",")[0] or detail not in self._shown:
+                print(f"{self._label}: {line}", file=self._stream, flush=True)
             self._printed, self._shown = now, line
-            print(f"{self._label}: {line}", file=self._stream, flush=True)
-        if (now - self._sent >= _ARTIFACT_EVERY_S and not self._complete) or last:
+        if self._elsewhere and total and (now - self._sent >= _ELSEWHERE_EVERY_S or complete):
             self._sent = now
-            self._send(progress)
+            self._elsewhere(100.0 * done / total, self._line(done, total, detail, now))
 
-    def line(self, progress: Progress) -> str:
-        """`120/400 items, 3 dead, 4.1 items/s, 1 min 8 s left`; the rate counts from the first finished item on."""
-        finished = progress.done + progress.dead
-        text = f"{finished}/{self._total} items"
-        if progress.dead:
-            text += f", {progress.dead} dead"
-        if self._model_ready is None:
-            return text + (
-                ", loading the model" if not progress.load_s else f", model loaded in {progress.load_s:.1f} s"
-            )
-        since, before = self._model_ready
-        elapsed = time.monotonic() - since
-        if finished > before and elapsed > 0:
-            text += pace(finished - before, self._total - before, elapsed, "items")
-        return text
-
-    def _send(self, progress: Progress) -> None:
-        share = 100.0 * (progress.done + progress.dead) / max(1, self._total)
-        if self._artifact is None:
-            created = create_progress_artifact(share, key="refine-progress", description=self.line(progress))
-            self._artifact = created if isinstance(created, UUID) else None
-        else:
-            update_progress_artifact(self._artifact, share, description=self.line(progress))
+    def _line(self, done: int, total: int | None, detail: str, now: float) -> str:
+        of = "" if total is None else f"/{total:,}"
+        text = f"{done:,}{of} {self._unit}"
+        if self._first is not None:
+            since, before = self._first
+            text += pace(done - before, (total or done) - before, now - since, self._unit)
+        return f"{text}, {detail}" if detail else text
 
 
 def pace(done: int, total: int, elapsed_s: float, unit: str) -> str:

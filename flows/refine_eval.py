@@ -1,12 +1,12 @@
 """Flow `refine-eval`: RefineEval for any number of methods, with its tables as artifacts."""
 
 import logging
-from uuid import UUID
 
-from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 
-from flows.progress import Ticker
+from flows.prefect_engine import UNDER_PREFECT, step
+from flows.progress import ProgressDisplay
 from refine_ops import storage
 from refine_ops.eval.cases.build import build_cases
 from refine_ops.eval.cases.case_set import CaseSet
@@ -31,29 +31,25 @@ def refine_eval(config: RefineEvalConfig) -> str:
     return evaluation.uri
 
 
-@task(persist_result=False)
+@step
 def prepare(config: RefineEvalConfig) -> CaseSet:
     """Build RefineEval-mini where it is asked for, and check that the case set can be read."""
     return open_cases(config)
 
 
-@task(persist_result=False)
+@step
 def measure(config: RefineEvalConfig) -> Evaluation:
-    """Run and measure every method, showing how far it is; an update costs 14 ms, so one a case."""
-    created = create_progress_artifact(0.0, key="refine-eval-progress", description="refine-eval")
-    names, ticker = [m.name for m in config.all_methods], Ticker("eval", "cases")
+    """Run and measure every method, showing how many cases are done."""
+    names = [m.name for m in config.all_methods]
+    display = ProgressDisplay("eval", "cases", elsewhere=UNDER_PREFECT.show_progress("refine-eval-progress"))
 
-    def show(done: int, total: int | None) -> None:
-        method = names[(done - 1) * len(names) // (total or done)]
-        ticker.update(done, total, method)
-        if isinstance(created, UUID):
-            share = done / (total or done)
-            update_progress_artifact(created, 100 * share, description=f"{method}: case {done} of {total}")
+    def show(done: int, total: int | None = None, detail: str = "") -> None:
+        display.update(done, total, names[(done - 1) * len(names) // (total or done)])
 
     return evaluate(config, show)
 
 
-@task(persist_result=False)
+@step
 def publish(evaluation: Evaluation, cases: CaseSet) -> None:
     """One Markdown artifact with all tables and where the files are."""
     gallery = storage.join(evaluation.uri, "gallery", "index.html")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from prefect import flow, get_run_logger
 
-from flows.refine_batch import parts_of, processes_for
+from flows.steps.weights import parts_of, processes_for
 from refine_ops.config import RefineShardsConfig
 from refine_ops.job.launch import Node
 from refine_ops.job.planning.order import read_order, share_of
@@ -28,6 +28,6 @@ def refine_shards(config: RefineShardsConfig) -> int:
     verdict = Node(folder, settings, processes_for(settings)).run(todo)
     logger.info(
         "%d refined, %d dead, %d rank deaths, %.1f s",
-        *(verdict.progress.done, verdict.progress.dead, verdict.deaths, verdict.elapsed_s),
+        *(verdict.counts.done, verdict.counts.dead, verdict.deaths, verdict.elapsed_s),
     )
     return len(todo.positions)

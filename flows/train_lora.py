@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
+from flows.prefect_engine import step
 from refine_ops.adapters import AdapterCard
 from refine_ops.eval.run import Evaluation, evaluate
 from refine_ops.train.config import TrainLoraConfig
@@ -62,7 +63,7 @@ def train_ablations(config: TrainLoraConfig) -> Evaluation:
     return evaluate_ablations(config, adapters)
 
 
-@task
+@step
 def check_data(config: TrainLoraConfig) -> None:
     """Fail in seconds on data that cannot be trained on."""
     samples = read_samples(config.dataset, config.exclude)
@@ -71,13 +72,13 @@ def check_data(config: TrainLoraConfig) -> None:
     get_run_logger().info("%d samples to train, %d to validate, %d with reference", *count.values(), references)
 
 
-@task
+@step
 def run_training(config: TrainLoraConfig) -> TrainResult:
     """All phases that need the accelerators, as one process group under this process."""
     return train(config)
 
 
-@task
+@step
 def show_training(config: TrainLoraConfig, result: TrainResult) -> None:
     run = Path(config.out)
     create_markdown_artifact(key="train-lora-curve", markdown=curve(run), description=f"Adapter {result.sha256[:10]}")
@@ -88,24 +89,24 @@ def show_training(config: TrainLoraConfig, result: TrainResult) -> None:
         )
 
 
-@task
+@step
 def publish_adapter(config: TrainLoraConfig, result: TrainResult) -> AdapterCard:
     return publish(config, result)
 
 
-@task
+@step
 def compare_adapter(config: TrainLoraConfig, version: str) -> PromotionResult:
     return decide_promotion(config, version)
 
 
-@task(persist_result=False)
+@step
 def evaluate_ablations(config: TrainLoraConfig, adapters: dict[str, Path]) -> Evaluation:
     done = evaluate(evaluation(config, adapters))
     create_markdown_artifact(key="train-ablations", markdown=done.markdown, description=done.uri)
     return done
 
 
-@task
+@step
 def show_decision(promotion: PromotionResult) -> None:
     against = promotion.incumbent or "the base model"
     decision, notes = promotion.decision, [f"- {note}" for note in promotion.notes]

@@ -1,10 +1,13 @@
-"""How far something is: what long work tells whoever started it."""
+"""One shape of progress callback, for everything that takes long."""
 
-from collections.abc import Callable
-
-OnProgress = Callable[[int, int | None], None]
-"""Called now and then with how many are done, and of how many (None: not known)."""
+from typing import Protocol
 
 
-def no_progress(done: int, total: int | None) -> None:
+class OnProgress(Protocol):
+    """Called now and then with how many are done, of how many (None: not known), and what else there is to say."""
+
+    def __call__(self, done: int, total: int | None = None, detail: str = "") -> None: ...
+
+
+def no_progress(done: int, total: int | None = None, detail: str = "") -> None:
     """Shows nothing."""

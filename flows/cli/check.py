@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from flows.progress import Ticker
+from flows.progress import ProgressDisplay
 from refine_ops.chain import memory_needed, open_item
 from refine_ops.config import AccessSettings, RefineSettings, WorkerSettings
 from refine_ops.errors import ItemError
@@ -31,7 +31,7 @@ def check_manifest(
             access=access,
             any_suffix=settings.write.changes_suffixes,
             allow_empty=allow_empty,
-            on_progress=Ticker("plan").update,
+            on_progress=ProgressDisplay("plan").update,
         )
         problems = list(plan.problems)
         if open_files:
@@ -40,7 +40,7 @@ def check_manifest(
 
 
 def _open_all(plan: PlanReader, access: AccessSettings, settings: RefineSettings) -> Iterator[RowProblem]:
-    budget, ticker = ByteBudget(WorkerSettings().queue_bytes), Ticker("check")
+    budget, ticker = ByteBudget(WorkerSettings().queue_bytes), ProgressDisplay("check")
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(plan), _CHUNK):
             items = [plan.item(p)[0] for p in range(start, min(start + _CHUNK, len(plan)))]

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.refine_batch import refine_batch
-from flows.summary import RunSummary
+from flows.cli.options import run_batch
+from flows.steps.summary import RunSummary
 from refine_ops import storage
 from refine_ops.config import ImageLimits, RefineBatchConfig
 from refine_ops.data.demo.material import Truth, make_demo, psnr
@@ -20,10 +20,10 @@ class DemoResult:
     regions: list[tuple[str, float, float]]
 
 
-def run_demo(folder: Path) -> DemoResult:
+def run_demo(folder: Path, verbose: bool = False) -> DemoResult:
     """Make the material below `folder`, refine it with `tiny` into `folder/run`, and measure every region."""
     manifest, truths = make_demo(folder)
-    summary = refine_batch(RefineBatchConfig(manifest=str(manifest), out=str(folder / "run")))
+    summary = run_batch(RefineBatchConfig(manifest=str(manifest), out=str(folder / "run")), verbose)
     return DemoResult(summary, manifest, [_measured(truth, folder / "run" / "current") for truth in truths])
 
 

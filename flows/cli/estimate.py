@@ -1,72 +1,163 @@
-"""`--plan-only`: what a run would cost, from measured times."""
+"""`--plan-only`: what a run would cost, from measured times: the run folder's own where it has any, else ours."""
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from flows.progress import Ticker, duration
-from refine_ops.config import RefineBatchConfig
-from refine_ops.job.planning.plan import Plan, make_plan
-from refine_ops.model.presets import PRESETS
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-_H100_STEP_S: Final = 0.569
-"""One denoising step of three 1024^2 images, bf16, regional compile, one H100 (full-size random weights)."""
-_H100_STAGES_S: Final = 0.136 + 0.148 + 0.077
-"""Text encoder, VAE encoding of three images, VAE decoding, same machine."""
+from flows.progress import ProgressDisplay, duration
+from refine_ops import storage
+from refine_ops.config import ModelSettings, RefineBatchConfig
+from refine_ops.job.ledger import read_ledger
+from refine_ops.job.planning.plan import Plan, PlanReader, refuse, scan_manifest
+from refine_ops.job.planning.remaining import remaining
+from refine_ops.job.run_folder import reopen_run
+from refine_ops.model.presets import PRESETS, VAE_PIXELS, Preset, apply_overrides, resolve_preset
+
+_H100_STEP_S: Final = {"eager": (0.708, 1.002), "compile": (0.569, 0.827), "fp8": (0.453, 0.674)}
+"""One denoising step at 1024^2 without and with a reference image: bf16, one H100, full-size random weights."""
+_H100_STAGES_S: Final = (0.136 + 0.148 + 0.077, (0.136 + 0.148) * 4 / 3 + 0.077)
+"""Text encoder and VAE encoding of three or four images (the fourth in proportion), VAE decoding; same machine."""
 _TINY_REGION_S: Final = 0.26
 """One region on two CPU cores, the slowest set of the checkpoint's card (`python -m refine_ops.train.tiny.measure`)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """Time of one preset for a plan; `device_s` is on one device of the kind named."""
+class ToDo:
+    """What is left of a plan. `references` counts regions with one."""
 
-    preset: str
+    items: int
+    done: int
+    regions: int
+    references: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What outcomes of this run folder took: model seconds per region on one device, over so many regions."""
+
+    region_s: float
+    regions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Time of one model for what is left; `region_s` and `device_s` are seconds of one `device`."""
+
+    model: str
+    steps: int
     device: str
+    model_pixels: int
     region_s: float
     device_s: float
 
 
-def plan_only(config: RefineBatchConfig) -> str:
+def plan_only(config: RefineBatchConfig, price: float | None = None) -> str:
     """What the run would do and cost, as text; nothing is written.
 
+    Args:
+        price: Of one device for one hour.
+
     Raises:
-        JobError: the manifest cannot be read, or is refused as a whole.
+        JobError: the manifest cannot be read, or is refused as a whole; or the run folder's ledger cannot be read.
     """
-    plan = make_plan(
-        config.manifest,
-        None,
-        access=config.access,
-        limit=config.limit,
-        shard_items=config.shard_items,
-        any_suffix=config.refine.write.changes_suffixes,
-        allow_empty=config.allow_empty,
-        on_progress=Ticker("plan").update,
+    with tempfile.TemporaryDirectory() as scratch:
+        local = str(Path(scratch) / "plan.parquet")
+        plan = scan_manifest(
+            config.manifest,
+            local,
+            access=config.access,
+            limit=config.limit,
+            shard_items=config.shard_items,
+            any_suffix=config.refine.write.changes_suffixes,
+            allow_empty=config.allow_empty,
+            on_progress=ProgressDisplay("plan").update,
+        )
+        refuse(config.manifest, plan.problems)
+        outcomes = storage.join(storage.resolve(config.out), "outcomes")
+        todo = to_do(PlanReader(local), read_ledger(outcomes, ["status", "request", "identity"]), config)
+    return describe(plan, todo, estimates(todo, config, measured(config)), measured(config), price)
+
+
+def to_do(plan: PlanReader, ledger: pa.Table, config: RefineBatchConfig) -> ToDo:
+    """What of the plan has no outcome; sources are not looked at."""
+    left = remaining(plan, ledger, recheck=False, retry_dead=config.retry_dead)
+    regions = plan.columns(["regions"])["regions"].combine_chunks().take(pa.array(left.positions)).flatten()
+    return ToDo(
+        items=len(left.positions),
+        done=left.done + left.dead,
+        regions=len(regions),
+        references=len(regions) - pc.struct_field(regions, "reference").null_count,
     )
-    return describe(plan)
 
 
-def estimates(plan: Plan) -> list[Estimate]:
-    """Model time per preset; reading and writing are hidden behind it. A reference image adds half again."""
-    found = []
-    for name, preset in PRESETS.items():
-        passes = preset.steps * (2 if preset.true_cfg_scale > 1.0 else 1)
-        region_s = _TINY_REGION_S if name == "tiny" else passes * _H100_STEP_S + _H100_STAGES_S
-        found.append(Estimate(name, "2 CPU cores" if name == "tiny" else "one H100", region_s, region_s * plan.regions))
-    return found
+def measured(config: RefineBatchConfig) -> Measured | None:
+    """What this run folder's outcomes took, if its first start had the same model settings."""
+    uri = storage.resolve(config.out)
+    if not storage.exists(storage.join(uri, "run.json")):
+        return None
+    before = reopen_run(uri)[1].get("config", {}).get("refine", {}).get("model", {})
+    now = config.refine.model.model_dump(mode="json")
+    if any(before.get(name) != now[name] for name in now):
+        return None
+    ledger = read_ledger(storage.join(uri, "outcomes"), ["status", "regions", "timings_s"])
+    done = ledger.filter(pc.equal(ledger["status"], "done"))
+    regions = int(pc.sum(pc.list_value_length(done["regions"])).as_py() or 0)
+    seconds = sum(dict(times).get("refine", 0.0) for times in done["timings_s"].to_pylist())
+    return Measured(seconds / regions, regions) if regions else None
 
 
-def describe(plan: Plan) -> str:
-    """The plan and its estimates as text."""
+def estimates(todo: ToDo, config: RefineBatchConfig, known: Measured | None = None) -> list[Estimate]:
+    """Model time of the configured model, then of the presets; reading and writing are hidden behind it."""
+    settings = config.refine.model
+    chosen = apply_overrides(resolve_preset(settings), settings)
+    rows = [_estimate(settings.model, chosen, todo, config, known)]
+    return rows + [_estimate(n, p, todo, config, None) for n, p in PRESETS.items() if n != settings.model]
+
+
+def _estimate(name: str, preset: Preset, todo: ToDo, config: RefineBatchConfig, known: Measured | None) -> Estimate:
+    pixels = config.refine.focus.focus_pixels or preset.focus_pixels
+    plain_s, referenced_s = _region_seconds(name, preset, pixels, config.refine.model)
+    device = "2 CPU cores" if name == "tiny" else "one H100"
+    device_s = plain_s * (todo.regions - todo.references) + referenced_s * todo.references
+    if known:
+        device, device_s = "one device as before", known.region_s * todo.regions
+    return Estimate(name, preset.steps, device, pixels, device_s / max(1, todo.regions), device_s)
+
+
+def _region_seconds(name: str, preset: Preset, pixels: int, settings: ModelSettings) -> tuple[float, float]:
+    """One region without and with a reference. Time goes with the number of pixels: 512^2 was measured at 0.27 of
+    1024^2, where 0.25 is said."""
+    if name == "tiny":
+        share = preset.steps / PRESETS["tiny"].steps * pixels / preset.focus_pixels
+        return _TINY_REGION_S * share, _TINY_REGION_S * share
+    step_s = np.array(_H100_STEP_S["fp8" if settings.fp8 else "compile" if settings.compile else "eager"])
+    passes = preset.steps * (2 if preset.true_cfg_scale > 1.0 else 1)
+    plain_s, referenced_s = (passes * step_s + np.array(_H100_STAGES_S)) * pixels / VAE_PIXELS
+    return float(plain_s), float(referenced_s)
+
+
+def describe(plan: Plan, todo: ToDo, rows: list[Estimate], known: Measured | None, price: float | None) -> str:
+    """The plan and its estimates as text, the configured model first."""
     lines = [
         f"{plan.items:,} images, {plan.regions:,} regions, {plan.shards:,} shards",
         f"{len(plan.problems):,} rows cannot be refined (see `refine-ops check`)",
-        "",
-        f"{'preset':34}{'model pixels':>18}{'per region':>13}{'in all':>20}",
     ]
-    for estimate in estimates(plan):
-        pixels = PRESETS[estimate.preset].focus_pixels * plan.regions
+    if todo.done:
+        lines += [f"{todo.done:,} images have an outcome in this run folder already; {todo.items:,} are left"]
+    lines += [f"{todo.regions:,} regions to refine, {todo.references:,} of them with a reference", ""]
+    cost = "" if price is None else f"{'cost':>14}"
+    lines += [f"{'model':34}{'steps':>6}{'model pixels':>16}{'per region':>13}{'in all':>16}{cost}"]
+    for row in rows:
+        cost = "" if price is None else f"{price * row.device_s / 3600:>14,.2f}"
         lines.append(
-            f"{estimate.preset:34}{pixels:>18,}{estimate.region_s:>11.1f} s{duration(estimate.device_s):>20}"
-            f" on {estimate.device}"
+            f"{row.model:34}{row.steps:>6}{row.model_pixels * todo.regions:>16,}{row.region_s:>11.2f} s"
+            f"{duration(row.device_s):>16}{cost} on {row.device}"
         )
+    if known:
+        lines += ["", f"{rows[0].model}: as measured on {known.regions:,} regions in this run folder"]
     return "\n".join(lines)

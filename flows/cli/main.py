@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from flows.cli import quality, training, upkeep
 from flows.cli.image import image
-from flows.cli.options import ConfigFile, Setting, Verbose, fail, load_config, note_tiny, start_prefect
+from flows.cli.options import ConfigFile, Setting, Verbose, fail, load_config, note_tiny, run_batch
 from refine_ops.config import ModelSettings, RefineBatchConfig
 from refine_ops.errors import EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_JOB_ERROR, ItemError, JobError
 
@@ -130,6 +130,7 @@ def run(
     error_budget: Annotated[float | None, typer.Option(help="Fail above this share of dead items.")] = None,
     output_format: Annotated[str | None, typer.Option(help="source, png or webp-lossless.")] = None,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Count and estimate; refine nothing.")] = False,
+    price: Annotated[float | None, typer.Option(help="With --plan-only: what one device costs per hour.")] = None,
     config: ConfigFile = None,
     set_: Setting = None,
     verbose: Verbose = False,
@@ -153,14 +154,13 @@ def run(
     if plan_only:
         from flows.cli.estimate import plan_only as count
 
-        print(count(settings))
+        print(count(settings, price))
         return
     note_tiny(settings.refine)
-    start_prefect(verbose)
-    from flows.refine_batch import ErrorBudgetExceeded, refine_batch
+    from flows.steps.batch import ErrorBudgetExceeded
 
     try:
-        summary = refine_batch(settings)
+        summary = run_batch(settings, verbose)
     except ErrorBudgetExceeded as e:
         fail(str(e), EXIT_BAD_INPUT)
     print(
@@ -199,10 +199,9 @@ def demo(
 ) -> None:
     """Refine damaged details of four real photos with the bundled model: no GPU, no server, no account."""
     print("Damaging details of four real photos, then refining them with the bundled model 'tiny' on this machine.")
-    start_prefect(verbose)
     from flows.cli.demo import describe, run_demo
 
-    print(describe(run_demo(out)))
+    print(describe(run_demo(out, verbose)))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from refine_ops.config import RefineSettings, prepare_prefect
+from refine_ops.config import RefineBatchConfig, RefineSettings, prefect_is_set_up, prepare_prefect
 from refine_ops.errors import JobError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+    from flows.steps.summary import RunSummary
 
 Config = TypeVar("Config", bound=BaseModel)
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="JSON or YAML file with the flow's settings.")]
@@ -22,7 +25,7 @@ Setting = Annotated[
     list[str] | None,
     typer.Option("--set", help="One setting by its path, e.g. refine.paste.confine=region. Repeatable."),
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's own log lines.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show more log lines, Prefect's among them.")]
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -57,6 +60,20 @@ def start_prefect(verbose: bool = False) -> None:
             client.api_healthcheck()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def run_batch(config: RefineBatchConfig, verbose: bool) -> "RunSummary":
+    """The flow `refine-batch` where a Prefect server would see it, else the same steps plainly in this process."""
+    if prefect_is_set_up() or config.lanes == "work-pool":
+        start_prefect(verbose)
+        from flows.refine_batch import refine_batch
+
+        return refine_batch(config)
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s | %(levelname)s | %(name)s - %(message)s", datefmt="%H:%M:%S")
+    from flows.steps.batch import run_batch as run_here
+
+    return run_here(config)
 
 
 def load_config(model: type[Config], file: Path | None, settings: list[str] | None, given: dict[str, Any]) -> Config:

@@ -48,9 +48,9 @@ def export(
         for name, uri, digest in exporting.file_list(run):
             print(f"{name}\t{uri}\t{digest}")
         return
-    from flows.progress import Ticker
+    from flows.progress import ProgressDisplay
 
-    found = exporting.export(run, to, max_removed=max_removed, on_progress=Ticker("export").update)
+    found = exporting.export(run, to, max_removed=max_removed, on_progress=ProgressDisplay("export").update)
     print(f"{len(found.copied)} copied, {len(found.removed)} removed, {found.unchanged} unchanged at {to}")
 
 
@@ -59,10 +59,10 @@ def verify(
     repair: Annotated[bool, typer.Option(help="Take damaged ones out at once; the next start remakes them.")] = True,
 ) -> None:
     """Read every published output and compare it with what was published. Exit 1 if any is lost or altered."""
-    from flows.progress import Ticker
+    from flows.progress import ProgressDisplay
 
     folder, _ = reopen_run(run)
-    count, damaged = upkeep.check_outputs(folder, repair=repair, on_progress=Ticker("verify").update)
+    count, damaged = upkeep.check_outputs(folder, repair=repair, on_progress=ProgressDisplay("verify").update)
     for one in damaged[:_SHOWN]:
         print(f"{one.reason}\t{one.item_id}\t{one.name}")
     if len(damaged) > _SHOWN:

@@ -1,23 +1,16 @@
-"""One torch elastic launch on this node, as a child that cannot outlive its parent.
+"""Several ranks as one torch elastic launch on this node.
 
 The child is this module run as a script: it asks the kernel to be told when its parent dies, then becomes torch's
 elastic agent. (`accelerate launch` with one process leaves an orphan on SIGTERM; the agent forwards signals.) The agent
 gives each rank a session of its own, so ranks call `die_with_parent` themselves, first thing.
 """
 
-import ctypes
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
-from refine_ops.config import child_environment
-
-_PR_SET_PDEATHSIG = 1
+from refine_ops.job.child import Child, die_with_parent
 
 
 def run_elastic(
@@ -45,58 +38,7 @@ def run_elastic(
     """
     command = [sys.executable, "-m", __name__, str(os.getpid()), "--standalone", "--nproc-per-node", str(processes)]
     command += ["--max-restarts", "0", "--module", module, *arguments]
-    env = {**child_environment(), **(environment or {})}
-    if processes > 1:
-        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    else:
-        env.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as sink:
-        return _supervise(_start(command, env, sink), on_tick, tick_s, grace_s)
-
-
-def _start(command: list[str], env: dict[str, str], sink: IO[bytes]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        command, env=env, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
-    )
-
-
-def _supervise(
-    agent: "subprocess.Popen[bytes]", on_tick: Callable[[], None] | None, tick_s: float, grace_s: float
-) -> int:
-    try:
-        while True:
-            try:
-                return agent.wait(timeout=tick_s)
-            except subprocess.TimeoutExpired:
-                if on_tick:
-                    on_tick()
-    except BaseException:
-        _signal_group(agent, signal.SIGTERM)
-        deadline = time.monotonic() + grace_s
-        while agent.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        raise
-    finally:
-        _signal_group(agent, signal.SIGKILL)
-        agent.wait()
-
-
-def _signal_group(agent: "subprocess.Popen[bytes]", number: int) -> None:
-    try:
-        os.killpg(agent.pid, number)
-    except (ProcessLookupError, PermissionError):
-        return
-
-
-def die_with_parent(parent_pid: int | None = None) -> None:
-    """Ask for SIGTERM when the parent dies (Linux); exit at once if it is dead already."""
-    if not sys.platform.startswith("linux"):
-        return
-    parent = os.getppid() if parent_pid is None else parent_pid
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(1)
+    return Child(command, log, environment, processes).wait(on_tick, tick_s, grace_s)
 
 
 def _agent(parent_pid: str, *arguments: str) -> None:

@@ -54,9 +54,9 @@ def assignments_of(many: Iterable[Assignment]) -> Assignments:
     return np.array([astuple(one) for one in many], _ASSIGNMENT)
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One rank's counters: items finished, regions refined, seconds of model work, seconds to load the model."""
+@dataclass(slots=True)
+class Counts:
+    """What a rank has done so far: items, regions, seconds of model work, to load the model, and to the first image."""
 
     done: int = 0
     dead: int = 0
@@ -91,6 +91,10 @@ class Scratch:
         np.save(self.path / "assignments.npy", assignments)
         _replace(self.path / "spec.json", json.dumps({**plain, **models}))
 
+    @property
+    def has_assignments(self) -> bool:
+        return (self.path / "spec.json").exists()  # written last, and whole
+
     def assigned(self) -> tuple[Spec, Assignments]:
         raw = json.loads((self.path / "spec.json").read_text())
         raw["refine"] = RefineSettings.model_validate(raw["refine"])
@@ -98,13 +102,13 @@ class Scratch:
         raw["access"] = AccessSettings.model_validate(raw["access"])
         return Spec(**raw), np.load(self.path / "assignments.npy")
 
-    def write_progress(self, rank: int, progress: Progress) -> None:
-        _replace(self.path / f"progress-{rank}.json", json.dumps(asdict(progress)))
+    def write_counts(self, rank: int, counts: Counts) -> None:
+        _replace(self.path / f"counts-{rank}.json", json.dumps(asdict(counts)))
 
-    def progress(self) -> Progress:
-        """The ranks' counters added up; load and first-image times are the slowest rank's."""
-        ranks = [Progress(**json.loads(p.read_text())) for p in self.path.glob("progress-*.json")]
-        return Progress(
+    def counts(self) -> Counts:
+        """What all ranks have done; load and first-image times are the slowest rank's."""
+        ranks = [Counts(**json.loads(p.read_text())) for p in self.path.glob("counts-*.json")]
+        return Counts(
             done=sum(r.done for r in ranks),
             dead=sum(r.dead for r in ranks),
             regions=sum(r.regions for r in ranks),

@@ -13,7 +13,7 @@ import torch
 from refine_ops import storage
 from refine_ops.adapters import WEIGHTS_NAME
 from refine_ops.errors import EXIT_DRAINED, EXIT_JOB_ERROR, JobError
-from refine_ops.job.elastic import die_with_parent
+from refine_ops.job.child import die_with_parent
 from refine_ops.model.load import model_dtype
 from refine_ops.model.source import ResolvedModel, resolve_model
 from refine_ops.train import run_folder

@@ -53,10 +53,10 @@ def measure_worker(setup: Setup, items: int) -> dict[str, Any]:
     if done != items:
         raise SystemExit(f"{items - done} of {items} items failed")
     span = float(finished[-1] - finished[0]) / (items - 1)
-    model = verdict.progress.model_s / items
+    model = verdict.counts.model_s / items
     print(
         f"worker: {span:.3f} s per item, of which the model {model:.3f} s: {span / model:.3f}x; load "
-        f"{verdict.progress.load_s:.1f} s, first image after {verdict.progress.first_image_s:.1f} s"
+        f"{verdict.counts.load_s:.1f} s, first image after {verdict.counts.first_image_s:.1f} s"
     )
     return {"s_per_item": span, "model_s_per_item": model, "ratio_to_model": span / model}
 

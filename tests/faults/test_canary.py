@@ -12,7 +12,7 @@ from refine_ops.config import CanaryGates, RefineBatchConfig
 from refine_ops.errors import JobError
 from refine_ops.job.launch import Node
 from refine_ops.job.ledger import read_ledger
-from refine_ops.job.planning.canary import judge_canary, sample_canary
+from refine_ops.job.planning.canary import check_canary, sample_canary
 from refine_ops.job.planning.plan import PlanReader, make_plan
 from refine_ops.job.planning.remaining import Remaining, remaining
 from refine_ops.job.run_folder import RunFolder, fingerprint_parts, open_run
@@ -61,24 +61,24 @@ def test_a_bad_canary_stops_the_run_before_the_rest(tmp_path: Path) -> None:
     sample = sample_canary(plan, todo, 8)
     Node(folder, config, 1, module="tests.support.trivial_worker").run(sample)
     with pytest.raises(JobError, match=r"canary failed, nothing else was run: 8 items, .* dead .*model\.failed"):
-        judge_canary(folder.outcomes, plan, sample, CanaryGates())
+        check_canary(folder.outcomes, plan, sample, CanaryGates())
     assert read_ledger(folder.outcomes, []).num_rows == 8
     tolerant = CanaryGates(max_dead=1.0, max_de00=50.0)
-    assert "8 items" in judge_canary(folder.outcomes, plan, sample, tolerant)
+    assert "8 items" in check_canary(folder.outcomes, plan, sample, tolerant)
     with pytest.raises(JobError, match=r"canary failed, nothing else was run: .* look at: .*doctor"):
-        judge_canary(folder.outcomes, plan, sample, tolerant.model_copy(update={"max_de00": 1.0}))
+        check_canary(folder.outcomes, plan, sample, tolerant.model_copy(update={"max_de00": 1.0}))
 
 
 def test_limit_then_the_rest_then_the_dead_again(tmp_path: Path) -> None:
     manifest = make_items(tmp_path / "images", 16, {3: "raise"})
     config = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"), worker=FAST, limit=6)
-    assert run_node(config).progress.done == 5
+    assert run_node(config).counts.done == 5
     assert len(outputs_of(tmp_path / "run")) == 5
     rest = run_node(config.model_copy(update={"limit": None}))
-    assert (rest.progress.done, rest.progress.dead) == (10, 0), "what is done or dead is not touched"
+    assert (rest.counts.done, rest.counts.dead) == (10, 0), "what is done or dead is not touched"
     mended = manifest.read_text().replace('"prompt": "raise"', '"prompt": "Refine it"')
     manifest.write_text(mended)
     again = run_node(config.model_copy(update={"limit": None}))
-    assert again.progress.done == 1, "a row that changed is redone without being asked for"
+    assert again.counts.done == 1, "a row that changed is redone without being asked for"
     ledger = read_ledger(str(tmp_path / "run" / "outcomes"))
     assert ledger["status"].to_pylist() == ["done"] * 16

@@ -211,7 +211,7 @@ def test_an_object_that_cannot_be_read(
     assert died == {"item-0005": "file.unreadable"}
     proxy.faults.clear()
     again = run_node(config.model_copy(update={"retry_dead": True}))
-    assert again.progress.done == 1, "only the dead letter is run again"
+    assert again.counts.done == 1, "only the dead letter is run again"
     settle(table, config, published, "one object unreadable", "a dead letter; retry_dead mends it", {})
 
 

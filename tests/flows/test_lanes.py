@@ -143,15 +143,20 @@ def test_cancelling_the_parent_cancels_its_lanes(nodes: Site, tmp_path: Path) ->
 
 
 @pytest.mark.timeout(900)
-def test_the_canary_is_one_lane(nodes: Site, tmp_path: Path) -> None:
-    out = "s3://lake/run-canary"
-    config = settings(upload(tmp_path / "images", 4, "canary"), out, lane_count=4, shard_items=1, canary=2)
+def test_the_canary_is_one_lane_and_what_follows_has_its_own(nodes: Site, tmp_path: Path) -> None:
+    out, count = "s3://lake/run-canary", 4
+    gates = {"max_dead": 1.0, "max_de00": 99.0, "max_shift_px": 99.0}
+    config = settings(upload(tmp_path / "images", count, "canary"), out, lane_count=4, shard_items=1)
+    config |= {"canary": 2, "canary_gates": gates, "lane_attempts": 1}
     before = len(nodes.lanes())
     parent = nodes.run("refine-batch/refine-batch", config)
     wait_for("the canary's lane", lambda: len(nodes.lanes()) > before, WAIT_S)
-    nodes.prefect("flow-run", "cancel", parent)
-    assert nodes.finish(parent, WAIT_S) == "CANCELLED"
-    assert len(nodes.lanes()) == before + 1
+    nodes.worker("refine-lanes", "a", limit=2)
+    assert nodes.finish(parent, WAIT_S) == "COMPLETED", nodes.logs()
+    lanes = nodes.lanes()[before:]
+    assert [len(lane["parameters"]["config"]["shards"]) for lane in lanes] == [2, 1, 1]
+    assert {lane["state_type"] for lane in lanes} == {"COMPLETED"}
+    assert count_done(out) == count
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@ from io import StringIO
 import pytest
 
 from flows import progress
-from flows.progress import Ticker, pace
+from flows.progress import ProgressDisplay, pace
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_pace(done: int, total: int, elapsed_s: float, text: str) -> None:
 def test_a_line_every_two_seconds_and_none_for_what_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     now, shown = 100.0, StringIO()
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    ticker = Ticker("check", stream=shown)
+    ticker = ProgressDisplay("check", stream=shown)
     for done in range(1, 6):
         now += 0.9
         ticker.update(done, 2000, "one")

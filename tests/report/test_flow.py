@@ -8,9 +8,10 @@ from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.drift_report import EVENT_ALARM, EVENT_VIOLATION, DriftFound, drift_report, review_apply
-from flows.refine_batch import due_report
-from flows.summary import RunSummary
+from flows.drift_report import drift_report, review_apply
+from flows.steps.drift import EVENT_ALARM, EVENT_VIOLATION, DriftFound
+from flows.steps.report_due import due_report
+from flows.steps.summary import RunSummary
 from refine_ops.config import RefineBatchConfig
 from refine_ops.report.build import build_report
 from refine_ops.report.cases import open_run

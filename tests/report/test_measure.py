@@ -21,6 +21,7 @@ from refine_ops.report.cases import Case, open_run
 from refine_ops.report.config import Cost, DriftReportConfig, FolderPair, MeasureSettings, TrendSettings
 from refine_ops.report.folders import folder_cases
 from refine_ops.report.items import item_of, read_evidence, read_items
+from refine_ops.report.measure import many
 from refine_ops.report.measure.case import compare
 from refine_ops.report.measure.from_models import FILE, with_modelled, write_modelled
 from refine_ops.report.measure.many import compare_all
@@ -52,6 +53,12 @@ def test_a_run_is_measured_and_its_worst_comes_first(small_run: str, tmp_path: P
     metrics = {m["name"]: m for m in built.summary["metrics"]}
     assert metrics["raw_lpips"]["measured"] == 0
     assert metrics["raw_lpips"]["median"] is None
+
+
+def test_few_cases_start_no_processes(small_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many, "_pool", None)
+    cases = list(open_run(small_run).cases())
+    assert len(many.measure_cases(cases, len(cases), str(tmp_path), MeasureSettings())) == len(cases) > 1
 
 
 def test_processes_give_what_one_process_gives(small_run: str) -> None:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from flows.drift_report import measure_with_models
+from flows.steps.drift import measure_with_models
 from refine_ops import storage
 from refine_ops.config import ImageLimits
 from refine_ops.errors import JobError
@@ -64,7 +64,7 @@ def test_text_that_a_prompt_quotes_is_read_before_and_after(tmp_path: Path, weig
     perceptual = PerceptualSettings(weights=weights, device="cpu")
     out = str(tmp_path / "report")
     config = DriftReportConfig(folders=folders, out=out, measure=ONE, perceptual=perceptual)
-    measure_with_models.fn(config, perceptual)
+    measure_with_models(config, perceptual)
     build_report(config)
     row = read_items(out).to_pylist()[0]
     assert row["text_gain"] > 0.7

@@ -73,8 +73,8 @@ def test_the_next_start_redoes_what_was_rejected_and_leaves_out_what_was_exclude
 
     decide("item-0002", "redo")
     decide("item-0004", "exclude")
-    assert run_node(config).progress.done == 1
+    assert run_node(config).counts.done == 1
     second = outputs_of(tmp_path / "run")
     assert {name for name in first if first[name] != second[name]} == {"item-0002.png"}, "by another seed"
     assert second.keys() == first.keys(), "what was published stays; an excluded item is only not done again"
-    assert run_node(config).progress.done == 0, "once is enough"
+    assert run_node(config).counts.done == 0, "once is enough"

@@ -113,7 +113,7 @@ def test_workers_import_nothing_from_the_folder_the_user_stands_in(tmp_path: Pat
 
 
 def test_markdown_and_tables_for_prefect_show_hostile_text_as_text() -> None:
-    from flows.summary import _code, _plain
+    from flows.steps.summary import _code, _plain
 
     hostile = "<script>x</script> ![a](http://evil/x.png) [b](javascript:x) | c `d` **e** \n# f &lt; \x1b[2J ~~g~~ \\h"
     for text in (_plain(hostile), _code(hostile)):

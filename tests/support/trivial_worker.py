@@ -77,7 +77,7 @@ def kill_tree() -> None:
         # The other rank may have been quicker; then these numbers belong to nobody, or to somebody else.
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"tests.faults" in command or b"refine_ops.job.elastic" in command:
+            if b"tests.support" in command or b"refine_ops.job.elastic" in command:
                 os.kill(pid, signal.SIGKILL)
 
 
@@ -120,4 +120,4 @@ if __name__ == "__main__":
     s3.RETRY_BUDGET_S = float(os.environ.get("REFINE_TEST_RETRY_S", s3.RETRY_BUDGET_S))
     s3._LONGEST_PAUSE_S = float(os.environ.get("REFINE_TEST_PAUSE_S", s3._LONGEST_PAUSE_S))
     inject()
-    worker.main(load=load)
+    worker.main(import_refiner=lambda: load)

@@ -34,7 +34,7 @@ def sample_canary(plan: PlanReader, todo: Remaining, size: int) -> Remaining:
     return Remaining(todo.positions[picked], todo.done, todo.dead)
 
 
-def judge_canary(outcomes: str, plan: PlanReader, sample: Remaining, gates: CanaryGates) -> str:
+def check_canary(outcomes: str, plan: PlanReader, sample: Remaining, gates: CanaryGates) -> str:
     """One sentence with the figures, if the sample passes.
 
     Raises:
@@ -49,8 +49,9 @@ def judge_canary(outcomes: str, plan: PlanReader, sample: Remaining, gates: Cana
     de00 = float(np.median([d["de00_before"] for d in drifts])) if drifts else 0.0
     shift = float(np.median([np.hypot(d["dx_px"], d["dy_px"]) for d in drifts])) if drifts else 0.0
     figures = (
-        f"{len(ids)} items, {share:.1%} dead (gate {gates.max_dead:.1%}), raw drift of {len(drifts)} measured regions: "
-        f"median {de00:.2f} dE00 (gate {gates.max_de00}) and {shift:.2f} px (gate {gates.max_shift_px})"
+        f"{len(ids)} items, {share:.1%} dead (limit {gates.max_dead:.1%}), "
+        f"raw drift of {len(drifts)} measured regions: "
+        f"median {de00:.2f} dE00 (limit {gates.max_de00}) and {shift:.2f} px (limit {gates.max_shift_px})"
     )
     if share > gates.max_dead or de00 > gates.max_de00 or shift > gates.max_shift_px:
         reasons = ", ".join(sorted(set(dead["reason"].to_pylist()))) or "drift"

@@ -10,7 +10,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from refine_ops import storage
@@ -26,7 +25,7 @@ from refine_ops.job.rank.byte_budget import ByteBudget
 from refine_ops.job.rank.in_flight import Flight
 from refine_ops.job.rank.publish import Publisher
 from refine_ops.job.run_folder import RunFolder
-from refine_ops.job.scratch import Assignment, Journal, Spec
+from refine_ops.job.scratch import Assignment, Counts, Journal, Spec
 from refine_ops.proof.verify import VerifyError
 from refine_ops.records import Outcome, Patch, Refiner
 
@@ -35,17 +34,6 @@ logger = logging.getLogger(__name__)
 _LINGER_S = 0.02
 """How long an idle model waits for a bucket to fill before it runs the oldest one padded."""
 _MIN_IN_FLIGHT = 32
-
-
-@dataclass(slots=True)
-class Counts:
-    """This rank's progress so far."""
-
-    done: int = 0
-    dead: int = 0
-    regions: int = 0
-    model_s: float = 0.0
-    first_image_s: float = 0.0
 
 
 class Pipeline:

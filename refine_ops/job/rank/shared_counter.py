@@ -1,20 +1,57 @@
-"""The shared counter in the process group's store: whoever is free takes the next item."""
+"""The counter of a launch, in the process group's store where there is one: whoever is free takes the next item."""
 
+import itertools
 import threading
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
 
 from refine_ops.model.pretrained import pick_device
 
 _KEY = "refine-ops/next"
 
 
-class SharedCounter:
-    """One rank's view of its launch. `take` costs about 30 us; a launch has a fresh store, so it counts from 0."""
+class Counter(Protocol):
+    """One rank's view of its launch; `take` is called by several threads."""
+
+    @property
+    def rank(self) -> int: ...
+
+    def device(self, wanted: str) -> torch.device:
+        """This rank's device: its own GPU, or the CPU where there is none or it was asked for."""
+
+    def take(self, count: int) -> int | None:
+        """The next index below `count` that no rank has taken; None when all are taken."""
+
+    def close(self) -> None: ...
+
+
+class SoleCounter:
+    """The counter of a rank that is the only one."""
+
+    rank = 0
 
     def __init__(self) -> None:
+        self._next = itertools.count()  # one C call per item: threads cannot come between
+
+    def device(self, wanted: str) -> torch.device:
+        return pick_device(0, wanted, "model.device")
+
+    def take(self, count: int) -> int | None:
+        index = next(self._next)
+        return index if index < count else None
+
+    def close(self) -> None:
+        pass
+
+
+class SharedCounter:
+    """The counter of several ranks. `take` costs about 30 us; a launch has a fresh store, so it counts from 0."""
+
+    def __init__(self) -> None:
+        from accelerate import PartialState
+
         self._state = PartialState(cpu=not torch.cuda.is_available())
         if not dist.is_initialized():
             raise RuntimeError("a rank is started by torch's elastic agent (`refine_ops.job.elastic.run_elastic`)")
@@ -26,11 +63,9 @@ class SharedCounter:
         return int(self._state.process_index)
 
     def device(self, wanted: str) -> torch.device:
-        """This rank's device: its own GPU, or the CPU where there is none or it was asked for."""
         return pick_device(int(self._state.local_process_index), wanted, "model.device")
 
     def take(self, count: int) -> int | None:
-        """The next index below `count` that no rank has taken; None when all are taken."""
         with self._lock:
             index = int(self._store.add(_KEY, 1)) - 1
         return index if index < count else None

@@ -1,4 +1,4 @@
-"""One rank: pulls items from the process group's store and takes each from its row to its outcome.
+"""One rank: takes items from the launch's counter, and each from its row to its outcome.
 
 Threads read, decode and focus ahead of the model and align, paste, verify, encode and write behind it; the main thread
 only runs the model. What is held is bounded in bytes and items, so memory stays flat whatever the manifest.
@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,17 +20,18 @@ import torch
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import EXIT_DRAINED, EXIT_JOB_ERROR, EXIT_OK, JobError
-from refine_ops.job.elastic import die_with_parent
+from refine_ops.job.child import die_with_parent
 from refine_ops.job.ledger import LedgerWriter
 from refine_ops.job.planning.plan import PlanReader
 from refine_ops.job.rank.pipeline import Pipeline
-from refine_ops.job.rank.shared_counter import SharedCounter
+from refine_ops.job.rank.shared_counter import Counter, SharedCounter, SoleCounter
 from refine_ops.job.run_folder import RunFolder
-from refine_ops.job.scratch import Assignment, Journal, Progress, Scratch
+from refine_ops.job.scratch import Assignment, Journal, Scratch
 from refine_ops.records import Refiner
 
 logger = logging.getLogger(__name__)
 
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 EXIT_HUNG = 70
 """A model call outlasted the watchdog (`EX_SOFTWARE`)."""
 
@@ -37,21 +39,29 @@ EXIT_HUNG = 70
 Load = Callable[[ModelSettings, torch.device], Refiner]
 
 
-def load_model(settings: ModelSettings, device: torch.device) -> Refiner:
-    """The refiner the settings name; imported here, as only ranks need the model's libraries."""
+def import_model() -> Load:
+    """What loads the refiner that the settings name; imported here, as only ranks need the model's libraries."""
     from refine_ops.model.refiner import load_refiner
 
-    return load_refiner(settings, device)
+    return load_refiner
 
 
-def main(arguments: list[str] | None = None, load: Load = load_model) -> None:
-    """Entry point of a rank, started by torch's elastic agent; `load` gives it another refiner than the settings'."""
+def main(arguments: list[str] | None = None, import_refiner: Callable[[], Load] = import_model) -> None:
+    """Entry point of a rank, started by torch's elastic agent or, with `--parent`, as the only one.
+
+    `import_refiner` gives it another refiner than the settings'.
+    """
     parser = argparse.ArgumentParser(prog="refine_ops.job.rank.worker")
     parser.add_argument("--scratch", type=Path, required=True)
-    scratch = Scratch(parser.parse_args(arguments).scratch)
-    die_with_parent()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # received by the keeper alone
-    counter = SharedCounter()
+    parser.add_argument("--parent", type=int)
+    options = parser.parse_args(arguments)
+    scratch = Scratch(options.scratch)
+    die_with_parent(options.parent)
+    # Blocked in every thread, so that the keeper alone receives them; before it is there, `_await_assignments` does.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    counter = SharedCounter() if options.parent is None else SoleCounter()
+    load = import_refiner()
+    _await_assignments(scratch)
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s rank {counter.rank} %(name)s %(levelname)s %(message)s"
     )
@@ -67,7 +77,14 @@ def main(arguments: list[str] | None = None, load: Load = load_model) -> None:
     os._exit(code)  # threads stuck in a store or a codec must not hold up a rank that has flushed everything
 
 
-def run_rank(scratch: Scratch, counter: SharedCounter, load: Load) -> int:
+def _await_assignments(scratch: Scratch) -> None:
+    """A rank may be started while its work is still being planned."""
+    while not scratch.has_assignments:
+        if signal.sigtimedwait(_STOP_SIGNALS, 0.02):
+            os._exit(EXIT_DRAINED)
+
+
+def run_rank(scratch: Scratch, counter: Counter, load: Load) -> int:
     """Refine until the counter is used up or a stop is asked for; returns the exit code."""
     spec, assigned = scratch.assigned()
     folder = RunFolder(spec.run, spec.fingerprint, spec.start)
@@ -121,7 +138,7 @@ class _Keeper(threading.Thread):
 
     def run(self) -> None:
         while True:
-            if signal.sigtimedwait({signal.SIGTERM, signal.SIGINT}, 0.25) and not self._pipeline.stopping.is_set():
+            if signal.sigtimedwait(_STOP_SIGNALS, 0.25) and not self._pipeline.stopping.is_set():
                 logger.info("asked to stop; finishing what is in flight")
                 self._deadline = time.monotonic() + self._pipeline.spec.worker.grace_s
                 self._pipeline.stop()
@@ -133,11 +150,7 @@ class _Keeper(threading.Thread):
             self._check_clock()
 
     def report(self) -> None:
-        counts = self._pipeline.counts
-        progress = Progress(
-            counts.done, counts.dead, counts.regions, counts.model_s, self._load_s, counts.first_image_s
-        )
-        self._scratch.write_progress(self._rank, progress)
+        self._scratch.write_counts(self._rank, replace(self._pipeline.counts, load_s=self._load_s))
 
     def _check_clock(self) -> None:
         now = time.monotonic()

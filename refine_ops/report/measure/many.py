@@ -21,6 +21,8 @@ from refine_ops.report.measure.case import compare, failed
 logger = logging.getLogger(__name__)
 
 _WAITING_PER_PROCESS = 4
+_CASES_PER_PROCESS = 8
+"""Starting a pool costs 2 CPU seconds, as much as a few cases: fewer are compared in this process."""
 
 Work = tuple[Case, bool]
 
@@ -37,6 +39,8 @@ def measure_cases(
     Raises:
         JobError: the report cannot be written.
     """
+    if settings.processes is None:
+        settings = settings.model_copy(update={"processes": min(_cores(), max(1, count // _CASES_PER_PROCESS))})
     stride = max(1, -(-count // max(1, settings.evidence.keep_items)))
     work = ((case, i % stride == 0 and settings.evidence.keep_items > 0) for i, case in enumerate(cases))
     measured: list[tuple[ItemMeasure, int]] = []

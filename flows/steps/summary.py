@@ -1,18 +1,17 @@
-"""What a run leaves for people: `summary.md`, a contact sheet, dead letters, and the same as Prefect artifacts."""
+"""What a run leaves for people: `summary.md`, a contact sheet, dead letters; also shown where the engine can."""
 
 import base64
 import io
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.progress import duration
+from flows.steps.engine import Engine
 from refine_ops import storage
 from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import ItemError
@@ -52,9 +51,16 @@ class RunSummary:
 
 
 def summarise(
-    folder: RunFolder, config: RefineBatchConfig, plan: Plan, verdict: NodeVerdict | None, skipped: int
+    folder: RunFolder,
+    config: RefineBatchConfig,
+    plan: Plan,
+    verdict: NodeVerdict | None,
+    skipped: int,
+    engine: Engine,
 ) -> RunSummary:
-    """Derive the dead letter from the ledger, write the summary and the contact sheet, and publish the artifacts.
+    """Derive the dead letter from the ledger, write the summary and the contact sheet, and show them.
+
+    `verdict` is what this start refined, its canary among it; None where there was nothing to do.
 
     Only what the present manifest names counts: rows that were mended under another id, or taken out, are no longer
     dead, whatever the ledger remembers of them.
@@ -75,7 +81,7 @@ def summarise(
         run=folder.uri,
         done=done.num_rows,
         dead=dead.num_rows,
-        refined_now=verdict.progress.done if verdict else 0,
+        refined_now=verdict.counts.done if verdict else 0,
         skipped=skipped,
         elapsed_s=verdict.elapsed_s if verdict else 0.0,
         changed_outside_px=_proven(done, "changed_outside_px"),
@@ -91,7 +97,7 @@ def summarise(
         )
     text = _markdown(summary, config, verdict, dead)
     storage.write(summary.summary, text.encode())
-    _publish(text, sheet, dead)
+    _show(text, sheet, dead, engine)
     return summary
 
 
@@ -138,10 +144,10 @@ def _markdown(summary: RunSummary, config: RefineBatchConfig, verdict: NodeVerdi
     ]
     if summary.credentials_removed:
         lines += [f"| Content Credentials removed, as they sign the source's pixels | {summary.credentials_removed} |"]
-    if verdict and verdict.progress.done:
+    if verdict and verdict.counts.done:
         lines += [
-            f"| took | {duration(verdict.elapsed_s)}, {verdict.progress.done / verdict.elapsed_s:.2f} items/s |",
-            f"| model loaded, first image | {verdict.progress.load_s:.1f} s, {verdict.progress.first_image_s:.1f} s |",
+            f"| took | {duration(verdict.elapsed_s)}, {verdict.counts.done / verdict.elapsed_s:.2f} items/s |",
+            f"| model loaded, first image | {verdict.counts.load_s:.1f} s, {verdict.counts.first_image_s:.1f} s |",
             f"| launches, rank deaths | {verdict.launches}, {verdict.deaths} |",
         ]
     if summary.dead:
@@ -154,20 +160,18 @@ def _markdown(summary: RunSummary, config: RefineBatchConfig, verdict: NodeVerdi
     return "\n".join(lines) + "\n"
 
 
-def _publish(text: str, sheet: bytes, dead: pa.Table) -> None:
+def _show(text: str, sheet: bytes, dead: pa.Table, engine: Engine) -> None:
     picture = io.BytesIO()
     from PIL import Image
 
     with Image.open(io.BytesIO(sheet)) as image:
         image.convert("RGB").save(picture, "JPEG", quality=80)
     data = base64.b64encode(picture.getvalue()).decode()
-    create_markdown_artifact(f"{text}\n![before and after](data:image/jpeg;base64,{data})\n", key="refine-summary")
+    engine.show("refine-summary", f"{text}\n![before and after](data:image/jpeg;base64,{data})\n")
     if dead.num_rows:
-        rows: list[dict[str, Any]] = dead.slice(0, _SHOWN_DEAD).to_pylist()
-        create_table_artifact(
-            [{k: _plain(str(r[k])) for k in ("item_id", "reason", "message", "image")} for r in rows],
-            key="refine-dead-letters",
-        )
+        rows = dead.slice(0, _SHOWN_DEAD).to_pylist()
+        shown = ("item_id", "reason", "message", "image")
+        engine.show_table("refine-dead-letters", [{k: _plain(str(r[k])) for k in shown} for r in rows])
 
 
 def _plain(text: str) -> str:

@@ -1,0 +1,228 @@
+"""refine-batch: validate -> plan -> refine -> summarise -> report."""
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from flows.progress import ProgressDisplay
+from flows.steps.drift import report_drift
+from flows.steps.engine import IN_PROCESS, Engine
+from flows.steps.held import Held
+from flows.steps.report_due import due_report
+from flows.steps.summary import RunSummary, summarise
+from flows.steps.weights import parts_of, processes_for, resolve_adapters
+from refine_ops import storage
+from refine_ops.config import RefineBatchConfig
+from refine_ops.errors import JobError, RefineError
+from refine_ops.job import published
+from refine_ops.job.launch import Node, NodeVerdict
+from refine_ops.job.ledger import compact, outcomes_table, read_ledger, write_part
+from refine_ops.job.planning.canary import check_canary, sample_canary
+from refine_ops.job.planning.plan import Plan, PlanReader, make_plan, problem_outcomes
+from refine_ops.job.planning.remaining import Remaining, remaining
+from refine_ops.job.ranks import SoleRank
+from refine_ops.job.run_folder import RunFolder, find_run
+from refine_ops.report.config import DriftReportConfig
+from refine_ops.report.review import read_review
+
+
+class ErrorBudgetExceeded(RefineError):
+    """More items are dead than the run may lose; everything that could be refined is refined and recorded."""
+
+
+class Refine(Protocol):
+    """Brings every remaining item to an outcome; `label` is what progress is shown as."""
+
+    def __call__(
+        self, config: RefineBatchConfig, folder: RunFolder, todo: Remaining, label: str, engine: Engine
+    ) -> NodeVerdict: ...
+
+
+def run_batch(
+    config: RefineBatchConfig,
+    engine: Engine = IN_PROCESS,
+    *,
+    on_pool: Refine | None = None,
+    report: Callable[[DriftReportConfig], str] = report_drift,
+) -> RunSummary:
+    """Refine every region of a manifest, and prove for every output that nothing else changed.
+
+    The same run folder resumes: what is done is skipped, what is not is done. Call it from the main thread.
+
+    Args:
+        on_pool: What `lanes: work-pool` runs on.
+        report: What builds the drift report at the end.
+
+    Raises:
+        JobError: nothing could be run; the message says what to do.
+        ErrorBudgetExceeded: the share of dead items is above `error_budget`.
+    """
+    if config.lanes == "work-pool" and on_pool is None:
+        raise JobError("lanes: work-pool needs a Prefect server and its work pool; start the flow refine-batch there")
+    with ExitStack() as stack:
+        config = config.model_copy(update={"refine": resolve_adapters(config.refine)})
+        refine = (on_pool if config.lanes == "work-pool" else None) or _Here(config, stack)
+        parts = parts_of(config.refine)
+        folder = engine.step(find_folder)(config, parts)
+        held = stack.enter_context(Held(config, parts))
+        plan = engine.step(plan_run)(config, folder, held, engine)
+        folder = replace(folder, start=held.start.number)
+        engine.step(record_problems)(folder, plan)
+        todo = engine.step(find_remaining)(config, folder, engine)
+        skipped, verdict = todo.done + todo.dead, None
+        if config.canary and len(todo.positions):
+            sample = sample_canary(PlanReader(folder.plan), todo, config.canary)
+            verdict = engine.step(refine_canary)(config, folder, sample, held, refine, engine)
+            todo = without(todo, sample)
+        if len(todo.positions):
+            rest = engine.step(refine_items)(config, folder, todo, refine, engine)
+            verdict = verdict.and_then(rest) if verdict else rest
+        summary = engine.step(write_summary)(config, folder, plan, verdict, skipped, engine)
+        over_budget = summary.dead_share > config.error_budget
+        if over_budget:
+            held.exit = "budget"
+        else:
+            engine.step(publish)(folder, held)
+        if due := due_report(config, folder, summary, refined=verdict is not None):
+            report(due)
+        if over_budget:
+            raise ErrorBudgetExceeded(_over_budget(summary, config))
+        return summary
+
+
+def _over_budget(summary: RunSummary, config: RefineBatchConfig) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in summary.dead_by_reason.items())
+    return (
+        f"{summary.dead} of {summary.done + summary.dead} items are dead ({summary.dead_share:.1%}), the budget is "
+        f"{config.error_budget:.1%}, so nothing new is published: {reasons}. Each one's message is in "
+        f"{summary.summary}. What you mend is redone by the same command, retry_dead also tries again what has not "
+        f"changed; --set error_budget={math.ceil(100 * summary.dead_share) / 100} publishes the {summary.done} that "
+        "are done, without refining them again."
+    )
+
+
+class _Here:
+    """Refines on this node, in one launch after another. Where one rank does it and the run folder is new, that rank is
+    started at once: it imports for seconds, while the plan is made."""
+
+    def __init__(self, config: RefineBatchConfig, stack: ExitStack) -> None:
+        self._processes = processes_for(config)
+        self._early: SoleRank | None = None
+        if self._processes == 1 and _is_new(config.out):
+            self._early = stack.enter_context(SoleRank())
+
+    def __call__(
+        self, config: RefineBatchConfig, folder: RunFolder, todo: Remaining, label: str, engine: Engine
+    ) -> NodeVerdict:
+        display = ProgressDisplay(label, elsewhere=engine.show_progress("refine-progress"))
+        early, self._early = self._early, None
+        return Node(folder, config, self._processes, display.update, early=early).run(todo)
+
+
+def _is_new(out: str) -> bool:
+    """Whether the run folder holds no run yet; in an old one there may be nothing to do."""
+    try:
+        return not storage.exists(storage.join(storage.resolve(out), "run.json"))
+    except RefineError:
+        return False  # `find_folder` says what is wrong with it
+
+
+def find_folder(config: RefineBatchConfig, parts: dict[str, str]) -> RunFolder:
+    """The run folder, there already or not; refuses one of another fingerprint."""
+    return find_run(config.out, parts)
+
+
+def plan_run(config: RefineBatchConfig, folder: RunFolder, held: Held, engine: Engine) -> Plan:
+    """Validate the manifest, open the run, and write the plan.
+
+    A manifest that is refused leaves no folder behind whose settings the next start would have to repeat.
+    """
+    plan = make_plan(
+        config.manifest,
+        folder.uri,
+        access=config.access,
+        limit=config.limit,
+        shard_items=config.shard_items,
+        review=read_review(folder.uri),
+        on_progress=ProgressDisplay("plan").update,
+        any_suffix=config.refine.write.changes_suffixes,
+        allow_empty=config.allow_empty,
+        before_writing=held.begin,
+    )
+    engine.note(
+        f"{plan.items} items, {plan.regions} regions, {plan.shards} shards; {len(plan.problems)} rows cannot be refined"
+    )
+    return plan
+
+
+def record_problems(folder: RunFolder, plan: Plan) -> None:
+    """Dead-letter the rows that cannot be refined."""
+    known = read_ledger(folder.outcomes, ["request"])
+    outcomes = problem_outcomes(plan.problems, known, folder.start)
+    if outcomes:
+        write_part(folder.outcomes, outcomes_table(outcomes), "plan")
+
+
+def find_remaining(config: RefineBatchConfig, folder: RunFolder, engine: Engine) -> Remaining:
+    """What of the plan has no outcome yet, by the ledger."""
+    ledger = read_ledger(folder.outcomes, ["status", "request", "identity"])
+    found = remaining(PlanReader(folder.plan), ledger, recheck=config.recheck, retry_dead=config.retry_dead)
+    engine.note(f"{len(found.positions)} to do, {found.done} done, {found.dead} dead")
+    return found
+
+
+def refine_canary(
+    config: RefineBatchConfig, folder: RunFolder, sample: Remaining, held: Held, refine: Refine, engine: Engine
+) -> NodeVerdict:
+    """Refine a stratified sample first, on one node, and go on only if it passes; what a refused canary refined counts
+    for nothing."""
+    verdict = refine(config.model_copy(update={"lane_count": 1}), folder, sample, "canary", engine)
+    try:
+        engine.note(check_canary(folder.outcomes, PlanReader(folder.plan), sample, config.canary_gates))
+    except JobError:
+        held.start.void()
+        held.exit = "canary"
+        raise
+    return verdict
+
+
+def without(todo: Remaining, sample: Remaining) -> Remaining:
+    """What remains once the sample, a part of it, has its outcomes."""
+    return Remaining(np.setdiff1d(todo.positions, sample.positions), todo.done, todo.dead)
+
+
+def refine_items(
+    config: RefineBatchConfig, folder: RunFolder, todo: Remaining, refine: Refine, engine: Engine
+) -> NodeVerdict:
+    """Refine what remains, on this node or on a work pool."""
+    return refine(config, folder, todo, "refine", engine)
+
+
+def publish(folder: RunFolder, held: Held) -> None:
+    """Commit what may be used from now on, and stand it in `current/` of a local run folder."""
+    ledger = read_ledger(folder.outcomes, list(published.LEDGER_COLUMNS))
+    planned = PlanReader(folder.plan).columns(["item_id"])["item_id"].combine_chunks()
+    held.start.refuse_if_lost()
+    snapshot = published.commit(folder.uri, folder.start, published.compose(ledger, planned))
+    published.link_current(folder.uri, snapshot)
+    held.exit = "done"
+
+
+def write_summary(
+    config: RefineBatchConfig,
+    folder: RunFolder,
+    plan: Plan,
+    verdict: NodeVerdict | None,
+    skipped: int,
+    engine: Engine,
+) -> RunSummary:
+    """Compact the ledger, derive the dead letter, write and show summary and contact sheet."""
+    compact(folder.outcomes)
+    summary = summarise(folder, config, plan, verdict, skipped, engine)
+    if not storage.exists(folder.dead_letter):
+        raise JobError(f"{folder.dead_letter} was not written; check the store")
+    return summary
