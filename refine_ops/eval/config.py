@@ -47,7 +47,7 @@ class FolderMethod(Settings):
 
 
 class ControlMethod(Settings):
-    """A method whose rank is known beforehand; the judge's sanity checks are among them."""
+    """A method whose rank is known beforehand; the sanity checks of VLM grades are among them."""
 
     kind: Literal["control"] = "control"
     name: Name
@@ -62,11 +62,11 @@ CONTROLS: tuple[ControlMethod, ...] = (
     ControlMethod(name="blurred crop pasted", control="blurred-crop"),
     ControlMethod(name="whole image re-encoded", control="re-encode"),
 )
-JUDGE_CONTROLS: tuple[ControlMethod, ...] = (
+GRADE_CONTROLS: tuple[ControlMethod, ...] = (
     ControlMethod(name="damaged further", control="damaged"),
     ControlMethod(name="region blanked", control="blank"),
 )
-"""What a judge must grade low; scored beside the methods whenever there is a judge."""
+"""What must be graded low; graded beside the methods whenever there are grades."""
 
 
 def without_focus(settings: RefineSettings) -> RefineSettings:
@@ -85,11 +85,12 @@ class MetricSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-class JudgeSettings(Settings):
-    """The VLM that scores reference-free inputs (Table 2)."""
+class GraderSettings(Settings):
+    """The VLM that grades reference-free inputs (Table 2)."""
 
     vlm: Vlm
     repeats: int = Field(3, ge=1, le=20, description="Askings per input; the score is their mean.")
+    temperature: float = Field(0.7, ge=0, le=2, description="Of every asking; at 0 the repeats are copies of one.")
     expand: float = Field(0.25, ge=0, le=2, description="The object box grown by this share of its sides on each side.")
     order_check: bool = Field(True, description="Ask once more with the two images in the other order.")
     reference_based: bool = Field(False, description="Score inputs with a reference as well.")
@@ -136,7 +137,7 @@ class RefineEvalConfig(Settings):
     setting: Literal["both", "reference", "free"] = "both"
     limit: int | None = Field(None, ge=1, description="Evaluate only the first N cases.")
     metrics: MetricSettings = MetricSettings()
-    judge: JudgeSettings | None = Field(None, description="None: Table 2 is not scored.")
+    judge: GraderSettings | None = Field(None, description="None: Table 2 is not scored.")
     primary: str = Field("lpips_alex", description="Orders the gallery; mse takes its place where it is missing.")
     confidence: float = Field(0.95, gt=0.5, lt=1)
     resamples: int = Field(4000, ge=200, description="Bootstrap resamples.")
@@ -152,11 +153,11 @@ class RefineEvalConfig(Settings):
 
     @property
     def all_methods(self) -> tuple[MethodConfig, ...]:
-        """The methods and, with a judge, the controls that show whether it can be believed."""
+        """The methods and, with VLM grades, the controls that show whether they can be believed."""
         if self.judge is None:
             return self.methods
         present = {m.control for m in self.methods if isinstance(m, ControlMethod)}
-        return (*self.methods, *(c for c in JUDGE_CONTROLS if c.control not in present))
+        return (*self.methods, *(c for c in GRADE_CONTROLS if c.control not in present))
 
 
 class VaeCropConfig(Settings):

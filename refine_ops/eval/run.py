@@ -20,7 +20,7 @@ from refine_ops.eval.metrics.fidelity import RegionMeter
 from refine_ops.eval.metrics.metric import Meter
 from refine_ops.eval.metrics.perceptual import perceptual_meters
 from refine_ops.eval.metrics.text import text_meter
-from refine_ops.eval.metrics.vlm_grades import open_judge
+from refine_ops.eval.metrics.vlm_grades import open_grader
 from refine_ops.eval.results import Results, Score, save_results
 from refine_ops.eval.tables.layout import Table
 from refine_ops.eval.tables.render import as_html, as_markdown
@@ -121,5 +121,5 @@ def open_meters(config: RefineEvalConfig, device: torch.device) -> list[Meter]:
     if settings.text:
         meters.append(text_meter())
     if config.judge is not None:
-        meters.append(open_judge(config.judge))
+        meters.append(open_grader(config.judge))
     return meters

@@ -1,4 +1,4 @@
-"""A vision-language model run here, through transformers' image-text-to-text classes. Greedy, so deterministic."""
+"""A vision-language model run here, through transformers' image-text-to-text classes; repeatable."""
 
 import json
 from dataclasses import replace
@@ -35,9 +35,7 @@ class LocalChat:
     def ask(self, question: Question, reply: type[ReplyT]) -> ReplyT:
         inputs = self.inputs(question, reply)
         length = inputs["input_ids"].shape[1]
-        with torch.inference_mode():
-            tokens = self._model.generate(**inputs, max_new_tokens=self._settings.max_new_tokens, do_sample=False)
-        new = tokens[0, length:]
+        new = self._generate(inputs, question)[0, length:]
         self._usage = replace(
             self._usage,
             calls=self._usage.calls + 1,
@@ -45,6 +43,19 @@ class LocalChat:
             output_tokens=self._usage.output_tokens + len(new),
         )
         return parse(self._processor.decode(new, skip_special_tokens=True), reply)
+
+    def _generate(self, inputs: Any, question: Question) -> torch.Tensor:
+        """Greedy at temperature 0; else sampled, with the repeat as seed, from the model's whole distribution."""
+        options: dict[str, Any] = {"do_sample": False}
+        if question.temperature > 0:
+            options = {"do_sample": True, "temperature": question.temperature, "top_k": 0, "top_p": 1.0}
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.inference_mode(), torch.random.fork_rng(devices):
+            torch.manual_seed(question.repeat)
+            tokens: torch.Tensor = self._model.generate(
+                **inputs, max_new_tokens=self._settings.max_new_tokens, **options
+            )
+        return tokens
 
     def inputs(self, question: Question, reply: type[ReplyT]) -> Any:
         """What the model is given, as its processor lays it out: the images first, then the text and the schema."""

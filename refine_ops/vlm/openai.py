@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import httpx
+import numpy as np
 
 from refine_ops import storage
 from refine_ops.config import cache_folder, vlm_endpoint
@@ -20,14 +21,15 @@ from refine_ops.errors import ItemError, JobError
 from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.records import U8Image
 from refine_ops.vlm.config import OpenAiVlm
-from refine_ops.vlm.questions import AnswerError, Question, ReplyT, Usage, parse, shrink
+from refine_ops.vlm.questions import AnswerError, Question, ReplyT, Usage, parse, shrink, strict_schema
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 _MAX_PAUSE_S = 60.0
+_BAD_REQUEST = "vlm.bad_request"
 
 
 class EndpointDown(JobError):
-    """The endpoint did not answer within the allowed attempts, or refuses the credentials."""
+    """The endpoint did not answer within the allowed attempts, or refuses the credentials or every request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class OpenAiChat:
         self._client = httpx.Client(headers=headers, timeout=settings.timeout_s, trust_env=True)
         self._cache = settings.cache or str(cache_folder() / "vlm")
         self._usage = Usage()
+        self._form_taken = False
 
     @property
     def name(self) -> str:
@@ -79,16 +82,45 @@ class OpenAiChat:
         if cached is not None:
             self._usage = replace(self._usage, cached=self._usage.cached + 1)
             return parse(cached, reply)
-        answered = self._post(body)
+        answered = self._answer(body, question, reply)
         self._count(answered)
         value = parse(answered.text, reply)  # an unreadable answer is not cached: the next run may ask again
         entry = {"model": self._model, "answer": answered.text, "at": time.time()}
         storage.write(uri, json.dumps(entry).encode())
         return value
 
+    def _answer(self, body: dict[str, Any], question: Question, reply: type[ReplyT]) -> _Answered:
+        """One answer; a refused request is this question's fault only if the endpoint takes others of its form."""
+        try:
+            answered = self._post(body)
+        except ItemError as refused:
+            if refused.reason == _BAD_REQUEST and not self._form_taken:
+                self._check_form(question, reply, refused)
+            raise
+        self._form_taken = True
+        return answered
+
+    def _check_form(self, question: Question, reply: type[ReplyT], refused: ItemError) -> None:
+        """Ask the same about grey pictures.
+
+        Raises:
+            EndpointDown: that is refused as well, so every question would be.
+        """
+        grey = tuple(np.full((64, 64, 3), 128, np.uint8) for _ in question.images)
+        try:
+            self._post(self._body(replace(question, text="Answer with any values.", images=grey), reply))
+        except AnswerError:
+            pass
+        except ItemError as e:
+            raise EndpointDown(
+                f"{refused}; it refuses the same request about plain grey pictures too: it may not take this model, "
+                "images, JSON schemas (response_format) or max_tokens"
+            ) from e
+        self._form_taken = True
+
     def _body(self, question: Question, reply: type[ReplyT]) -> dict[str, Any]:
         pictures = [{"type": "image_url", "image_url": {"url": self._data_url(i)}} for i in question.images]
-        schema = {"name": reply.__name__, "schema": reply.model_json_schema(), "strict": True}
+        schema = {"name": reply.__name__, "schema": strict_schema(reply), "strict": True}
         return {
             "model": self._model,
             "messages": [
@@ -96,7 +128,7 @@ class OpenAiChat:
                 {"role": "user", "content": [{"type": "text", "text": question.text}, *pictures]},
             ],
             "response_format": {"type": "json_schema", "json_schema": schema},
-            "temperature": 0,
+            "temperature": question.temperature or 0,  # 0, not 0.0: answers are cached by this very text
             "seed": question.repeat,
             "max_tokens": self._settings.max_tokens,
         }
@@ -160,11 +192,11 @@ def _read(response: httpx.Response, name: str) -> _Answered:
 
     Raises:
         EndpointDown: 401, 403, 404 and the like: configuration, not the sample.
-        ItemError: `vlm.bad_request` (400, 413, 422: this question's content).
+        ItemError: `vlm.bad_request` (400, 413, 422: this question's content, or the form of all).
         AnswerError: `vlm.unparsable`, `vlm.refused`, `vlm.truncated`.
     """
     if response.status_code in (400, 413, 422):
-        raise ItemError("vlm.bad_request", f"{name}: HTTP {response.status_code}: {response.text[:300]}")
+        raise ItemError(_BAD_REQUEST, f"{name}: HTTP {response.status_code}: {response.text[:300]}")
     if not response.is_success:
         raise EndpointDown(f"{name}: HTTP {response.status_code}: {response.text[:300]}; check URL, key and model")
     try:

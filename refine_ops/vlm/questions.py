@@ -1,11 +1,11 @@
-"""Questions to a vision-language model: the seam shared by grounding, validation and judging.
+"""Questions to a vision-language model: the seam shared by grounding, validation and grading.
 
 An answer is a JSON object of a stated schema or an error that keeps what was said; nothing is guessed from prose.
 """
 
 import re
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import cv2
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,6 +13,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from refine_ops.errors import ItemError
 from refine_ops.records import U8Image
 
+_BOUNDS: Final = frozenset(
+    {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern",
+     "format", "minItems", "maxItems", "uniqueItems", "default"}
+)  # fmt: skip
 _FENCE = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
 
 
@@ -27,12 +31,16 @@ ReplyT = TypeVar("ReplyT", bound=Reply)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`images` are `uint8 (H, W, 3)` RGB, shown in order after `text`; `repeat` tells repeated askings apart."""
+    """`images` are `uint8 (H, W, 3)` RGB, shown in order after `text`.
+
+    `repeat` tells repeated askings apart and seeds the sampling; at temperature 0 they are copies of one answer.
+    """
 
     instructions: str
     text: str
     images: tuple[U8Image, ...]
     repeat: int = 0
+    temperature: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +102,29 @@ class Chat(Protocol):
 
         Raises:
             AnswerError: `vlm.unparsable`, `vlm.refused`, `vlm.truncated`.
+            ItemError: `vlm.bad_request`, where this question is not taken though others are.
             JobError: nobody answers; nothing is decided about the sample.
         """
+
+
+def strict_schema(reply: type[Reply]) -> dict[str, Any]:
+    """The JSON schema of `reply` in the subset that strict structured output takes: what bounds a value's size is left
+    out (endpoints answer 400 to it) and checked when the answer is read; say it in the field's description."""
+    schema: dict[str, Any] = _without_bounds(reply.model_json_schema())
+    return schema
+
+
+def _without_bounds(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_without_bounds(n) for n in node]
+    if not isinstance(node, dict):
+        return node
+    named = {"properties", "$defs"}  # their keys are names, not keywords
+    return {
+        key: {name: _without_bounds(n) for name, n in value.items()} if key in named else _without_bounds(value)
+        for key, value in node.items()
+        if key not in _BOUNDS
+    }
 
 
 def parse(raw: str, reply: type[ReplyT]) -> ReplyT:

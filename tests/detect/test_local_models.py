@@ -84,6 +84,19 @@ def test_a_local_vlm_answers_in_the_schema_or_is_refused_with_what_it_said(check
     assert taught.usage.output_tokens == len(text) + 1
 
 
+def test_repeats_of_a_local_vlm_are_sampled_by_their_seed(checkpoints: Path) -> None:
+    chat = LocalChat(LocalVlm(model=str(tiny_checkpoints.qwen_vl(checkpoints / "sampled")), max_new_tokens=12))
+
+    def said(repeat: int, temperature: float) -> str:
+        with pytest.raises(AnswerError) as caught:
+            chat.ask(Question("You look.", "Is it damaged?", (IMAGE,), repeat, temperature), Verdict)
+        return caught.value.raw
+
+    assert said(0, 1.0) == said(0, 1.0)
+    assert len({said(repeat, 1.0) for repeat in range(3)}) == 3
+    assert len({said(repeat, 0.0) for repeat in range(2)}) == 1
+
+
 def test_what_is_no_checkpoint_stops_the_job_and_nothing_is_downloaded(checkpoints: Path, tmp_path: Path) -> None:
     with pytest.raises(JobError, match="allow_hub"):
         Sam(SamSegmentation(model="facebook/sam3"))

@@ -17,21 +17,21 @@ from refine_ops.vlm.questions import Chat, Usage
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """Everything a sample passes through that is configured; `grounder` is None where the boxes are given, `judge`
+    """Everything a sample passes through that is configured; `grounder` is None where the boxes are given, `validator`
     where nobody is asked."""
 
     grounder: Grounder | None
     segmenter: Segmenter
     degraders: tuple[Degrader, ...]
     weights: tuple[float, ...]
-    judge: Chat | None
+    validator: Chat | None
     chats: tuple[Chat, ...]
 
     @property
     def names(self) -> dict[str, str]:
         """Stage -> model, for provenance."""
         names = {"ground": "given" if self.grounder is None else self.grounder.name, "segment": self.segmenter.name}
-        return names if self.judge is None else names | {"validate": self.judge.name}
+        return names if self.validator is None else names | {"validate": self.validator.name}
 
     @property
     def usage(self) -> Usage:
@@ -60,13 +60,13 @@ def load_stages(source: ManifestSource, exclude: tuple[str, ...], rank: int) -> 
 
     ground = source.ground
     grounder = VlmGrounder(chat(ground.vlm), ground) if isinstance(ground, VlmGrounding) else _grounder(ground, rank)
-    judge = None if source.validation.vlm is None else chat(source.validation.vlm)
+    validator = None if source.validation.vlm is None else chat(source.validation.vlm)
     return Stages(
         grounder,
         _segmenter(source.segment, rank),
         tuple(_degrader(d, exclude, rank) for d in source.degrade),
         tuple(d.weight for d in source.degrade),
-        judge,
+        validator,
         tuple(chats.values()),
     )
 

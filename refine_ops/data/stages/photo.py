@@ -64,7 +64,7 @@ class PhotoMaker:
         with attempt.enter("validate"):
             shown = np.ascontiguousarray(crop_of(input_, near))
             scores = validate(
-                source.validation, stages.judge, shown, clean, marked, found.description, rngs["validate"]
+                source.validation, stages.validator, shown, clean, marked, found.description, rngs["validate"]
             )
         with attempt.enter("instruct"):
             prompt = instruct(found.description, setting, source.instruct, rngs["instruct"])

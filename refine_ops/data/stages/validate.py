@@ -53,23 +53,23 @@ class Rejected(ItemError):
 
 def validate(
     settings: ValidateSettings,
-    judge: Chat | None,
+    validator: Chat | None,
     damaged: U8Image,
     clean: U8Image,
     mask: Mask,
     description: str,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Scores of a crop that passed the band filter and, with a judge, its questions.
+    """Scores of a crop that passed the band filter and, with a validator, its questions.
 
     Raises:
         Rejected: it did not pass.
     """
     control = bool(rng.random() < settings.control_share)
     scores = band_filter(damaged, clean, mask, settings)
-    if judge is None:
+    if validator is None:
         return scores
-    return scores | ask(judge, damaged, clean, mask, description, control=control)
+    return scores | ask(validator, damaged, clean, mask, description, control=control)
 
 
 def band_filter(damaged: U8Image, clean: U8Image, mask: Mask, settings: BandSettings) -> dict[str, Any]:

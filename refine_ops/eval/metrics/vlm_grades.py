@@ -1,20 +1,21 @@
-"""The reference-free judge (Table 2): a VLM scores the expanded object crop on five dimensions.
+"""Grades by a vision-language model (Table 2): it scores the expanded object crop on five dimensions.
 
 It sees the crop before and after, and the instruction; it answers in JSON, which is read strictly: an answer that is
 not five numbers in [1, 5] leaves the asking unscored, and an input without any readable answer has no score. Whether
-the judge can be believed shows in the controls scored beside the methods (ground truth, input as it is, damaged,
+the grader can be believed shows in the controls scored beside the methods (ground truth, input as it is, damaged,
 blank) and in how far its scores move when the two pictures come in the other order.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from pydantic import Field
 
 from refine_ops.errors import ItemError
-from refine_ops.eval.config import JudgeSettings
+from refine_ops.eval.config import GraderSettings
 from refine_ops.eval.metrics.metric import CaseBatch, Metric, Scores
 from refine_ops.image.focus import crop_of
 from refine_ops.records import Box, U8Image
@@ -23,6 +24,7 @@ from refine_ops.vlm.local import LocalChat
 from refine_ops.vlm.openai import OpenAiChat
 from refine_ops.vlm.questions import Chat, Question, Reply
 
+logger = logging.getLogger(__name__)
 PROMPT_VERSION: Final = 1
 INSTRUCTIONS: Final = """\
 You grade local photo repairs. One region of a picture was damaged and somebody was asked to repair it.
@@ -42,15 +44,18 @@ In `fault`, name the worst visible fault of AFTER and where it is, in one senten
 """
 
 
-class Grades(Reply):
-    """The judge's answer."""
+_GRADE: Final[Any] = Field(ge=1, le=5, description="1 to 5")
 
-    fault: str = Field(max_length=600)
-    visual_quality: float = Field(ge=1, le=5)
-    naturalness: float = Field(ge=1, le=5)
-    aesthetics: float = Field(ge=1, le=5)
-    detail: float = Field(ge=1, le=5)
-    faithfulness: float = Field(ge=1, le=5)
+
+class Grades(Reply):
+    """The answer that is asked for."""
+
+    fault: str
+    visual_quality: float = _GRADE
+    naturalness: float = _GRADE
+    aesthetics: float = _GRADE
+    detail: float = _GRADE
+    faithfulness: float = _GRADE
 
     def as_array(self) -> Scores:
         return np.array([self.visual_quality, self.naturalness, self.aesthetics, self.detail, self.faithfulness])
@@ -74,11 +79,11 @@ ORDER: Final = Metric(
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeMeter:
+class GradeMeter:
     """Scores by a VLM. Answers are cached by the chat; what stayed unscored is asked again by the next run."""
 
     chat: Chat
-    settings: JudgeSettings
+    settings: GraderSettings
     repeatable: bool = False
     missing: str = ""
 
@@ -88,13 +93,14 @@ class JudgeMeter:
 
     @property
     def source(self) -> str:
-        return f"{self.chat.name}, {self.settings.repeats} askings, crop +{self.settings.expand:g}"
+        s = self.settings
+        return f"{self.chat.name}, {s.repeats} askings at temperature {s.temperature:g}, crop +{s.expand:g}"
 
     def measure(self, batch: CaseBatch) -> Mapping[str, Scores]:
         """Scores of every input; NaN where no answer could be read.
 
         Raises:
-            JobError: nobody answers; the next run goes on where this one stopped.
+            JobError: nobody answers, or every request is refused; the next run goes on where this one stopped.
         """
         grades = np.full((len(batch), len(DIMENSIONS)), np.nan)
         order = np.full(len(batch), np.nan)
@@ -122,17 +128,20 @@ class JudgeMeter:
         """One asking; None if the answer could not be read."""
         labelled = [("BEFORE", before), ("AFTER", after)][:: -1 if swap else 1]
         text = f"Request: {instruction}\nPicture 1 is {labelled[0][0]}, picture 2 is {labelled[1][0]}."
-        question = Question(INSTRUCTIONS, text, tuple(image for _, image in labelled), repeat)
+        question = Question(
+            INSTRUCTIONS, text, tuple(image for _, image in labelled), repeat, self.settings.temperature
+        )
         try:
             return self.chat.ask(question, Grades).as_array()
-        except ItemError:
+        except ItemError as e:
+            logger.warning("%s: an asking stays unscored: %s: %s", self.chat.name, e.reason, e)
             return None
 
 
-def open_judge(settings: JudgeSettings) -> JudgeMeter:
-    """The judge on the endpoint or the local model that the settings name."""
+def open_grader(settings: GraderSettings) -> GradeMeter:
+    """The grader on the endpoint or the local model that the settings name."""
     vlm = settings.vlm
-    return JudgeMeter(OpenAiChat(vlm) if isinstance(vlm, OpenAiVlm) else LocalChat(vlm), settings)
+    return GradeMeter(OpenAiChat(vlm) if isinstance(vlm, OpenAiVlm) else LocalChat(vlm), settings)
 
 
 def _expanded(box: Box, shape: tuple[int, ...], share: float) -> Box:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refine_ops.eval.config import JudgeSettings
-from refine_ops.eval.metrics.vlm_grades import DIMENSIONS, Grades, open_judge
+from refine_ops.eval.config import GraderSettings
+from refine_ops.eval.metrics.vlm_grades import DIMENSIONS, open_grader
 from refine_ops.vlm.config import LocalVlm, OpenAiVlm
 from refine_ops.vlm.openai import EndpointDown
 from tests.support import tiny_checkpoints
@@ -25,9 +25,9 @@ def grades(*values: float) -> Answer:
     return says(fault="none", **dict(zip(FIELDS, values, strict=True)))
 
 
-def settings(base_url: str, folder: Path, **changes: Any) -> JudgeSettings:
+def settings(base_url: str, folder: Path, **changes: Any) -> GraderSettings:
     vlm = OpenAiVlm(base_url=base_url, model="judge-1", cache=str(folder), backoff_s=0.01, requests=2, timeout_s=5)
-    return JudgeSettings(vlm=vlm, **changes)
+    return GraderSettings(vlm=vlm, **changes)
 
 
 def detail_judge(body: dict[str, Any], number: int) -> Answer:
@@ -43,7 +43,7 @@ def test_scores_are_means_over_repeats_and_dimensions_stay_apart(tmp_path: Path)
         return grades(1.5, 2.0, 2.5, 3.0 + body["seed"], 4.0)
 
     with serve(answer) as server:
-        meter = open_judge(settings(server.base_url, tmp_path, repeats=3))
+        meter = open_grader(settings(server.base_url, tmp_path, repeats=3))
         found = meter.measure(make_batch())
     assert [found[n][0] for n in NAMES] == pytest.approx([1.5, 2.0, 2.5, 4.0, 4.0])
     assert len(server.requests) == 2 * (3 + 1)
@@ -55,7 +55,7 @@ def test_the_judge_sees_the_expanded_crop_before_and_after_and_the_request(tmp_p
     outputs = batch.inputs.copy()
     outputs[:, 60:100, 110:150] = 255
     with serve(lambda body, number: grades(3, 3, 3, 3, 3)) as server:
-        open_judge(settings(server.base_url, tmp_path, repeats=1)).measure(replace(batch, outputs=outputs))
+        open_grader(settings(server.base_url, tmp_path, repeats=1)).measure(replace(batch, outputs=outputs))
     x0, y0, x1, y1 = 80 - 24, 32 - 24, 176 + 24, 128 + 24
     before, after = server.images(0)
     np.testing.assert_array_equal(before, batch.inputs[0][y0:y1, x0:x1])
@@ -70,7 +70,7 @@ def test_the_judge_sees_the_expanded_crop_before_and_after_and_the_request(tmp_p
 def test_controls_rank_under_a_judge_that_looks(tmp_path: Path) -> None:
     batch = make_batch()
     with serve(detail_judge) as server:
-        meter = open_judge(settings(server.base_url, tmp_path, repeats=1))
+        meter = open_grader(settings(server.base_url, tmp_path, repeats=1))
         truth = meter.measure(replace(batch, outputs=batch.target))
         blank = np.where(batch.mask[..., None], 128, batch.inputs).astype(np.uint8)
         damaged = meter.measure(replace(batch, outputs=blank))
@@ -90,14 +90,13 @@ BROKEN: list[Callable[[], Answer]] = [
     lambda: Answer(json.dumps({"fault": "", **dict.fromkeys(FIELDS, 3), "overall": 5})),
     lambda: Answer("", finish_reason="length"),
     lambda: Answer(None, refusal="I cannot grade this"),
-    lambda: Answer(status=400, raw=b"bad request"),
 ]
 
 
 @pytest.mark.parametrize("answer", BROKEN)
 def test_what_is_no_grade_is_never_a_number(tmp_path: Path, answer: Callable[[], Answer]) -> None:
     with serve(lambda body, number: answer()) as server:
-        found = open_judge(settings(server.base_url, tmp_path, repeats=2)).measure(make_batch())
+        found = open_grader(settings(server.base_url, tmp_path, repeats=2)).measure(make_batch())
     assert all(np.isnan(v).all() for v in found.values())
 
 
@@ -106,48 +105,88 @@ def test_readable_repeats_count_and_unreadable_ones_do_not(tmp_path: Path) -> No
         return Answer("no") if body["seed"] == 1 else grades(2, 2, 2, 2, 2 + 2 * (body["seed"] == 2))
 
     with serve(answer) as server:
-        found = open_judge(settings(server.base_url, tmp_path, repeats=3, order_check=False)).measure(make_batch())
+        found = open_grader(settings(server.base_url, tmp_path, repeats=3, order_check=False)).measure(make_batch())
     assert found["judge_faith"].tolist() == [3, 3]
     assert "judge_order" not in found
 
 
 def test_answers_are_asked_for_once(tmp_path: Path) -> None:
     with serve(lambda body, number: grades(3, 3, 3, 3, 3)) as server:
-        meter = open_judge(settings(server.base_url, tmp_path, repeats=2))
+        meter = open_grader(settings(server.base_url, tmp_path, repeats=2))
         first = meter.measure(make_batch())
         asked = len(server.requests)
-        again = open_judge(settings(server.base_url, tmp_path, repeats=2)).measure(make_batch())
+        again = open_grader(settings(server.base_url, tmp_path, repeats=2)).measure(make_batch())
         assert len(server.requests) == asked
         other = replace(make_batch(), instruction="Refine the helmet")
-        open_judge(settings(server.base_url, tmp_path, repeats=2)).measure(other)
+        open_grader(settings(server.base_url, tmp_path, repeats=2)).measure(other)
         assert len(server.requests) == 2 * asked
     assert {k: v.tolist() for k, v in first.items()} == {k: v.tolist() for k, v in again.items()}
 
 
 def test_an_endpoint_that_stays_down_stops_the_job(tmp_path: Path) -> None:
     with serve(lambda body, number: Answer(status=503)) as server:
-        meter = open_judge(settings(server.base_url, tmp_path, repeats=1))
+        meter = open_grader(settings(server.base_url, tmp_path, repeats=1))
         with pytest.raises(EndpointDown, match="no answer in 2 attempts"):
             meter.measure(make_batch())
+
+
+def test_an_endpoint_that_takes_no_request_at_all_stops_the_job(tmp_path: Path) -> None:
+    refusal = Answer(status=400, raw=b"response_format: unknown keyword")
+    with serve(lambda body, number: refusal) as server:
+        meter = open_grader(settings(server.base_url, tmp_path, repeats=1))
+        with pytest.raises(EndpointDown, match=r"unknown keyword.*grey pictures too"):
+            meter.measure(make_batch())
+    assert len(server.requests) == 2
+
+
+def test_a_picture_that_is_refused_stays_unscored_and_the_others_are_graded(tmp_path: Path) -> None:
+    batch = make_batch()
+    outputs = batch.inputs.copy()
+    outputs[0, 60:100, 110:150] = 255
+
+    def answer(body: dict[str, Any], number: int) -> Answer:
+        _, *pictures = body["messages"][1]["content"]
+        white = any((decode_data_url(p["image_url"]["url"]) == 255).all(2).sum() >= 1600 for p in pictures)
+        return Answer(status=400, raw=b"content policy") if white else grades(3, 3, 3, 3, 3)
+
+    with serve(answer) as server:
+        meter = open_grader(settings(server.base_url, tmp_path, repeats=2, order_check=False))
+        found = meter.measure(replace(batch, outputs=outputs))
+    assert np.isnan(found["judge_vq"][0])
+    assert found["judge_vq"][1] == 3
+    assert len(server.requests) == 2 * 2 + 1, "one more, to tell a picture from the form of the request"
+
+
+def test_repeats_are_sampled_so_that_they_can_differ(tmp_path: Path) -> None:
+    with serve(lambda body, number: grades(3, 3, 3, 3, 3)) as server:
+        open_grader(settings(server.base_url, tmp_path, repeats=2, order_check=False)).measure(make_batch())
+    assert {(r["seed"], r["temperature"]) for r in server.requests} == {(0, 0.7), (1, 0.7)}
 
 
 def test_reference_based_cases_are_left_alone_unless_asked_for(tmp_path: Path) -> None:
     batch = replace(make_batch(), setting="reference")
     with serve(lambda body, number: grades(3, 3, 3, 3, 3)) as server:
-        assert np.isnan(open_judge(settings(server.base_url, tmp_path)).measure(batch)["judge_vq"]).all()
+        assert np.isnan(open_grader(settings(server.base_url, tmp_path)).measure(batch)["judge_vq"]).all()
         assert not server.requests
-        asked = open_judge(settings(server.base_url, tmp_path, reference_based=True)).measure(batch)
+        asked = open_grader(settings(server.base_url, tmp_path, reference_based=True)).measure(batch)
     assert asked["judge_vq"].tolist() == [3, 3]
 
 
 def test_a_local_vlm_that_cannot_answer_leaves_everything_unscored(tmp_path: Path) -> None:
     folder = tiny_checkpoints.qwen_vl(tmp_path / "vlm")
     vlm = LocalVlm(model=str(folder), max_new_tokens=4, max_side_px=64)
-    meter = open_judge(JudgeSettings(vlm=vlm, repeats=1, order_check=False))
+    meter = open_grader(GraderSettings(vlm=vlm, repeats=1, order_check=False))
     assert np.isnan(meter.measure(make_batch())["judge_vq"]).all()
     assert meter.chat.usage.calls == 2
 
 
-def test_the_schema_sent_states_the_range() -> None:
-    properties = Grades.model_json_schema()["properties"]
-    assert all((properties[f]["minimum"], properties[f]["maximum"]) == (1, 5) for f in FIELDS)
+def test_the_schema_sent_is_strict_and_says_the_range_in_words(tmp_path: Path) -> None:
+    with serve(lambda body, number: grades(3, 3, 3, 3, 3)) as server:
+        open_grader(settings(server.base_url, tmp_path, repeats=1)).measure(make_batch())
+    sent = server.requests[0]["response_format"]["json_schema"]
+    properties = sent["schema"]["properties"]
+    assert sent["strict"] is True
+    assert set(properties["fault"]) == {"title", "type"}
+    for field in FIELDS:
+        assert set(properties[field]) == {"title", "type", "description"}
+        assert properties[field]["description"] == "1 to 5"
