@@ -135,8 +135,8 @@ class Patch:
     roundtrip: F32Image | None = None
 
 
-class Work(Protocol):
-    """One region, prepared for the model; works of equal `bucket` may share a batch."""
+class Prepared(Protocol):
+    """One region, prepared for the model; those of equal `bucket` may share a batch."""
 
     @property
     def bucket(self) -> Hashable: ...
@@ -157,14 +157,14 @@ class Refiner(Protocol):
         """The fixed batch size for crops of model size `(width, height)`."""
 
     def prepare(self, item: Conditioning) -> Any:
-        """The host's part (resizing, tokens, noise), as `Work`; called by several threads at once.
+        """The host's part (resizing, tokens, noise), as `Prepared`; called by several threads at once.
 
         Raises:
             ItemError: this region cannot be given to the model.
         """
 
     def refine_prepared(self, batch: Sequence[Any]) -> list[Patch]:
-        """Refine works of one bucket, at most its batch size; fewer are padded inside to exactly that."""
+        """Refine regions of one bucket, at most its batch size; fewer are padded inside to exactly that."""
 
 
 @dataclass(frozen=True, slots=True)
