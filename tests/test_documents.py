@@ -1,6 +1,8 @@
 """What the README and the chapters promise: links lead somewhere, what they name exists, the front page stays short."""
 
+import ast
 import importlib
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ import pytest
 import typer.main
 
 from flows.cli.main import app
+from refine_ops import refine
 from tests.support import ROOT
 
 CHAPTERS = [*sorted(ROOT.glob("[!.]*/README.md")), *sorted(ROOT.glob("refine_ops/*/README.md"))]
@@ -40,6 +43,16 @@ def test_everything_named_is_there(path: Path) -> None:
 @of_each
 def test_every_command_shown_exists_with_its_options(path: Path) -> None:
     assert {c: why for c in _commands(path.read_text()) if (why := _wrong_command(c))} == {}
+
+
+def test_the_call_that_is_shown_can_be_made() -> None:
+    """`refine(...)` in the front page's Python takes the arguments that are given there."""
+    shown = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    calls = [node for block in shown for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    calls = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "refine"]
+    assert calls
+    for call in calls:
+        inspect.signature(refine).bind(*call.args, **{str(word.arg): word.value for word in call.keywords})
 
 
 def test_the_front_page_stays_short() -> None:
