@@ -1,65 +1,183 @@
-"""`refine-ops check`: every row of a manifest that could not be refined, and why, before anything runs."""
+"""`refine-ops check`: what could not be refined and why, and what each region marks, before anything runs."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+
+import numpy as np
 
 from flows.progress import ProgressDisplay
-from refine_ops.chain import memory_needed, open_item
-from refine_ops.config import AccessSettings, RefineSettings, WorkerSettings
+from refine_ops.chain import Opened, memory_needed, open_item
+from refine_ops.config import RefineBatchConfig, WorkerSettings
 from refine_ops.errors import ItemError
+from refine_ops.image import focus, place
 from refine_ops.job.inputs import read_inputs
 from refine_ops.job.planning.plan import Plan, PlanReader, scan_manifest
 from refine_ops.job.planning.rows import RowProblem
 from refine_ops.job.rank.byte_budget import ByteBudget
-from refine_ops.records import Item
+from refine_ops.model.presets import apply_overrides, resolve_preset
+from refine_ops.records import Item, Region
+from refine_ops.report.page.marked_sheet import MarkedCell, marked_sheet, tinted
 
 _THREADS = 8
 _CHUNK = 64
+_LISTED: Final = 20
+_ON_SHEET: Final = 48
+_MOST: Final = 0.5
 
 
-def check_manifest(
-    manifest: str, access: AccessSettings, settings: RefineSettings, *, open_files: bool, allow_empty: bool = False
-) -> tuple[Plan, list[RowProblem]]:
-    """The plan's counts and all problems, by row; with `open_files` every image, mask and reference is decoded too."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Mark:
+    """What one region marks: pixels, their share of the picture, how large the model sees them (1 is their own size),
+    and what a person should look at. `cell` is set where it goes on the sheet."""
+
+    row: int
+    label: str
+    shape: str
+    marked_px: int
+    share: float
+    zoom: float
+    notes: tuple[str, ...]
+    cell: MarkedCell | None = None
+
+    def __str__(self) -> str:
+        noted = f"  NOTE: {'; '.join(self.notes)}" if self.notes else ""
+        figures = f"{self.marked_px:>12,} px{self.share:>8.1%}   seen at {self.zoom:.2f}"
+        return f"  row {self.row}  {self.label}  {self.shape}{figures}{noted}"
+
+
+@dataclass(slots=True)
+class Checked:
+    """The plan, all problems by row, and the marks of what was opened: those to look at first, then some others."""
+
+    plan: Plan
+    problems: list[RowProblem]
+    opened: int = 0
+    marks: list[Mark] = field(default_factory=list)
+    noted: int = 0
+    regions: int = 0
+
+    def add(self, marks: Sequence[Mark]) -> None:
+        """Count the marks, and keep some: memory is bounded however many there are."""
+        self.opened += 1
+        for mark in marks:
+            self.regions += 1
+            self.noted += bool(mark.notes)
+            kept_alike = sum(bool(m.notes) == bool(mark.notes) for m in self.marks)
+            if mark.cell is not None or kept_alike < _LISTED:
+                self.marks.append(mark)
+
+    def describe(self) -> str:
+        """What the regions mark, for people; empty where nothing was opened."""
+        if not self.regions:
+            return ""
+        first = sorted(self.marks, key=lambda mark: (not mark.notes, mark.row))[:_LISTED]
+        more = f"  ... {self.regions - len(first):,} more" if self.regions > len(first) else ""
+        head = f"{self.regions:,} regions of {self.opened:,} pictures opened; {self.noted:,} to look at:"
+        return "\n".join([head, *map(str, first), *([more] if more else [])])
+
+    def sheet(self) -> bytes:
+        """PNG: the marked pixels of some regions, spread over the manifest, drawn over their pictures."""
+        return marked_sheet([mark.cell for mark in self.marks if mark.cell is not None][:_ON_SHEET])
+
+
+def check_manifest(config: RefineBatchConfig, *, open_files: bool, sheet: bool = False) -> Checked:
+    """Read every row; with `open_files` decode every image, mask and reference too.
+
+    Raises:
+        JobError: the manifest cannot be read, or the model has no preset.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         local = str(Path(scratch) / "plan.parquet")
         plan = scan_manifest(
-            manifest,
+            config.manifest,
             local,
-            access=access,
-            any_suffix=settings.write.changes_suffixes,
-            allow_empty=allow_empty,
+            access=config.access,
+            limit=config.limit,
+            shard_items=config.shard_items,
+            any_suffix=config.refine.write.changes_suffixes,
+            allow_empty=config.allow_empty,
             on_progress=ProgressDisplay("plan").update,
         )
-        problems = list(plan.problems)
+        checked = Checked(plan, list(plan.problems))
         if open_files:
-            problems += _open_all(PlanReader(local), access, settings)
-    return plan, sorted(problems, key=lambda p: p.row)
+            open_all(checked, PlanReader(local), config, sheet=sheet)
+    checked.problems.sort(key=lambda p: p.row)
+    return checked
 
 
-def _open_all(plan: PlanReader, access: AccessSettings, settings: RefineSettings) -> Iterator[RowProblem]:
-    budget, ticker = ByteBudget(WorkerSettings().queue_bytes), ProgressDisplay("check")
+def open_all(
+    checked: Checked, plan: PlanReader, config: RefineBatchConfig, *, at_most: int | None = None, sheet: bool = False
+) -> None:
+    """Decode what all items name, or `at_most` of them spread evenly, into `checked`."""
+    opener, ticker = _Opener(config), ProgressDisplay("check")
+    positions = _spread(len(plan), at_most or len(plan))
+    drawn = set(_spread(len(positions), _ON_SHEET)) if sheet else set()
     with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(plan), _CHUNK):
-            items = [plan.item(p)[0] for p in range(start, min(start + _CHUNK, len(plan)))]
-            for done, problem in enumerate(pool.map(lambda item: _open(item, access, settings, budget), items), start):
-                ticker.update(done + 1, len(plan))
-                if problem is not None:
-                    yield problem
+        for start in range(0, len(positions), _CHUNK):
+            chunk = [
+                (plan.item(position)[0], index in drawn)
+                for index, position in enumerate(positions[start : start + _CHUNK], start)
+            ]
+            for done, found in enumerate(pool.map(lambda work: opener.open(*work), chunk), start + 1):
+                ticker.update(done, len(positions))
+                if isinstance(found, RowProblem):
+                    checked.problems.append(found)
+                else:
+                    checked.add(found)
 
 
-def _open(item: Item, access: AccessSettings, settings: RefineSettings, budget: ByteBudget) -> RowProblem | None:
-    held = 0
-    try:
-        inputs = read_inputs(item, access, settings.limits.max_bytes)
-        size = memory_needed(item, inputs, settings.limits)
-        budget.acquire(size)
-        held = size
-        open_item(item, inputs, settings)
-    except ItemError as e:
-        return RowProblem(item.row, item.item_id, e.reason, str(e))
-    finally:
-        budget.release(held)
-    return None
+def _spread(count: int, at_most: int) -> list[int]:
+    """At most so many of `count` positions, evenly."""
+    return np.unique(np.linspace(0, count - 1, min(count, at_most)).round().astype(int)).tolist() if count else []
+
+
+class _Opener:
+    """Opens items as a worker does, within its budget of bytes."""
+
+    def __init__(self, config: RefineBatchConfig) -> None:
+        self._access, self._settings = config.access, config.refine
+        self._preset = apply_overrides(resolve_preset(config.refine.model), config.refine.model)
+        self._budget = ByteBudget(WorkerSettings().queue_bytes)
+
+    def open(self, item: Item, draw: bool) -> list[Mark] | RowProblem:
+        held = 0
+        try:
+            inputs = read_inputs(item, self._access, self._settings.limits.max_bytes)
+            size = memory_needed(item, inputs, self._settings.limits)
+            self._budget.acquire(size)
+            held = size
+            return list(self._marks(item, open_item(item, inputs, self._settings), draw))
+        except ItemError as e:
+            return RowProblem(item.row, item.item_id, e.reason, str(e))
+        finally:
+            self._budget.release(held)
+
+    def _marks(self, item: Item, opened: Opened, draw: bool) -> Iterator[Mark]:
+        preset, settings = self._preset, self._settings
+        for region, marking in zip(item.regions, opened.markings, strict=True):
+            found = place.find(
+                marking, settings.focus, settings.paste, grid_px=preset.grid_px, focus_pixels=preset.focus_pixels
+            )
+            mask = marking.mask.unpacked()
+            marked_px, zoom = int(np.count_nonzero(mask)), focus.zoom_of(found.crop.crop, found.crop.size)
+            share, label = marked_px / mask.size, f"{item.item_id} / {region.region_id}"
+            notes = tuple(filter(None, (focus.coarse(zoom), _inside_out(region, share))))
+            cell = None
+            if draw:
+                figures = f"{marked_px:,} px, {share:.1%}, seen at {zoom:.2f}"
+                cell = MarkedCell(tinted(opened.source.rgb, mask), (label, figures, *notes), bool(notes))
+            yield Mark(item.row, label, _shape(region), marked_px, share, zoom, notes, cell)
+
+
+def _shape(region: Region) -> str:
+    return "box" if region.box is not None else "scribble" if region.scribble is not None else "mask"
+
+
+def _inside_out(region: Region, share: float) -> str:
+    if region.mask is None or share <= _MOST:
+        return ""
+    return "the mask marks most of the picture; mask_invert is for masks of what is to be kept"

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.cli.check import Checked, open_all
 from flows.progress import ProgressDisplay, duration
 from refine_ops import storage
 from refine_ops.config import ModelSettings, RefineBatchConfig
@@ -22,6 +23,8 @@ _H100_STEP_S: Final = {"eager": (0.708, 1.002), "compile": (0.569, 0.827), "fp8"
 """One denoising step at 1024^2 without and with a reference image: bf16, one H100, full-size random weights."""
 _H100_STAGES_S: Final = (0.136 + 0.148 + 0.077, (0.136 + 0.148) * 4 / 3 + 0.077)
 """Text encoder and VAE encoding of three or four images (the fourth in proportion), VAE decoding; same machine."""
+_OPENED: Final = 64
+"""Pictures that are opened, spread over the manifest: `check --open` opens all of them."""
 _TINY_REGION_S: Final = 0.26
 """One region on two CPU cores, the slowest set of the checkpoint's card (`python -m refine_ops.train.tiny.measure`)."""
 
@@ -57,7 +60,7 @@ class Estimate:
 
 
 def plan_only(config: RefineBatchConfig, price: float | None = None) -> str:
-    """What the run would do and cost, as text; nothing is written.
+    """What the run would do and cost, and what the regions of some pictures mark, as text; nothing is written.
 
     Args:
         price: Of one device for one hour.
@@ -79,8 +82,16 @@ def plan_only(config: RefineBatchConfig, price: float | None = None) -> str:
         )
         refuse(config.manifest, plan.problems)
         outcomes = storage.join(storage.resolve(config.out), "outcomes")
+        checked = Checked(plan, list(plan.problems))
+        open_all(checked, PlanReader(local), config, at_most=_OPENED)
         todo = to_do(PlanReader(local), read_ledger(outcomes, ["status", "request", "identity"]), config)
-    return describe(plan, todo, estimates(todo, config, measured(config)), measured(config), price)
+    said = describe(plan, todo, estimates(todo, config, measured(config)), measured(config), price)
+    return "\n\n".join(filter(None, [said, checked.describe(), _unopened(checked)]))
+
+
+def _unopened(checked: Checked) -> str:
+    count = len(checked.problems) - len(checked.plan.problems)
+    return f"{count:,} of the pictures opened cannot be refined (see `refine-ops check --open`)" if count else ""
 
 
 def to_do(plan: PlanReader, ledger: pa.Table, config: RefineBatchConfig) -> ToDo:

@@ -154,6 +154,7 @@ def run(
     if plan_only:
         from flows.cli.estimate import plan_only as count
 
+        note_tiny(settings.refine)
         print(count(settings, price))
         return
     note_tiny(settings.refine)
@@ -162,33 +163,53 @@ def run(
     try:
         summary = run_batch(settings, verbose)
     except ErrorBudgetExceeded as e:
+        _print_report(settings.out)
         fail(str(e), EXIT_BAD_INPUT)
     print(
         f"{summary.done} done, {summary.dead} dead, {summary.changed_outside_px} px changed outside the allowed change"
     )
     print(f"outputs  {summary.run}/current\nsummary  {summary.summary}\nbefore/after  {summary.contact_sheet}")
+    _print_report(summary.run)
+
+
+def _print_report(run: str) -> None:
+    """Where the report lies, if one was made."""
+    from refine_ops import storage
+
+    uri = storage.join(storage.resolve(run), "report", "report.html")
+    if storage.exists(uri):
+        print(f"report  {uri}")
 
 
 @app.command()
 def check(
     manifest: Annotated[str, typer.Argument(help="Parquet, JSONL or CSV.")],
-    open_files: Annotated[bool, typer.Option("--open", help="Also open every image, mask and reference.")] = False,
+    open_files: Annotated[
+        bool, typer.Option("--open", help="Also open every image, mask and reference, and say what is marked.")
+    ] = False,
+    sheet: Annotated[
+        str | None, typer.Option(help="Also draw the marked pixels over their pictures, as this PNG; opens them.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The preset that the regions will be shown to.")] = None,
     config: ConfigFile = None,
     set_: Setting = None,
 ) -> None:
     """Print every row that could not be refined, with its reason; exit 1 if there is any."""
-    settings = load_config(RefineBatchConfig, config, set_, {"manifest": manifest})
+    settings = load_config(RefineBatchConfig, config, set_, {"manifest": manifest, "refine.model.model": model})
     from flows.cli.check import check_manifest
+    from refine_ops import storage
     from refine_ops.tables import numbering
 
-    plan, problems = check_manifest(
-        manifest, settings.access, settings.refine, open_files=open_files, allow_empty=settings.allow_empty
-    )
-    for problem in problems:
+    checked = check_manifest(settings, open_files=open_files or sheet is not None, sheet=sheet is not None)
+    for problem in checked.problems:
         print(f"row {problem.row}\t{problem.item_id!r}\t{problem.reason}\t{problem.message}")
-    bad = len({p.row for p in problems})
-    print(f"{plan.items:,} items planned, {bad:,} rows have problems ({numbering(manifest)})", file=sys.stderr)
-    if problems:
+    bad = len({p.row for p in checked.problems})
+    counted = f"{checked.plan.items:,} items planned, {bad:,} rows have problems ({numbering(manifest)})"
+    print(*filter(None, (checked.describe(), counted)), sep="\n", file=sys.stderr)
+    if sheet is not None:
+        storage.write(storage.resolve(sheet), checked.sheet())
+        print(f"what is marked  {sheet}", file=sys.stderr)
+    if checked.problems:
         sys.exit(EXIT_BAD_INPUT)
 
 
