@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.cli.check import Checked, check_manifest
+from flows.cli.check import Checked, check_manifest, open_all
 from flows.cli.estimate import plan_only
 from refine_ops.config import RefineBatchConfig
+from refine_ops.job.planning.plan import PlanReader, make_plan
 from refine_ops.report.page.marked_sheet import tinted
 
 from .test_refine_batch import cli, png
@@ -77,7 +78,9 @@ def test_what_is_shown_is_bounded_and_what_needs_a_look_comes_first(site: Path) 
     assert lines[1].startswith("  row 61  last / 0  box")
     assert lines[-1] == "  ... 41 more"
     assert len(found.marks) <= 21
-    sample = checked(site, many, at_most=7)
+    config = RefineBatchConfig(manifest=write(site, many))
+    plan = make_plan(config.manifest, str(site / "run"), access=config.access)
+    open_all(sample := Checked(plan, []), PlanReader(plan.uri), config, at_most=7)
     assert (sample.plan.items, sample.opened) == (61, 7)
     assert {m.row for m in sample.marks} >= {1, 61}, "spread from the first to the last"
 
