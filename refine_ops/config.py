@@ -185,6 +185,7 @@ class CanaryGates(Settings):
     max_dead: float = Field(0.05, ge=0, le=1, description="Largest share of dead items.")
     max_de00: float = Field(8.0, ge=0, description="Largest median tone shift of the raw patches, in CIEDE2000.")
     max_shift_px: float = Field(4.0, ge=0, description="Largest median displacement of the raw patches, native px.")
+    allow_unmeasured: bool = Field(False, description="Go on although no region's drift could be measured.")
 
 
 class RefineBatchConfig(Settings):
@@ -198,7 +199,18 @@ class RefineBatchConfig(Settings):
     limit: int | None = Field(None, ge=1, description="Refine only the first N items of the manifest.")
     allow_empty: bool = Field(False, description="A manifest without a row is a success; else it is an error.")
     shard_items: int = Field(1024, ge=1, description="Items per shard at most.")
-    error_budget: float = Field(0.05, ge=0, le=1, description="The run fails above this share of dead items.")
+    error_budget: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Above this share of dead items among those of this start, it fails and publishes nothing new.",
+    )
+    max_removed: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Largest share of published items that the manifest may no longer name (20 and more published).",
+    )
     retry_dead: bool = Field(False, description="Also redo items that are in the dead letter.")
     recheck: bool = Field(True, description="On resume, redo done items whose source's size, time or ETag changed.")
     canary: int | None = Field(None, ge=1, description="Refine a stratified sample of this size first.")

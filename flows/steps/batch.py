@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from flows.progress import ProgressDisplay
 from flows.steps.drift import report_drift
@@ -28,6 +30,9 @@ from refine_ops.job.ranks import SoleRank
 from refine_ops.job.run_folder import RunFolder, find_run
 from refine_ops.report.config import DriftReportConfig
 from refine_ops.report.review import read_review
+
+_GUARDED_FROM = 20
+"""Published items from which on a shrunken manifest is refused: a handful is looked through at a glance."""
 
 
 class ErrorBudgetExceeded(RefineError):
@@ -59,7 +64,7 @@ def run_batch(
 
     Raises:
         JobError: nothing could be run; the message says what to do.
-        ErrorBudgetExceeded: the share of dead items is above `error_budget`.
+        ErrorBudgetExceeded: of this start's items more are dead than `error_budget` allows.
     """
     if config.lanes == "work-pool" and on_pool is None:
         raise JobError("lanes: work-pool needs a Prefect server and its work pool; start the flow refine-batch there")
@@ -71,6 +76,7 @@ def run_batch(
         held = stack.enter_context(Held(config, parts))
         plan = engine.step(plan_run)(config, folder, held, engine)
         folder = replace(folder, start=held.start.number)
+        refuse_shrinkage(config, folder, plan)
         engine.step(record_problems)(folder, plan)
         todo = engine.step(find_remaining)(config, folder, engine)
         skipped, verdict = todo.done + todo.dead, None
@@ -86,7 +92,7 @@ def run_batch(
         if over_budget:
             held.exit = "budget"
         else:
-            engine.step(publish)(folder, held)
+            engine.step(publish)(config, folder, held)
         if due := due_report(config, folder, summary, refined=verdict is not None):
             report(due)
         if over_budget:
@@ -97,11 +103,11 @@ def run_batch(
 def _over_budget(summary: RunSummary, config: RefineBatchConfig) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in summary.dead_by_reason.items())
     return (
-        f"{summary.dead} of {summary.done + summary.dead} items are dead ({summary.dead_share:.1%}), the budget is "
-        f"{config.error_budget:.1%}, so nothing new is published: {reasons}. Each one's message is in "
-        f"{summary.summary}. What you mend is redone by the same command, retry_dead also tries again what has not "
-        f"changed; --set error_budget={math.ceil(100 * summary.dead_share) / 100} publishes the {summary.done} that "
-        "are done, without refining them again."
+        f"{summary.dead_now} of {summary.done_now + summary.dead_now} items of this start are dead "
+        f"({summary.dead_share:.1%}), the budget is {config.error_budget:.1%}, so nothing new is published: {reasons}. "
+        f"Each one's message is in {summary.summary}. What you mend is redone by the same command, retry_dead also "
+        "tries again what has not changed. Once you have looked: the same command publishes the "
+        f"{summary.done} that are done, without refining them again."
     )
 
 
@@ -159,6 +165,26 @@ def plan_run(config: RefineBatchConfig, folder: RunFolder, held: Held, engine: E
     return plan
 
 
+def refuse_shrinkage(config: RefineBatchConfig, folder: RunFolder, plan: Plan) -> None:
+    """A manifest that has lost much of what is published is more often a broken export than a wish.
+
+    Raises:
+        JobError: more would be removed than `max_removed` allows; nothing was refined, nothing changes.
+    """
+    before = published.newest(folder.uri)
+    if before is None or before.table.num_rows < _GUARDED_FROM or config.limit is not None:
+        return
+    named = pa.concat_arrays([_planned(folder), pa.array([p.item_id for p in plan.problems], pa.string())])
+    gone = before.table.num_rows - int(pc.sum(pc.is_in(before.table["item_id"], value_set=named)).as_py())
+    share = gone / before.table.num_rows
+    if share > config.max_removed:
+        raise JobError(
+            f"{config.manifest} no longer names {gone} of {before.table.num_rows} published items ({share:.1%}), more "
+            f"than max_removed {config.max_removed:.1%}; nothing was run and all stays published. If they are to go: "
+            f"--set max_removed={math.ceil(100 * share) / 100}"
+        )
+
+
 def record_problems(folder: RunFolder, plan: Plan) -> None:
     """Dead-letter the rows that cannot be refined."""
     known = read_ledger(folder.outcomes, ["request"])
@@ -202,14 +228,21 @@ def refine_items(
     return refine(config, folder, todo, "refine", engine)
 
 
-def publish(folder: RunFolder, held: Held) -> None:
-    """Commit what may be used from now on, and stand it in `current/` of a local run folder."""
+def publish(config: RefineBatchConfig, folder: RunFolder, held: Held) -> None:
+    """Commit what may be used from now on, and stand it in `current/` of a local run folder. A start that was limited
+    to the first items leaves the others as they are."""
     ledger = read_ledger(folder.outcomes, list(published.LEDGER_COLUMNS))
-    planned = PlanReader(folder.plan).columns(["item_id"])["item_id"].combine_chunks()
+    planned, before = _planned(folder), published.newest(folder.uri)
+    if config.limit is not None and before is not None:
+        planned = pa.concat_arrays([planned, before.table["item_id"].combine_chunks()])
     held.start.refuse_if_lost()
     snapshot = published.commit(folder.uri, folder.start, published.compose(ledger, planned))
     published.link_current(folder.uri, snapshot)
     held.exit = "done"
+
+
+def _planned(folder: RunFolder) -> pa.Array:
+    return PlanReader(folder.plan).columns(["item_id"])["item_id"].combine_chunks()
 
 
 def write_summary(

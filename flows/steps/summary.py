@@ -31,7 +31,8 @@ _INERT = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {c: f"&#{ord(c)};" for c in 
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """How a run ended. Counts are over the manifest's items with an outcome; `refined_now` is this start's share."""
+    """How a run ended. Counts are over the manifest's items with an outcome; `refined_now` and `dead_now` are this
+    start's share."""
 
     run: str
     done: int
@@ -44,10 +45,13 @@ class RunSummary:
     summary: str
     contact_sheet: str
     credentials_removed: int = 0
+    done_now: int = 0
+    dead_now: int = 0
 
     @property
     def dead_share(self) -> float:
-        return self.dead / max(1, self.done + self.dead)
+        """Of what this start tried: old dead letters do not fail a night."""
+        return self.dead_now / max(1, self.done_now + self.dead_now)
 
 
 def summarise(
@@ -89,6 +93,8 @@ def summarise(
         summary=storage.join(folder.uri, "report", "summary.md"),
         contact_sheet=sheet_uri,
         credentials_removed=_proven(done, "credentials_removed"),
+        done_now=_of_start(done, folder.start),
+        dead_now=_of_start(ledger.filter(pc.equal(ledger["status"], "dead")), folder.start),
     )
     if summary.credentials_removed:
         logger.warning(
@@ -106,6 +112,10 @@ def _proven(done: pa.Table, field: str) -> int:
     if not done.num_rows:
         return 0
     return int(pc.sum(pc.struct_field(done["verification"].combine_chunks(), field)).as_py() or 0)
+
+
+def _of_start(outcomes: pa.Table, start: int) -> int:
+    return int(pc.sum(pc.equal(outcomes["start"], start)).as_py() or 0)
 
 
 def _pairs(folder: RunFolder, config: RefineBatchConfig, done: pa.Table) -> list[Pair]:
@@ -140,7 +150,8 @@ def _markdown(summary: RunSummary, config: RefineBatchConfig, verdict: NodeVerdi
         f"| manifest | {_code(config.manifest)} |",
         f"| model | {_code(config.refine.model.model)} |",
         f"| refined now, already done | {summary.refined_now}, {summary.skipped} |",
-        f"| dead | {summary.dead} ({summary.dead_share:.1%}; budget {config.error_budget:.1%}) |",
+        f"| dead | {summary.dead} |",
+        f"| dead in this start | {summary.dead_now} ({summary.dead_share:.1%}; budget {config.error_budget:.1%}) |",
     ]
     if summary.credentials_removed:
         lines += [f"| Content Credentials removed, as they sign the source's pixels | {summary.credentials_removed} |"]

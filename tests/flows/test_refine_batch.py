@@ -150,9 +150,7 @@ def test_a_run_refines_what_it_can_records_what_it_cannot_and_resumes(site: Path
 
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out / "current").iterdir()}
     again = cli(*arguments, "--error-budget", "0.1", home=home)
-    assert again.returncode == 1
-    assert "12 of 16 items are dead" in again.stderr
-    assert "2 file.missing" in again.stderr
+    assert again.returncode == 0, "old dead letters do not fail a night"
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out / "current").iterdir()} == before
     assert (out / "report" / "report.json").stat().st_mtime_ns == reported_at, "nothing has changed"
 

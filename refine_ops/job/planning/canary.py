@@ -53,6 +53,11 @@ def check_canary(outcomes: str, plan: PlanReader, sample: Remaining, gates: Cana
         f"raw drift of {len(drifts)} measured regions: "
         f"median {de00:.2f} dE00 (limit {gates.max_de00}) and {shift:.2f} px (limit {gates.max_shift_px})"
     )
+    if not drifts and len(dead) < len(ids) and not gates.allow_unmeasured:
+        raise JobError(
+            f"the canary failed, nothing else was run: of {len(ids)} items no region's drift could be measured (too "
+            "few known pixels around the regions?), which proves nothing; canary_gates.allow_unmeasured=true goes on"
+        )
     if share > gates.max_dead or de00 > gates.max_de00 or shift > gates.max_shift_px:
         reasons = ", ".join(sorted(set(dead["reason"].to_pylist()))) or "drift"
         raise JobError(

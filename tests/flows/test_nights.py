@@ -1,0 +1,160 @@
+"""A week of nights over one run folder, and what must be published after each: told from the manifests alone.
+
+The oracle refines with the chain itself, without a worker, a ledger or a plan, and knows only which rows each night's
+manifest had, and which nights may publish.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.steps.batch import ErrorBudgetExceeded, run_batch
+from flows.steps.engine import Engine
+from refine_ops import storage
+from refine_ops.chain import refine_image
+from refine_ops.config import CanaryGates, RefineBatchConfig
+from refine_ops.errors import JobError
+from refine_ops.job import export, starts, upkeep
+from refine_ops.job.launch import Node, NodeVerdict
+from refine_ops.job.planning.manifest import read_items
+from refine_ops.job.planning.remaining import Remaining
+from refine_ops.job.run_folder import RunFolder, reopen_run
+from refine_ops.records import Item
+from tests.support.node import FAST, make_items
+from tests.support.trivial_worker import TrivialRefiner
+
+TOLERANT = CanaryGates(max_dead=1.0, max_de00=50.0, max_shift_px=50.0, allow_unmeasured=True)
+
+
+class Catalogue:
+    """A manifest that changes from night to night, its run folder, and the bytes that must be published."""
+
+    def __init__(self, root: Path, count: int) -> None:
+        self.root, self.run = root, root / "run"
+        self.manifest = make_items(root / "images", count)
+        self.rows = [json.loads(line) for line in self.manifest.read_text().splitlines()]
+        self.refined = 0
+
+    def night(self, on_pool: Callable[..., NodeVerdict] | None = None, **settings: object) -> None:
+        self.manifest.write_text("\n".join(json.dumps(row) for row in self.rows))
+        config = RefineBatchConfig.model_validate(
+            {
+                "manifest": str(self.manifest),
+                "out": str(self.run),
+                "worker": FAST,
+                "lanes": "work-pool",
+                "report_items": 0,
+                "canary_gates": TOLERANT,
+                **settings,
+            }
+        )
+        run_batch(config, on_pool=on_pool or self._refine)
+
+    def _refine(
+        self, config: RefineBatchConfig, folder: RunFolder, todo: Remaining, label: str, engine: Engine
+    ) -> NodeVerdict:
+        self.refined += len(todo.positions)
+        return Node(folder, config, 1, module="tests.support.trivial_worker").run(todo)
+
+    def expected(self) -> dict[str, bytes]:
+        items = [i for i in read_items(str(self.manifest)) if isinstance(i, Item)]
+        settings = RefineBatchConfig(manifest="m").refine
+        return {
+            i.output: refine_image(i, {i.image: storage.read(i.image)}, TrivialRefiner(), settings).data
+            for i in items
+            if i.regions[0].prompt != "raise"
+        }
+
+    def published(self) -> dict[str, bytes]:
+        return {p.name: p.read_bytes() for p in (self.run / "current").iterdir()}
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalogue:
+    monkeypatch.setenv("REFINE_TEST_PUBLISHED", str(tmp_path / "written.log"))
+    return Catalogue(tmp_path, 24)
+
+
+@pytest.mark.timeout(600)
+def test_a_week_of_nights(shop: Catalogue) -> None:
+    shop.night()
+    assert shop.published() == shop.expected()
+    assert shop.refined == 24
+
+    # A row goes, one is renamed, one photo is taken anew; its old picture is gone from what may be used.
+    del shop.rows[0]
+    shop.rows[0]["item_id"] = "another-name"
+    shop.rows[0]["output"] = "item-0001.png"
+    shutil.copy(shop.root / "images/0009.png", shop.root / "images/0005.png")
+    shop.night()
+    after_second = shop.published()
+    assert after_second == shop.expected()
+    assert "item-0000.png" not in after_second
+    assert shop.refined == 26, "what did not change is not refined again"
+
+    # Killed in mid-work: nothing new may be used, and the next start goes on.
+    for row in shop.rows[3:9]:
+        row["regions"][0]["box"] = [4, 4, 30, 30]
+
+    def killed(config: RefineBatchConfig, folder: RunFolder, todo: Remaining, *_: object) -> NodeVerdict:
+        half = Remaining(todo.positions[:3], 0, 0)
+        Node(folder, config, 1, module="tests.support.trivial_worker").run(half)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shop.night(killed)
+    assert shop.published() == after_second
+    shop.night()
+    assert shop.published() == shop.expected()
+    assert shop.refined == 29, "three were done before the kill"
+
+    # A night whose canary is refused publishes nothing, and what it refined counts for nothing.
+    steady = shop.published()
+    shop.rows[12]["regions"][0]["prompt"] = "raise"
+    shop.rows[13]["regions"][0]["box"] = [6, 6, 24, 24]
+    with pytest.raises(JobError, match="canary failed"):
+        shop.night(canary=2, canary_gates=CanaryGates(max_dead=0.0, max_de00=50.0, max_shift_px=50.0))
+    assert shop.published() == steady
+
+    # Too many dead for the budget: nothing new; a start without new deaths publishes what is done.
+    with pytest.raises(ErrorBudgetExceeded, match="1 of 2 items of this start are dead"):
+        shop.night()
+    assert shop.published() == steady
+    shop.night()
+    assert shop.published() == shop.expected()
+    assert "item-0013.png" not in shop.published(), "a dead item may not be used in its old form"
+
+    # A broken export of the manifest changes nothing.
+    whole, steady = shop.rows, shop.published()
+    shop.rows = whole[:4]
+    with pytest.raises(JobError, match=r"no longer names \d+ of \d+ published items .* --set max_removed"):
+        shop.night()
+    assert shop.published() == steady
+    shop.night(limit=2)
+    assert shop.published() == steady, "a limited start leaves the rest as it is"
+    shop.rows = whole
+
+    # Two at once; a lost file; pictures rolled back; the shop brought up to date.
+    other = starts.open_start(str(shop.run), {})
+    with pytest.raises(starts.RunHeld):
+        shop.night()
+    other.close("done")
+    victim = next(p for p in (shop.run / "outputs").rglob("item-0020.png"))
+    victim.unlink()
+    folder, _ = reopen_run(str(shop.run))
+    assert [d.name for d in upkeep.check_outputs(folder)[1]] == ["item-0020.png"]
+    assert "item-0020.png" not in shop.published()
+    shop.night()
+    assert shop.published() == shop.expected()
+    export.export(str(shop.run), str(shop.root / "shop"))
+    files = {p.name: p.read_bytes() for p in (shop.root / "shop").glob("*.png")}
+    assert files == shop.published()
+
+    ends = [s.exit for s in starts.read_starts(str(shop.run))]
+    assert ends.count("stopped") == 1
+    assert ends.count("canary") == 1
+    assert ends.count("budget") == 1
+    assert None not in ends
