@@ -7,8 +7,9 @@ from flows.cli.options import run_batch
 from flows.steps.summary import RunSummary
 from refine_ops import storage
 from refine_ops.config import ImageLimits, RefineBatchConfig
-from refine_ops.data.demo.material import Truth, make_demo, psnr
+from refine_ops.data.demo.material import Truth, make_demo
 from refine_ops.image import read
+from refine_ops.image.difference import psnr
 
 
 @dataclass(frozen=True, slots=True)

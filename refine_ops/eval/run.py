@@ -112,10 +112,10 @@ def open_meters(config: RefineEvalConfig, device: torch.device) -> list[Meter]:
     """All metrics that were asked for; those without weights are there as missing."""
     settings = config.metrics
     meters: list[Meter] = [
-        RegionMeter(device),
+        RegionMeter(),
         *perceptual_meters(settings.weights, settings.allow_hub, device),
         *feature_meters(settings.dino, settings.clip, settings.allow_hub, device),
-        BackgroundMeter(device),
+        BackgroundMeter(),
         DriftMeter(),
     ]
     if settings.text:

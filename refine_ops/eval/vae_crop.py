@@ -20,11 +20,11 @@ from refine_ops import storage
 from refine_ops.data.synthetic.assets import DEMO_PHOTOS
 from refine_ops.errors import JobError
 from refine_ops.eval.config import VaeCropConfig
-from refine_ops.eval.metrics.fidelity import psnr
 from refine_ops.eval.stats import Interval, cluster_interval
 from refine_ops.eval.tables.layout import Row, Table
 from refine_ops.eval.tables.plot import curves_svg
 from refine_ops.eval.tables.render import as_markdown
+from refine_ops.image.difference import psnr
 from refine_ops.image.formats.table import sniff
 from refine_ops.image.read import decode_rgb
 from refine_ops.model.network.vae import OneFrameVae
@@ -63,7 +63,7 @@ def vae_crop(config: VaeCropConfig) -> list[ShareResult]:
             corners = rng.integers(0, side - length + 1, (config.regions, 2)).tolist()
             truth, seen = ([i[y : y + length, x : x + length] for x, y in corners] for i in (image, whole[number]))
             focused = _through_crops(vae, truth, side, device)
-            rows[share] += [(number, _psnr(t, s), _psnr(t, f)) for t, s, f in zip(truth, seen, focused, strict=True)]
+            rows[share] += [(number, psnr(t, s), psnr(t, f)) for t, s, f in zip(truth, seen, focused, strict=True)]
     results = [_summary(share, found) for share, found in rows.items()]
     _write(config, results, pixels, len(images))
     return results
@@ -128,10 +128,6 @@ def _images(config: VaeCropConfig) -> list[U8Image]:
     if not found:
         raise JobError(f"{folder}: holds no image")
     return found
-
-
-def _psnr(a: U8Image, b: U8Image) -> float:
-    return float(psnr(np.array(((a.astype(np.float64) - b) ** 2).mean() / 255**2)))
 
 
 def _summary(share: float, rows: Sequence[tuple[int, float, float]]) -> ShareResult:

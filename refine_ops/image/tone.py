@@ -6,8 +6,8 @@ from typing import Final
 import cv2
 import numpy as np
 import numpy.typing as npt
-from skimage.color import deltaE_ciede2000, rgb2lab
 
+from refine_ops.image.difference import de00
 from refine_ops.image.formats.native import F32
 from refine_ops.records import F32Image, Mask, U8Image
 
@@ -113,4 +113,4 @@ def _robust_matrix(got: F32, wanted: F32, penalty: float) -> F32:
 
 
 def _median_de00(wanted: F32, got: F32) -> float:
-    return float(np.median(deltaE_ciede2000(rgb2lab(wanted), rgb2lab(got))))
+    return float(np.median(de00(wanted, got)))

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import structural_similarity
 
-from refine_ops.judge.evidence.change import de00, measure_effect, ssim_map
+from refine_ops.image.difference import sampled_de00, ssim_map
+from refine_ops.judge.evidence.change import measure_effect
 from refine_ops.judge.evidence.drift import from_alignment, measure_drift
 from refine_ops.records import Alignment
 from tests.support.made_runs import SIDE, photo_edit
@@ -34,7 +35,7 @@ def test_sampled_colour_difference_agrees_with_all_pixels() -> None:
     after = np.clip(EDIT.sharp.astype(int) + 9, 0, 255).astype(np.uint8)
     everything = np.median(deltaE_ciede2000(rgb2lab(EDIT.sharp), rgb2lab(after)))
     whole = np.ones(EDIT.mask.shape, np.bool_)
-    assert np.median(de00(EDIT.sharp, after, whole)) == pytest.approx(everything, abs=0.05)
+    assert np.median(sampled_de00(EDIT.sharp, after, whole)) == pytest.approx(everything, abs=0.05)
 
 
 def test_restoring_detail_reads_as_gained_and_an_untouched_region_as_nothing() -> None:

@@ -193,9 +193,3 @@ def _encoded(image: U8Image, suffix: str) -> bytes:
     else:
         picture.save(out, "PNG")
     return out.getvalue()
-
-
-def psnr(a: U8Image, b: U8Image, mask: Mask) -> float:
-    """Peak signal-to-noise ratio in dB over the marked pixels of two `uint8` images."""
-    error = float(np.mean((a[mask].astype(np.float64) - b[mask]) ** 2))
-    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import torch
 
-from refine_ops.eval.metrics.metric import CaseBatch, Metric, Scores, to_tensor
-from refine_ops.eval.metrics.ssim import WINDOW, change_map, whole_windows
+from refine_ops.eval.metrics.metric import CaseBatch, Metric, Scores
+from refine_ops.image.difference import WINDOW_PX, inner, ssim_of_change, whole_windows
+from refine_ops.records import Mask
 
 MSE_BG = Metric("mse_bg", 1, "MSE_bg", "lower", "background", "MSE to the input outside the box, pixels in [0, 1]")
 SSIM_BG = Metric(
@@ -37,7 +37,6 @@ METRICS: Final = (MSE_BG, SSIM_BG, CHANGED_OUTSIDE_PX, MAX_DIFF_OUTSIDE, SSIM_ST
 class BackgroundMeter:
     """Background metrics against the input, and the seam against the ground truth."""
 
-    device: torch.device
     metrics: tuple[Metric, ...] = METRICS
     source: str = "refine-ops"
     repeatable: bool = True
@@ -62,15 +61,18 @@ class BackgroundMeter:
         }
 
     def _similarities(self, batch: CaseBatch) -> tuple[Scores, Scores]:
-        if min(batch.outputs.shape[1:3]) < WINDOW:
+        """Over the whole image with the input's box in both, and over the windows wholly outside the allowed change."""
+        if min(batch.outputs.shape[1:3]) < WINDOW_PX:
             return np.full(len(batch), np.nan), np.full(len(batch), np.nan)
-        before = to_tensor(batch.inputs, self.device, torch.float64)
-        paper = change_map(to_tensor(batch.with_input_foreground(batch.outputs), self.device, torch.float64), before)
-        strict = change_map(to_tensor(batch.outputs, self.device, torch.float64), before)
-        whole = whole_windows(torch.from_numpy(~batch.allowed).to(self.device))
-        counted = whole.sum((1, 2))
-        total = torch.where(whole, strict, 0.0).sum((1, 2))
-        return paper.mean((1, 2)).cpu().numpy(), torch.where(counted > 0, total / counted, torch.nan).cpu().numpy()
+        pasted = batch.with_input_foreground(batch.outputs)
+        paper = [ssim_of_change(p, i).mean() for p, i in zip(pasted, batch.inputs, strict=True)]
+        strict = [_mean_in(inner(whole_windows(~a)), ssim_of_change(o, i))
+                  for o, i, a in zip(batch.outputs, batch.inputs, batch.allowed, strict=True)]  # fmt: skip
+        return np.array(paper), np.array(strict)
+
+
+def _mean_in(where: Mask, values: Scores) -> float:
+    return float(values[where].mean()) if where.any() else float("nan")
 
 
 def seam_energy(output: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from refine_ops.errors import JobError
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.plan import PlanReader
 from refine_ops.job.planning.remaining import Remaining
+from refine_ops.records import Alignment
 
 
 def sample_canary(plan: PlanReader, todo: Remaining, size: int) -> Remaining:
@@ -45,9 +46,10 @@ def check_canary(outcomes: str, plan: PlanReader, sample: Remaining, gates: Cana
     ledger = ledger.filter(pc.is_in(ledger["item_id"], value_set=ids))
     dead = ledger.filter(pc.equal(ledger["status"], "dead"))
     share = dead.num_rows / max(1, len(ids))
-    drifts = [r["alignment"] for row in ledger["regions"].to_pylist() for r in row or () if r["alignment"]["measured"]]
-    de00 = float(np.median([d["de00_before"] for d in drifts])) if drifts else 0.0
-    shift = float(np.median([np.hypot(d["dx_px"], d["dy_px"]) for d in drifts])) if drifts else 0.0
+    regions = [region for row in ledger["regions"].to_pylist() for region in row or ()]
+    drifts = [Alignment(**r["alignment"]) for r in regions if r["alignment"]["measured"]]
+    de00 = float(np.median([d.de00_before for d in drifts])) if drifts else 0.0
+    shift = float(np.median([d.shift_px for d in drifts])) if drifts else 0.0
     figures = (
         f"{len(ids)} items, {share:.1%} dead (limit {gates.max_dead:.1%}), "
         f"raw drift of {len(drifts)} measured regions: "

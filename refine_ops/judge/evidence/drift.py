@@ -10,11 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from refine_ops.judge.evidence.change import de00, ssim_map
+from refine_ops.image.difference import sampled_de00, ssim_map, whole_windows
 from refine_ops.records import Alignment, Mask, U8Image
 
-_WINDOW_REACH_PX = 5
-"""Half of SSIM's 11-px window."""
 _MIN_KNOWN_PX = 256
 _ECC_BLUR_PX = 5
 _LEAST_CORRELATION = 0.8
@@ -57,11 +55,9 @@ def measure_drift(before: U8Image, after: U8Image, known: Mask) -> Drift | None:
         return None
     if np.array_equal(before[known], after[known]):
         return Drift(0.0, 0.0, 0.0, 0.0, 1.0)
-    colour = de00(before, after, known)
+    colour = sampled_de00(before, after, known)
     grey_before, grey_after = (cv2.cvtColor(i, cv2.COLOR_RGB2GRAY).astype(np.float32) for i in (before, after))
-    whole = cv2.erode(
-        known.astype(np.uint8), np.ones((2 * _WINDOW_REACH_PX + 1,) * 2, np.uint8), borderType=cv2.BORDER_REPLICATE
-    ).astype(bool)
+    whole = whole_windows(known)
     geometry = _geometry(grey_before, grey_after, known)
     return Drift(
         shift_px=geometry[0] if geometry else None,

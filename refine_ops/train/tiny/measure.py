@@ -23,6 +23,7 @@ from refine_ops.data.stages.damages import ALL_EQUAL
 from refine_ops.data.synthetic.render import PHOTO
 from refine_ops.eval.metrics.perceptual import lpips_network
 from refine_ops.eval.stats import cluster_interval, paired_comparison
+from refine_ops.image.difference import psnr
 from refine_ops.image.paste import blend_mask, paste_back
 from refine_ops.model.refiner import StagedRefiner, load_refiner
 from refine_ops.records import Conditioning, U8Image
@@ -81,12 +82,6 @@ def refine(
     return done
 
 
-def psnr(image: U8Image, sample: synthetic.SyntheticSample) -> float:
-    """PSNR over M in dB."""
-    error = np.square(image[sample.mask].astype(np.float64) - sample.target[sample.mask]).mean()
-    return float(10 * np.log10(255**2 / max(error, 1e-2)))
-
-
 def lpips_alex(folder: str) -> Distance:
     """LPIPS (AlexNet) of the whole crop."""
     network = lpips_network("alexnet", folder, False, torch.device("cpu"))
@@ -113,13 +108,13 @@ def measure(model: str, cases: int, lpips: str | None) -> list[dict[str, Any]]:
         if setting.pose is not None:
             conditions["with a wrong reference"] = (refiner, right[1:] + right[:1])
             conditions["without a reference"] = (refiner, [None] * cases)
-        degraded = np.array([psnr(one.input, one) for one in samples])
+        degraded = np.array([psnr(one.input, one.target, one.mask) for one in samples])
         rows.append(_row(setting, "degraded", degraded, degraded, [one.input for one in samples], samples, distance))
         for name, (engine, references) in conditions.items():
             started = time.perf_counter()
             images = refine(engine, samples, references)
             seconds = (time.perf_counter() - started) / cases
-            scores = np.array([psnr(*pair) for pair in zip(images, samples, strict=True)])
+            scores = np.array([psnr(image, one.target, one.mask) for image, one in zip(images, samples, strict=True)])
             rows.append(_row(setting, name, scores, degraded, images, samples, distance) | {"seconds": seconds})
     return rows
 

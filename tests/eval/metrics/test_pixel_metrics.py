@@ -5,19 +5,16 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import metrics as reference
 
 from refine_ops.eval.metrics.background import BackgroundMeter, seam_energy
 from refine_ops.eval.metrics.fidelity import RegionMeter
-from refine_ops.eval.metrics.metric import to_tensor
-from refine_ops.eval.metrics.ssim import change_map, ssim_map, whole_windows
+from refine_ops.image.difference import inner, ssim_map, ssim_of_change, whole_windows
 from tests.support.case_batch import make_batch
 
-CPU = torch.device("cpu")
-BACKGROUND, REGION = BackgroundMeter(CPU), RegionMeter(CPU)
+BACKGROUND, REGION = BackgroundMeter(), RegionMeter()
 
 
 def test_region_values_equal_scikit_image(batch) -> None:
@@ -76,9 +73,9 @@ def test_re_encoding_the_image_is_noticed(batch) -> None:
 
 
 def test_windows_that_touch_the_allowed_change_do_not_count() -> None:
-    inside = np.ones((1, 15, 15), bool)
-    inside[0, 0, 0] = False
-    whole = whole_windows(torch.from_numpy(inside))[0].numpy()
+    inside = np.ones((15, 15), bool)
+    inside[0, 0] = False
+    whole = inner(whole_windows(inside))
     assert whole.shape == (5, 5)
     assert not whole[0, 0]
     assert whole.sum() == 24
@@ -87,19 +84,20 @@ def test_windows_that_touch_the_allowed_change_do_not_count() -> None:
 @given(spots=st.lists(st.tuples(st.integers(0, 29), st.integers(0, 39)), max_size=3))
 @settings(max_examples=40, deadline=None)
 def test_the_shortcut_around_changes_equals_the_full_map(spots) -> None:
-    a = torch.from_numpy(np.random.default_rng(5).random((2, 3, 30, 40)))
-    b = a.clone()
+    a = np.random.default_rng(5).integers(0, 256, (30, 40, 3), np.uint8)
+    b = a.copy()
     for y, x in spots:
-        b[0, :, y, x] += 0.5
-    assert torch.equal(change_map(a, a), torch.ones(2, 20, 30, dtype=torch.float64))
-    assert torch.allclose(change_map(a, b), ssim_map(a, b), atol=1e-12)
+        b[y, x] ^= 128
+    whole = inner(ssim_map(a.astype(np.float64), b.astype(np.float64)))
+    assert (ssim_of_change(a, a) == np.ones((20, 30))).all()
+    assert np.allclose(ssim_of_change(a, b), whole, atol=1e-12)
+    assert ((ssim_of_change(a, b) == 1) == (whole == 1)).all()
 
 
 def test_similarity_needs_no_second_opinion_on_flat_and_inverted_images() -> None:
-    ramp = np.tile(np.arange(16, dtype=np.uint8)[None, :, None] * 17, (1, 16, 1, 3)).reshape(1, 16, 16, 3)
-    a, b = to_tensor(ramp, CPU, torch.float64), to_tensor(255 - ramp, CPU, torch.float64)
-    assert float(ssim_map(a, a).min()) == 1
-    assert float(ssim_map(a, b).mean()) < 0
+    ramp = np.tile(np.arange(16, dtype=np.float64)[None, :, None] * 17, (16, 1, 3))
+    assert float(inner(ssim_map(ramp, ramp)).min()) == 1
+    assert float(inner(ssim_map(ramp, 255 - ramp)).mean()) < 0
 
 
 def test_seam_energy_by_hand() -> None:
