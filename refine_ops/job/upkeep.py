@@ -22,7 +22,7 @@ from refine_ops.job.starts import open_start, void_start
 from refine_ops.progress import OnProgress, no_progress
 
 _THREADS: Final = 16
-_MADE_BY_STARTS: Final = ("outputs", "patches", "masks")
+MADE_BY_STARTS: Final = ("outputs", "patches", "masks")
 """Folders whose files lie under the start that made them."""
 _DAY_S: Final = 86_400.0
 
@@ -168,7 +168,7 @@ def prune(
         reachable = _reachable(folder, snapshots)
         oldest_kept = now() - min_age_days * _DAY_S
         gone, kept = [], 0
-        for kind in _MADE_BY_STARTS:
+        for kind in MADE_BY_STARTS:
             root = storage.join(folder.uri, kind)
             for uri, written in storage.list_written(root):
                 if written < oldest_kept and not _reached(uri[len(root) + 1 :], kind, reachable):

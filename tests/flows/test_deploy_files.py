@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from refine_ops.config import WorkerSettings
+from refine_ops.job import upkeep
 from tests.support import ROOT
 
 INFRA = ROOT / "infra"
@@ -126,6 +127,17 @@ def test_fsdp_wraps_a_layer_the_model_has() -> None:
     assert hasattr(transformer_qwenimage, plugin["fsdp_transformer_layer_cls_to_wrap"])
 
 
+def test_policies_of_roles_that_do_more_reach_just_what_they_must() -> None:
+    """Beside `policy.json`: who prunes and exports, and who trains. Starts, snapshots and sources are nobody's to delete."""
+    policies = {n: json.loads((INFRA / f"iam/{n}.json").read_text())["Statement"] for n in ("upkeep", "training")}
+    deletes = [r for s in policies["upkeep"] if "s3:DeleteObject" in s["Action"] for r in s["Resource"]]
+    made = {r.rsplit("/", 2)[1] for r in deletes if "RUN-BUCKET" in r}
+    assert made == {*upkeep.MADE_BY_STARTS, "orders"}
+    assert not [r for r in deletes if "SOURCE-BUCKET" in r or "WEIGHTS-BUCKET" in r]
+    writes = [r for s in policies["training"] if "s3:PutObject" in s["Action"] for r in s["Resource"]]
+    assert writes == ["arn:aws:s3:::WEIGHTS-BUCKET/adapters/*"]
+
+
 def test_the_policy_grants_only_what_storage_uses() -> None:
     policy = json.loads((INFRA / "iam/policy.json").read_text())
     allowed = [s for s in policy["Statement"] if s["Effect"] == "Allow"]
@@ -138,6 +150,7 @@ def test_the_policy_grants_only_what_storage_uses() -> None:
         "put_object": "s3:PutObject",
         "list_objects_v2": "s3:ListBucket",
         "delete_object": "s3:DeleteObject",
+        "delete_objects": "s3:DeleteObject",
     }
     assert actions == {needs[call] for call in calls}, "least privilege: what the code calls, and nothing else"
     assert not any("*" in action for action in actions)

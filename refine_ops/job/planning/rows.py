@@ -145,7 +145,7 @@ def _output(value: Any, item_id: str, image: str) -> str:
     clean = posixpath.normpath(name.replace("\\", "/"))
     parts = clean.split("/")
     if posixpath.isabs(clean) or ".." in parts or clean == "." or "://" in name:
-        raise ItemError("output.escapes", f"output {name!r} does not stay inside the run's outputs/; give a plain name")
+        raise ItemError("output.escapes", f"output {name!r} leads out of the run folder; give a plain name")
     _refuse_forging(name, "output")
     if any(len(os.fsencode(part)) > 240 or part.startswith(".tmp-") for part in parts):
         raise ItemError("output.invalid", f"output {name[:80]!r}: path parts are at most 240 bytes, not '.tmp-...'")
