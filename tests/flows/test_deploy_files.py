@@ -128,7 +128,7 @@ def test_fsdp_wraps_a_layer_the_model_has() -> None:
 
 
 def test_policies_of_roles_that_do_more_reach_just_what_they_must() -> None:
-    """Beside `policy.json`: who prunes and exports, and who trains. Starts, snapshots and sources are nobody's to delete."""
+    """Beside `policy.json`: who prunes and exports, and who trains. Nobody deletes starts, snapshots or sources."""
     policies = {n: json.loads((INFRA / f"iam/{n}.json").read_text())["Statement"] for n in ("upkeep", "training")}
     deletes = [r for s in policies["upkeep"] if "s3:DeleteObject" in s["Action"] for r in s["Resource"]]
     made = {r.rsplit("/", 2)[1] for r in deletes if "RUN-BUCKET" in r}
