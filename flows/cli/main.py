@@ -198,7 +198,7 @@ def check(
     settings = load_config(RefineBatchConfig, config, set_, {"manifest": manifest, "refine.model.model": model})
     from flows.cli.check import check_manifest
     from refine_ops import storage
-    from refine_ops.tables import numbering
+    from refine_ops.tables.read import numbering
 
     checked = check_manifest(settings, open_files=open_files or sheet is not None, sheet=sheet is not None)
     for problem in checked.problems:

@@ -22,7 +22,8 @@ from refine_ops.config import AccessSettings
 from refine_ops.detect.objects import clean_description
 from refine_ops.errors import ItemError, JobError
 from refine_ops.records import Box
-from refine_ops.tables import Row, open_table, place
+from refine_ops.tables.read import open_table, place
+from refine_ops.tables.table import Row
 
 _COLUMNS = ("image", "reference", "box", "reference_box", "description", "families", "licence", "source_id")
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")

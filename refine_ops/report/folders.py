@@ -15,7 +15,7 @@ from refine_ops.proof.allowed import Rules
 from refine_ops.records import Region
 from refine_ops.report.cases import Case
 from refine_ops.report.config import FolderPair
-from refine_ops.tables import open_table, place
+from refine_ops.tables.read import open_table, place
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 _TABLES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq")

@@ -11,7 +11,8 @@ import pytest
 
 from refine_ops.cells import forging_character, numbers_of, pixels_of, text_of, whole_of
 from refine_ops.errors import JobError
-from refine_ops.tables import Row, open_table
+from refine_ops.tables.read import open_table
+from refine_ops.tables.table import Row
 
 KNOWN = ("item_id", "image", "box", "prompt", "seed")
 ROWS = [

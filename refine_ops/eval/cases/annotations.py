@@ -15,7 +15,7 @@ from refine_ops.eval.cases.case_set import FREE_CATEGORIES, REFERENCE_CATEGORIES
 from refine_ops.image.mask import decode_mask
 from refine_ops.image.read import decode_rgb
 from refine_ops.records import Box, Mask, MaskReading, U8Image
-from refine_ops.tables import open_table, place
+from refine_ops.tables.read import open_table, place
 
 _NAMES: Final = ("annotations.jsonl", "annotations.parquet", "annotations.csv")
 

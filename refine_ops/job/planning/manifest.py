@@ -11,13 +11,14 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from refine_ops import storage, tables
+from refine_ops import storage
 from refine_ops.cells import text_of
 from refine_ops.config import AccessSettings
 from refine_ops.errors import ItemError, JobError
 from refine_ops.job.planning.rows import ITEM_FIELDS, REGION_FIELDS, RowProblem, parse_row
 from refine_ops.records import Item
-from refine_ops.tables import Row, Table
+from refine_ops.tables.read import open_table
+from refine_ops.tables.table import Row, Table, check_columns, gathered
 
 SCHEMA_VERSION: Final = 1
 REGION_TYPE: Final = pa.struct(
@@ -61,7 +62,7 @@ def read_items(uri: str, access: AccessSettings | None = None, limit: int | None
     try:
         uri = storage.resolve(uri)
         base = storage.folder_of(uri)
-        for row in islice(_nested_rows(uri, tables.open_table(uri, dict.fromkeys((*_NESTED, *_FLAT)))), limit):
+        for row in islice(_nested_rows(uri, open_table(uri, dict.fromkeys((*_NESTED, *_FLAT)))), limit):
             if row.problem:
                 yield RowProblem(row.number, f"row-{row.number}", "row.unreadable", row.problem)
             else:
@@ -75,7 +76,7 @@ def _nested_rows(uri: str, table: Table) -> Iterator[Row]:
     if table.columns is None:
         return _mixed_rows(uri, table)
     if "regions" in table.columns:
-        tables.check_columns(uri, table.columns, _NESTED)
+        check_columns(uri, table.columns, _NESTED)
         return table.rows()
     if table.columns and "item_id" not in table.columns:
         raise JobError(f"{uri}: no column 'item_id'; there are {', '.join(table.columns)}")
@@ -87,11 +88,11 @@ def _mixed_rows(uri: str, table: Table) -> Iterator[Row]:
     flat: list[Row] = []
     for row in table.rows():
         if row.problem or "regions" in row.values:
-            tables.check_columns(f"{uri}, line {row.number}", row.values, _NESTED)
+            check_columns(f"{uri}, line {row.number}", row.values, _NESTED)
             yield row
         else:
             flat.append(row)
-    yield from _joined(tables.gathered(flat, "item_id"))
+    yield from _joined(gathered(flat, "item_id"))
 
 
 def _joined(rows: Iterable[Row]) -> Iterator[Row]:

@@ -1,0 +1,1 @@
+"""Tables as people keep them: Parquet, JSON Lines and CSV, whatever tool wrote them."""
