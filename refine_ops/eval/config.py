@@ -110,7 +110,7 @@ class BuildCasesConfig(Settings):
     min_change: float = Field(4.0, ge=0, description="Least mean |I - I*| over M, in 1/255: below, no visible defect.")
     max_change: float = Field(72.0, gt=0, description="Largest mean |I - I*| over M: above, unrecognisable.")
     overrides: str | None = Field(
-        None, description='JSON of candidates kept by hand: {"case/degrader": ["s0k1", "s3k2"]}; see candidates/*.png.'
+        None, description='JSON of versions kept by hand: {"case/degrader": ["s0k1", "s3k2"]}; see candidates/*.png.'
     )
     only: tuple[str, ...] = Field((), description="Case ids to build; none: all.")
     seed: int = 0
@@ -118,7 +118,7 @@ class BuildCasesConfig(Settings):
     @model_validator(mode="after")
     def _enough(self) -> Self:
         if self.keep > self.scribbles * self.seeds:
-            raise ValueError(f"keep {self.keep} of {self.scribbles} x {self.seeds} candidates is impossible")
+            raise ValueError(f"keep {self.keep} of {self.scribbles} x {self.seeds} versions is impossible")
         if self.min_change >= self.max_change:
             raise ValueError(f"min_change {self.min_change} must be below max_change {self.max_change}")
         return self

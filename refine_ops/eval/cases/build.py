@@ -17,7 +17,7 @@ from refine_ops.data.stages.sample import change_over
 from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.cases.annotations import Annotation, read_annotations, read_object
 from refine_ops.eval.cases.case_set import CaseSet, EvalInput, save_cases
-from refine_ops.eval.cases.degraded import Candidate, make_candidates, open_degraders, pick, select
+from refine_ops.eval.cases.degraded import DegradedVersion, make_versions, open_degraders, pick, select
 from refine_ops.eval.cases.sheets import case_sheet, contact_sheet, write_card
 from refine_ops.eval.config import BuildCasesConfig
 from refine_ops.image.formats.png_pixels import encode_png
@@ -78,11 +78,11 @@ def _build_case(
     overrides: Mapping[str, list[str]],
 ) -> list[EvalInput]:
     target, shape, data = read_object(folder, row, _LIMITS)
-    every: list[Candidate] = []
-    kept: list[Candidate] = []
+    every: list[DegradedVersion] = []
+    kept: list[DegradedVersion] = []
     counts, band = (config.scribbles, config.seeds), (config.min_change, config.max_change)
     for name, degrader in degraders.items():
-        found = make_candidates(row.case_id, target, shape, degrader, name, counts, config.seed)
+        found = make_versions(row.case_id, target, shape, degrader, name, counts, config.seed)
         by_hand = overrides.get(f"{row.case_id}/{name}")
         kept += pick(found, by_hand) if by_hand else select(found, config.keep, band)
         every += found
@@ -101,7 +101,7 @@ def _build_case(
         "source_sha256": row.source_sha256 or storage.sha256(data),
         "licence": row.licence,
     }
-    return [EvalInput(**base, **_write_input(out, row, target, candidate)) for candidate in kept]
+    return [EvalInput(**base, **_write_input(out, row, target, version)) for version in kept]
 
 
 def _write_reference(folder: str, out: str, row: Annotation) -> dict[str, str]:
@@ -114,23 +114,23 @@ def _write_reference(folder: str, out: str, row: Annotation) -> dict[str, str]:
     return {"reference": path, "reference_sha256": storage.sha256(content)}
 
 
-def _write_input(out: str, row: Annotation, clean: U8Image, candidate: Candidate) -> dict[str, Any]:
+def _write_input(out: str, row: Annotation, clean: U8Image, version: DegradedVersion) -> dict[str, Any]:
     """Write input, target and mask; a JPEG input's target keeps the coded background, so that I = I* outside."""
-    input_id = f"{row.case_id}.{candidate.degrader}.{candidate.name}"
+    input_id = f"{row.case_id}.{version.degrader}.{version.name}"
     if row.format == "jpeg":
-        data = _jpeg(candidate.image)
+        data = _jpeg(version.image)
         decoded = decode(data, name=input_id, limits=_LIMITS).rgb
-        touched = (candidate.image != clean).any(2, keepdims=True)
+        touched = (version.image != clean).any(2, keepdims=True)
         target, target_name = np.where(touched, clean, decoded), f"{input_id}.target.png"
-        change = change_over(candidate.mask, np.ascontiguousarray(decoded), target)
+        change = change_over(version.mask, np.ascontiguousarray(decoded), target)
     else:
-        data, target, change = encode_png(candidate.image), clean, candidate.change
+        data, target, change = encode_png(version.image), clean, version.change
         target_name = "target.png"
     suffix = "jpg" if row.format == "jpeg" else "png"
     parts = {
         "input": (f"images/{row.case_id}/{input_id}.{suffix}", data),
         "target": (f"images/{row.case_id}/{target_name}", encode_png(target)),
-        "mask": (f"images/{row.case_id}/{input_id}.mask.png", encode_png(candidate.mask)),
+        "mask": (f"images/{row.case_id}/{input_id}.mask.png", encode_png(version.mask)),
     }
     written: dict[str, Any] = {}
     for name, (path, content) in parts.items():
@@ -138,8 +138,8 @@ def _write_input(out: str, row: Annotation, clean: U8Image, candidate: Candidate
         written |= {name: path, f"{name}_sha256": storage.sha256(content)}
     return written | {
         "input_id": input_id,
-        "degrader": candidate.degrader,
-        "candidate": candidate.name,
+        "degrader": version.degrader,
+        "candidate": version.name,
         "change": round(change, 4),
     }
 
@@ -167,7 +167,7 @@ def _read_overrides(uri: str | None) -> dict[str, list[str]]:
     try:
         read = json.loads(storage.read(storage.resolve(uri)))
     except (ItemError, ValueError) as e:
-        raise JobError(f"{uri}: expected JSON of candidates by case/degrader: {e}") from e
+        raise JobError(f"{uri}: expected JSON of names by case/degrader: {e}") from e
     if not isinstance(read, dict) or not all(isinstance(v, list) and v for v in read.values()):
         raise JobError(f'{uri}: expected {{"case/degrader": ["s0k1", ...]}}')
     return read

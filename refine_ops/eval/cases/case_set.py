@@ -3,7 +3,7 @@
     SET/
       cases.parquet            one row per degraded input (`CASES`)
       images/<case_id>/...     targets, inputs, masks (grey, 0 and 255), references
-      candidates/<case_id>.png every candidate, the kept ones framed: the sheet to choose from by hand
+      candidates/<case_id>.png every degraded version, the kept ones framed: the sheet to choose from
       contact_sheet.png  README.md  dropped.json
 
 A case is one clean image with an object box, a category and an instruction; its inputs differ in degrader and mask.

@@ -1,7 +1,7 @@
-"""Degraded candidates of a clean case and the choice among them.
+"""Degraded versions of a clean case and the choice among them.
 
-The paper makes candidates with 5 scribbles x 3 seeds per inpainting method and picks 2 by hand. Here the choice is a
-rule, and a hand may override it: candidates whose mean change over M lies in the band are ordered by it, and `keep` of
+The paper makes 5 scribbles x 3 seeds of them per inpainting method and picks 2 by hand. Here the choice is a rule, and
+an overrides file may replace it: versions whose mean change over M lies in the band are ordered by it, and `keep` of
 them are taken at even ranks from mild to harsh, no two with the same scribble while others are left.
 """
 
@@ -30,7 +30,7 @@ _LIMITS: Final = Limits(least_area=0.25, most_area=0.9, most_parts=2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
+class DegradedVersion:
     """One degraded input; `name` is s<scribble>k<seed>, `change` the mean |I - I*| over M, in 1/255."""
 
     degrader: str
@@ -69,10 +69,10 @@ def open_degraders(settings: Sequence[DiffusersInpainting]) -> dict[str, Degrade
     return {d.family: d for d in opened}
 
 
-def make_candidates(
+def make_versions(
     case_id: str, target: U8Image, shape: Mask, degrader: Degrader, name: str, counts: tuple[int, int], seed: int
-) -> list[Candidate]:
-    """All candidates of one degrader: `counts` = (scribbles, seeds); the same arguments give the same pixels.
+) -> list[DegradedVersion]:
+    """All versions by one degrader: `counts` = (scribbles, seeds); the same arguments give the same pixels.
 
     Raises:
         ItemError: no scribble fits the object.
@@ -86,23 +86,23 @@ def make_candidates(
             degraded = degrader.degrade(target, mask, "", rng)
             image, _ = damage(target, mask, degraded.pixels, (0, 0, width, height))
             change = change_over(mask, image, target)
-            found.append(Candidate(name, f"s{scribble}k{k}", scribble, mask, image, change))
+            found.append(DegradedVersion(name, f"s{scribble}k{k}", scribble, mask, image, change))
     return found
 
 
-def select(candidates: Sequence[Candidate], keep: int, band: tuple[float, float]) -> list[Candidate]:
+def select(versions: Sequence[DegradedVersion], keep: int, band: tuple[float, float]) -> list[DegradedVersion]:
     """The rule of the module's docstring.
 
     Raises:
-        ItemError: fewer than `keep` candidates lie in the band.
+        ItemError: fewer than `keep` versions lie in the band.
     """
-    fit = sorted((c for c in candidates if band[0] <= c.change <= band[1]), key=lambda c: (c.change, c.name))
+    fit = sorted((c for c in versions if band[0] <= c.change <= band[1]), key=lambda c: (c.change, c.name))
     if len(fit) < keep:
-        changes = [round(c.change, 1) for c in candidates]
+        changes = [round(c.change, 1) for c in versions]
         raise ItemError(
-            "candidates.band", f"{candidates[0].degrader}: {len(fit)} of {changes} lie in {band}, {keep} are needed"
+            "degraded.band", f"{versions[0].degrader}: {len(fit)} of {changes} lie in {band}, {keep} are needed"
         )
-    chosen: list[Candidate] = []
+    chosen: list[DegradedVersion] = []
     for rank in (np.arange(keep) + 0.5) / keep * len(fit):
         used = {c.scribble for c in chosen}
         left = [(abs(i + 0.5 - rank), i) for i, c in enumerate(fit) if c not in chosen]
@@ -111,16 +111,16 @@ def select(candidates: Sequence[Candidate], keep: int, band: tuple[float, float]
     return chosen
 
 
-def pick(candidates: Sequence[Candidate], names: Sequence[str]) -> list[Candidate]:
-    """The candidates of the given names, chosen by hand.
+def pick(versions: Sequence[DegradedVersion], names: Sequence[str]) -> list[DegradedVersion]:
+    """The versions of the given names, chosen by hand.
 
     Raises:
-        JobError: there is no candidate of that name.
+        JobError: there is no version of that name.
     """
-    by_name = {c.name: c for c in candidates}
+    by_name = {c.name: c for c in versions}
     unknown = [n for n in names if n not in by_name]
     if unknown:
-        raise JobError(f"overrides: {candidates[0].degrader} has no candidate {', '.join(unknown)}")
+        raise JobError(f"overrides: {versions[0].degrader} has no version {', '.join(unknown)}")
     return [by_name[n] for n in names]
 
 

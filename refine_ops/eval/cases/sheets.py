@@ -8,7 +8,7 @@ import numpy as np
 
 from refine_ops.config import ImageLimits
 from refine_ops.eval.cases.case_set import CaseSet, load_input
-from refine_ops.eval.cases.degraded import Candidate
+from refine_ops.eval.cases.degraded import DegradedVersion
 from refine_ops.eval.config import BuildCasesConfig
 from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.records import U8Image
@@ -17,15 +17,15 @@ _CELL_PX = 112
 _LABEL_PX = 14
 
 
-def case_sheet(target: U8Image, every: Sequence[Candidate], kept: Sequence[Candidate]) -> bytes:
-    """PNG: one row per degrader, all its candidates, the kept ones framed; the clean image stands first."""
+def case_sheet(target: U8Image, every: Sequence[DegradedVersion], kept: Sequence[DegradedVersion]) -> bytes:
+    """PNG: one row per degrader, all its versions, the kept ones framed; the clean image stands first."""
     chosen = {id(c) for c in kept}
     rows = []
     for degrader in dict.fromkeys(c.degrader for c in every):
         cells = [_cell(target, "clean")]
-        for candidate in (c for c in every if c.degrader == degrader):
-            label = f"{degrader[:10]} {candidate.name} {candidate.change:.0f}"
-            cells.append(_cell(candidate.image, label, framed=id(candidate) in chosen))
+        for version in (c for c in every if c.degrader == degrader):
+            label = f"{degrader[:10]} {version.name} {version.change:.0f}"
+            cells.append(_cell(version.image, label, framed=id(version) in chosen))
         rows.append(np.concatenate(cells, axis=1))
     return encode_png(_stack(rows))
 
@@ -63,7 +63,7 @@ def write_card(cases: CaseSet, config: BuildCasesConfig, dropped: Mapping[str, s
         "",
         f"Per case and degrader ({degraders}): {config.scribbles} scribbles x {config.seeds} seeds; {config.keep} kept "
         f"by rule: mean change over the mask between {config.min_change} and {config.max_change} of 255, at even ranks "
-        "from mild to harsh, different scribbles. All candidates are in `candidates/`; an overrides file replaces the "
+        "from mild to harsh, different scribbles. All versions are in `candidates/`; an overrides file replaces the "
         "rule's choice by hand.",
         "",
         "Inputs equal their targets outside the degradation's blend support, bit for bit. Files carry SHA-256 hashes "

@@ -17,7 +17,7 @@ from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.cases.annotations import Annotation, read_annotations, read_object
 from refine_ops.eval.cases.build import build_cases
 from refine_ops.eval.cases.case_set import FREE_CATEGORIES, REFERENCE_CATEGORIES, load_cases, load_input
-from refine_ops.eval.cases.degraded import Candidate, pick, select
+from refine_ops.eval.cases.degraded import DegradedVersion, pick, select
 from refine_ops.eval.cases.mini import write_mini
 from refine_ops.eval.config import BuildCasesConfig
 from refine_ops.proof.allowed import Rules, allowed_change
@@ -72,7 +72,7 @@ def test_a_hand_overrides_the_rule(built: Path, tmp_path: Path) -> None:
         chosen[item.degrader].append(item.candidate)
     assert chosen["erased"] == ["s2k1", "s2k0"]
     overrides.write_text(json.dumps({"text-code/erased": ["s9k9"]}))
-    with pytest.raises(JobError, match="no candidate s9k9"):
+    with pytest.raises(JobError, match="no version s9k9"):
         build_cases(config)
 
 
@@ -166,25 +166,25 @@ def test_an_object_in_a_label_image_is_told_by_its_class(tmp_path: Path) -> None
     assert np.array_equal(found, labels == 8)
 
 
-def _candidates(changes: list[float]) -> list[Candidate]:
+def _versions(changes: list[float]) -> list[DegradedVersion]:
     blank = np.zeros((1, 1), bool), np.zeros((1, 1, 3), np.uint8)
-    return [Candidate("d", f"s{i // 3}k{i % 3}", i // 3, *blank, c) for i, c in enumerate(changes)]
+    return [DegradedVersion("d", f"s{i // 3}k{i % 3}", i // 3, *blank, c) for i, c in enumerate(changes)]
 
 
 @given(st.lists(st.floats(0, 100), min_size=4, max_size=15), st.integers(1, 3))
 @settings(max_examples=200)
-def test_the_rule_keeps_candidates_in_the_band_and_of_different_scribbles(changes: list[float], keep: int) -> None:
-    candidates = _candidates(changes)
-    fit = [c for c in candidates if 5 <= c.change <= 50]
+def test_the_rule_keeps_versions_in_the_band_and_of_different_scribbles(changes: list[float], keep: int) -> None:
+    versions = _versions(changes)
+    fit = [c for c in versions if 5 <= c.change <= 50]
     if len(fit) < keep:
         with pytest.raises(ItemError, match="are needed"):
-            select(candidates, keep, (5, 50))
+            select(versions, keep, (5, 50))
         return
-    chosen = select(candidates, keep, (5, 50))
+    chosen = select(versions, keep, (5, 50))
     assert len({c.name for c in chosen}) == keep
     assert set(chosen) <= set(fit)
     assert len({c.scribble for c in chosen}) == min(keep, len({c.scribble for c in fit}))
 
 
-def test_hand_picked_candidates_keep_their_order() -> None:
-    assert [c.name for c in pick(_candidates([1, 2, 3]), ["s0k2", "s0k0"])] == ["s0k2", "s0k0"]
+def test_hand_picked_versions_keep_their_order() -> None:
+    assert [c.name for c in pick(_versions([1, 2, 3]), ["s0k2", "s0k0"])] == ["s0k2", "s0k0"]
