@@ -24,6 +24,7 @@ from refine_ops.image.source import Source
 from refine_ops.proof import verify
 from refine_ops.proof.allowed import Rules
 from refine_ops.records import (
+    Agreement,
     Alignment,
     Conditioning,
     Item,
@@ -60,6 +61,7 @@ class _Turn:
     region: Region
     place: Place
     seed: int
+    agreement: Agreement | None
 
 
 def seed_of(item: Item, region: Region) -> int:
@@ -120,7 +122,7 @@ def open_item(item: Item, inputs: Mapping[str, bytes], settings: RefineSettings)
 
 
 def _references(item: Item) -> list[str]:
-    return sorted({r.reference for r in item.regions if r.reference})
+    return sorted({uri for r in item.regions for uri in r.all_references})
 
 
 class Refinement:
@@ -153,11 +155,18 @@ class Refinement:
             grid_px=self._refiner.grid_px,
             focus_pixels=self._refiner.focus_pixels,
         )
-        self._turn = _Turn(region, found, seed_of(self._item, region))
-        reference = None if region.reference is None else self._references[region.reference]
-        return place.conditioning(
-            self._canvas.rgb, found, prompt=region.prompt, seed=self._turn.seed, reference=reference
+        seed = seed_of(self._item, region)
+        given = place.conditioning(
+            self._canvas.rgb,
+            found,
+            prompt=region.prompt,
+            seed=seed,
+            references=[(uri, self._references[uri]) for uri in region.all_references],
+            policy=self._refiner.reference,
+            accept_unverifiable=settings.model.accept_unverifiable,
         )
+        self._turn = _Turn(region, found, seed, given.agreement)
+        return given
 
     def absorb(self, patch: Patch) -> None:
         """Undo the model's drift and paste the patch back (Eq. 8-9)."""
@@ -197,6 +206,8 @@ class Refinement:
             batch_size=patch.batch_size,
             step_down=patch.step_down,
             alignment=drift,
+            agreement=turn.agreement,
+            made_by=patch.made_by,
         )
 
     def encode(self) -> Encoded:

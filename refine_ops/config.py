@@ -138,6 +138,15 @@ class ModelSettings(Settings):
     mask_image: Literal["vlm+vae", "vlm", "none"] | None = Field(None, description="Where the mask image is given.")
     mask_pixels: int | None = Field(None, gt=0, description="Pixel budget of the mask image in the VAE branch.")
     targets: Literal["dense", "sparse"] | None = Field(None, description="Denoise all tokens, or those pasted back.")
+    reference: Literal["as_given", "registered"] | None = Field(
+        None, description="References as they are, or brought into the region's pose and refused where they do not fit."
+    )
+    accept_unverifiable: bool = Field(
+        False, description="Also take a registered reference that nothing left of the region confirms."
+    )
+    first: Literal["transfer"] | None = Field(
+        None, description="'transfer': where a reference fits it is pasted itself, and the model is not run."
+    )
     target_ring: int = Field(2, ge=0, description="Tokens around the support that sparse targets also denoise.")
     speed: Literal["reference", "fast"] = Field("fast", description="'reference' equals diffusers bit for bit.")
     compile: bool = Field(False, description="Regional torch.compile of the transformer blocks (GPU).")

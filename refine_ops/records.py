@@ -23,6 +23,9 @@ Blend = npt.NDArray[np.float32]
 
 PastePolicy = Literal["mask", "box"]
 Status = Literal["done", "dead"]
+ReferencePolicy = Literal["as_given", "registered"]
+"""What a refiner is given of a reference: as it came, or in the region's pose and none where it does not fit."""
+Maker = Literal["model", "transfer"]
 Verdict = Literal["fits", "refused", "cannot tell"]
 """Of a reference: it is the right one in its pose; it is not; nothing left of the region says so."""
 
@@ -52,8 +55,9 @@ PLAIN_READING: Final = MaskReading()
 class Region:
     """One place to refine. Exactly one of `box`, `mask` and `scribble` is set.
 
-    `mask` and `reference` are absolute URIs (resolved against the manifest). `seed` None means derived from the ids.
-    `paste` says what is pasted back: the marked pixels, or the whole of their box. `mask_level`, `mask_class` and
+    `mask`, `reference` and `references` are absolute URIs (resolved against the manifest); `references` are further
+    views or editions of what `reference` shows, 16 of both at most. `seed` None means derived from the ids. `paste`
+    says what is pasted back: the marked pixels, or the whole of their box. `mask_level`, `mask_class` and
     `mask_invert` tell how the mask file is read (`MaskReading`).
     """
 
@@ -68,6 +72,13 @@ class Region:
     mask_level: int | None = None
     mask_class: int | None = None
     mask_invert: bool = False
+    references: tuple[str, ...] = ()
+
+    @property
+    def all_references(self) -> tuple[str, ...]:
+        """`reference` and `references`, each once, in their order."""
+        named = (self.reference, *self.references)
+        return tuple(dict.fromkeys(uri for uri in named if uri is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +120,9 @@ class Conditioning:
 
     `image` is I_c, `uint8 (h, w, 3)`; `mask` is M_c, `bool (h, w)`; `support` is where the result will be pasted,
     `bool (h, w)` (contains `mask`; sparse targets denoise only there); `reference` is I_ref at its own size.
+
+    Where references are registered, `reference` lies in the view's frame and has its size, or is None where none fits;
+    `covered` `bool (h, w)` is where it reaches, `agreement` what was measured, `given` the reference as it came.
     """
 
     image: U8Image
@@ -117,6 +131,9 @@ class Conditioning:
     prompt: str
     seed: int
     reference: U8Image | None = None
+    covered: Mask | None = None
+    agreement: "Agreement | None" = None
+    given: U8Image | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +150,7 @@ class Patch:
     batch_size: int
     step_down: str = "none"
     roundtrip: F32Image | None = None
+    made_by: Maker = "model"
 
 
 class Prepared(Protocol):
@@ -152,6 +170,10 @@ class Refiner(Protocol):
     @property
     def focus_pixels(self) -> int:
         """Pixel budget of one crop, unless the settings say otherwise."""
+
+    @property
+    def reference(self) -> ReferencePolicy:
+        """How it wants its references."""
 
     def batch_size(self, size: tuple[int, int]) -> int:
         """The fixed batch size for crops of model size `(width, height)`."""
@@ -241,6 +263,8 @@ class RegionOutcome:
     batch_size: int
     step_down: str
     alignment: Alignment
+    agreement: Agreement | None = None
+    made_by: Maker = "model"
 
 
 @dataclass(frozen=True, slots=True)

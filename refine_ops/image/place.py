@@ -3,7 +3,8 @@
 A run and a training both come here, so that an adapter is trained on what it will be given.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,8 +13,9 @@ from refine_ops.errors import ItemError
 from refine_ops.image import focus
 from refine_ops.image.paste import blend_mask
 from refine_ops.image.region import PackedMask, paste_mask
+from refine_ops.image.registration.register import best_of
 from refine_ops.image.source import Source, as_stored, upright
-from refine_ops.records import Blend, Conditioning, FocusCrop, Mask, PastePolicy, U8Image
+from refine_ops.records import Blend, Conditioning, FocusCrop, Mask, PastePolicy, ReferencePolicy, U8Image
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,14 +92,40 @@ def find(marking: Marking, looks: FocusSettings, paste: PasteSettings, *, grid_p
 
 
 def conditioning(
-    rgb: U8Image, place: Place, *, prompt: str, seed: int, reference: U8Image | None = None
+    rgb: U8Image,
+    place: Place,
+    *,
+    prompt: str,
+    seed: int,
+    references: Sequence[tuple[str, U8Image]] = (),
+    policy: ReferencePolicy = "as_given",
+    accept_unverifiable: bool = False,
 ) -> Conditioning:
-    """What the model is given for a region (Eq. 5-6). `rgb` is the whole image, upright, `uint8 (H, W, 3)`."""
-    return Conditioning(
+    """What the model is given for a region (Eq. 5-6).
+
+    Args:
+        rgb: The whole image, upright, `uint8 (H, W, 3)`.
+        references: Name and pixels of each; as given, the model sees the first.
+        policy: `registered`: the one that agrees best, in the view's frame, or none where none fits.
+        accept_unverifiable: Take a registered one, too, that nothing left of the region confirms.
+    """
+    given = Conditioning(
         image=focus.view(rgb, place.crop),
         mask=focus.view_mask(place.marked, place.crop),
         support=focus.view_mask(place.support, place.crop),
         prompt=prompt,
         seed=seed,
-        reference=reference,
+        reference=references[0][1] if references else None,
+    )
+    if policy == "as_given" or not references:
+        return given
+    found = best_of(references, given.image, given.mask)
+    verdict = found.agreement.verdict
+    fits = verdict == "fits" or (verdict == "cannot tell" and accept_unverifiable)
+    return replace(
+        given,
+        reference=found.pixels if fits else None,
+        covered=found.covered if fits else None,
+        agreement=found.agreement,
+        given=given.reference,
     )

@@ -22,7 +22,7 @@ class InputRecord:
 
 def input_uris(item: Item) -> list[str]:
     """Image, masks and references, each once."""
-    named = [item.image, *(uri for r in item.regions for uri in (r.mask, r.reference) if uri)]
+    named = [item.image, *(uri for r in item.regions for uri in (r.mask, *r.all_references) if uri)]
     return list(dict.fromkeys(named))
 
 

@@ -9,8 +9,10 @@ from typing import Final
 
 from refine_ops.config import ModelSettings
 from refine_ops.identity import NETWORK_PACKAGES, versions
+from refine_ops.model.presets import TRANSFER
 from refine_ops.model.source import COMPONENTS, ResolvedModel
 
+_TRANSFER_PACKAGES: Final = ("numpy", "opencv-python-headless", "pillow")
 _HASH_THREADS: Final = 8
 _SUFFIXES: Final = frozenset({".safetensors", ".json", ".txt", ".jinja"})
 
@@ -21,12 +23,14 @@ def fingerprint_model(model: ResolvedModel, settings: ModelSettings) -> dict[str
     Paths do not enter: a copy of the same model elsewhere has the same fingerprint. Nothing is loaded, so a process
     without a GPU can compute it.
     """
+    if settings.model == TRANSFER:
+        return {"model": TRANSFER} | {f"version.{name}": found for name, found in versions(_TRANSFER_PACKAGES).items()}
     values = {f"weights.{part}": hash_folder(model.folder / part) for part in COMPONENTS}
     for index, (path, scale) in enumerate(model.loras):
         values[f"lora.{index}"] = f"{_hash_file(path)} x {scale}"
     preset = dataclasses.asdict(model.preset)
     values |= {f"preset.{name}": json.dumps(preset[name]) for name in preset.keys() - {"source", "loras"}}
-    for name in ("negative_prompt", "target_ring", "speed", "compile", "fp8", "dtype", "batch_size"):
+    for name in ("negative_prompt", "target_ring", "speed", "compile", "fp8", "dtype", "batch_size", "first"):
         values[f"settings.{name}"] = json.dumps(getattr(settings, name))
     return values | {f"version.{name}": found for name, found in versions(NETWORK_PACKAGES).items()}
 

@@ -8,6 +8,7 @@ from typing import Final, Literal
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
 from refine_ops.model import tiny
+from refine_ops.records import ReferencePolicy
 
 MaskImage = Literal["vlm+vae", "vlm", "none"]
 Targets = Literal["dense", "sparse"]
@@ -47,6 +48,7 @@ class Preset:
         vlm_pixels: Pixel budget of each image given to the vision-language model; sides are multiples of `vlm_grid_px`.
         mask_image: Where the mask image goes: `vlm+vae` as released, `vlm` as Eq. 2 reads, or nowhere.
         mask_pixels: Pixel budget of the mask in the VAE branch; None means the crop's own size.
+        reference: `as_given`, or `registered`: in the region's pose, and none where it does not fit.
         targets: `dense` denoises the whole crop, `sparse` only what is pasted back (needs a LoRA trained so).
     """
 
@@ -63,6 +65,7 @@ class Preset:
     mask_image: MaskImage = "vlm+vae"
     mask_pixels: int | None = None
     targets: Targets = "dense"
+    reference: ReferencePolicy = "as_given"
 
     def __post_init__(self) -> None:
         sizes = (self.grid_px, self.focus_pixels, self.vlm_pixels, self.vlm_grid_px, self.mask_pixels or 1)
@@ -84,6 +87,7 @@ _REFINE_2511: Final = Preset(
     shift=LIGHTNING_SHIFT,
 )
 
+TRANSFER: Final = "transfer"
 PRESETS: Final = {
     "tiny": Preset(
         source=str(tiny.WEIGHTS),
@@ -93,6 +97,7 @@ PRESETS: Final = {
         focus_pixels=tiny.VAE_PIXELS,
         vlm_pixels=tiny.VLM_PIXELS,
         vlm_grid_px=tiny.VLM_GRID_PX,
+        reference="registered",  # it copies by place
     ),
     "refineanything-2511": _REFINE_2511,
     "refineanything-2511-lightning-8": replace(
@@ -110,6 +115,8 @@ PRESETS: Final = {
     # The base models are not refiners, but baselines; their own configs hold.
     "qwen-image-edit-2511": Preset(source=_QWEN_2511, steps=40),
     "qwen-image-edit-2509": Preset(source="Qwen/Qwen-Image-Edit-2509", steps=40),
+    # No network: the registered reference itself. Nothing of a schedule or a language model applies.
+    TRANSFER: Preset(source="", steps=1, true_cfg_scale=1.0, grid_px=8, reference="registered"),
 }
 
 
@@ -136,7 +143,7 @@ def apply_overrides(preset: Preset, settings: ModelSettings) -> Preset:
     Raises:
         JobError: The combination cannot be run.
     """
-    fields = ("steps", "true_cfg_scale", "zero_cond_t", "mask_image", "mask_pixels", "targets")
+    fields = ("steps", "true_cfg_scale", "zero_cond_t", "mask_image", "mask_pixels", "targets", "reference")
     preset = replace(preset, **{name: value for name in fields if (value := getattr(settings, name)) is not None})
     if settings.speed == "reference":
         wishes = {"targets 'sparse'": preset.targets == "sparse", "compile": settings.compile, "fp8": settings.fp8}

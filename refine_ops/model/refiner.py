@@ -20,7 +20,7 @@ from refine_ops.model.sizes import token_grid
 from refine_ops.model.source import resolve_model
 from refine_ops.model.sparse import generated_mask
 from refine_ops.model.speed import accelerate
-from refine_ops.records import Conditioning, Patch
+from refine_ops.records import Conditioning, Patch, ReferencePolicy
 
 TOKEN_BUDGET: Final = 24_576
 """Tokens of a batch on a GPU. On an H100, 256^2 crops gain 2.9x from batches of 16 (24k tokens) and 512^2 crops 1.2x
@@ -79,6 +79,11 @@ class StagedRefiner:
     def focus_pixels(self) -> int:
         """The preset's pixel budget for one crop."""
         return self._preset.focus_pixels
+
+    @property
+    def reference(self) -> ReferencePolicy:
+        """How the preset wants its references."""
+        return self._preset.reference
 
     @property
     def fingerprint(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
-from refine_ops.model.presets import Preset, apply_overrides, resolve_preset
+from refine_ops.model.presets import TRANSFER, Preset, apply_overrides, resolve_preset
 from refine_ops.model.pretrained import file_of, folder_of
 
 COMPONENTS: Final = ("transformer", "vae", "text_encoder", "tokenizer", "processor", "scheduler")
@@ -46,6 +46,9 @@ def resolve_model(settings: ModelSettings) -> ResolvedModel:
         JobError: A file is missing or not what it should be; the message says what to do.
     """
     preset = resolve_preset(settings)
+    if settings.model == TRANSFER:
+        _refuse_network_settings(settings)
+        return ResolvedModel(apply_overrides(preset, settings), Path(), ())
     folder = folder_of(preset.source, settings.allow_hub, _PATTERNS)
     _check_folder(folder)
     loras = [(file_of(lora.repo, lora.name, settings.allow_hub, "LoRA"), lora.scale) for lora in preset.loras]
@@ -58,6 +61,12 @@ def resolve_model(settings: ModelSettings) -> ResolvedModel:
         folder=folder,
         loras=(*loras, *((adapter, 1.0) for adapter in adapters)),
     )
+
+
+def _refuse_network_settings(settings: ModelSettings) -> None:
+    asked = {"adapters": settings.adapters, "first": settings.first, "reference": settings.reference == "as_given"}
+    if names := [name for name, value in asked.items() if value]:
+        raise JobError(f"model 'transfer' has no network and registers its references: leave out {', '.join(names)}")
 
 
 def _check_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """A reference finds its pose in the view; what is not the right one, or cannot be told, is said."""
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -129,3 +130,28 @@ def test_what_shows_nothing_is_refused(reference: np.ndarray, marked: str) -> No
     mask = np.full(view.shape[:2], marked == "all")
     mask[40, 50] = True
     assert register(reference, view, mask).agreement.verdict != "fits"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_two_pictures_show_there_is_a_verdict(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def picture() -> np.ndarray:
+        height, width = (int(v) for v in rng.integers(1, 160, 2))
+        kind = int(rng.integers(4))
+        if kind == 0:
+            return np.full((height, width, 3), rng.integers(256), np.uint8)
+        if kind == 1:
+            return rng.integers(0, 256, (height, width, 3), np.uint8)
+        image = np.zeros((height, width, 3), np.uint8)
+        image[height // 3 :, width // 2 :] = rng.integers(256, size=3)
+        return image if kind == 2 else cv2.GaussianBlur(image, (0, 0), 8)
+
+    view = picture()
+    mask = rng.random(view.shape[:2]) < rng.choice([0.001, 0.5, 1.0])
+    mask[0, 0] = True
+    found = register(picture(), view, mask)
+    assert found.agreement.verdict in ("fits", "refused", "cannot tell")
+    assert all(np.isfinite(v) for v in dataclasses.astuple(found.agreement) if isinstance(v, float))
+    if found.pixels is not None:
+        assert found.pixels.shape == view.shape

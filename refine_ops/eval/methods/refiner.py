@@ -34,9 +34,9 @@ class OurRefiner:
 
     def run(self, inputs: Sequence[LoadedInput]) -> list[Output | ItemError]:
         if self._refiner is None:
-            from refine_ops.model.refiner import load_refiner
+            from refine_ops.model.open import open_refiner
 
-            self._refiner = load_refiner(self.settings.model, self.device)
+            self._refiner = open_refiner(self.settings.model, self.device)
         opened = [self._open(i) for i in inputs]
         ready = [o for o in opened if not isinstance(o, ItemError)]
         try:

@@ -28,6 +28,7 @@ _COARSE_PX: Final = 4.0
 _SHIFTS: Final = ((0, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (2, 0), (-2, 0), (0, 2), (0, -2))
 _SOFT_PX: Final = 1.1
 _KERNEL_GAIN: Final = 0.02
+_KERNEL_PIXELS: Final = 400
 _PULL: Final = 0.003
 _SUPPORT: Final = 0.8
 _CONTRADICTION: Final = 0.5
@@ -43,8 +44,9 @@ class Windows:
 
     `silence` are those where the view is flat. `excess` is the share of the part where the reference is flat and the
     view is not, `worst` the correlation that 95 % of the telling windows exceed, `mean` theirs, `blur_px` the blur of
-    the reference (view px) that agreed best, `shift_px` how far windows lie off on average (view px), `telling` the
-    share of the part where both show something, `sharpness` the view's own finest detail over its next coarser.
+    the reference (view px) that agreed best, `blurred_away` whether that was the strongest tried, `shift_px` how far
+    windows lie off on average (view px), `telling` the share of the part where both show something, `sharpness` the
+    view's own finest detail over its next coarser.
     """
 
     support: float
@@ -57,6 +59,7 @@ class Windows:
     shift_px: float
     telling: float
     sharpness: float
+    blurred_away: bool
 
 
 class Compared:
@@ -98,7 +101,7 @@ class Compared:
         best = int(np.argmax([w.mean for w in tried]))
         blur = _BLURS_PX[best]
         model = _blurred(self._model, blur)
-        if blur >= _SOFT_PX:
+        if blur >= _SOFT_PX and np.count_nonzero(part) > _KERNEL_PIXELS:
             shaped = _as_blurred(smooth, self._model, part)
             if self._compare(smooth, shaped, part, self._window, blur).mean > tried[best].mean + _KERNEL_GAIN:
                 model = shaped
@@ -139,6 +142,7 @@ class Compared:
             shift_px=float(off[telling].mean()) / self._factor if values.size else 0.0,
             telling=values.size / whole,
             sharpness=_sharpness(view, telling),
+            blurred_away=blur == _BLURS_PX[-1],
         )
 
 
@@ -157,7 +161,7 @@ def _as_blurred(view: F32, model: F32, part: Mask) -> F32:
     design = np.stack([_moved(soft[..., 0], dx, dy)[part] for dx, dy in taps], axis=1)
     known, wanted = design - design.mean(axis=0), view[..., 0][part] - view[..., 0][part].mean()
     gram = (known.T @ known).astype(np.float64)
-    pull = _PULL * np.trace(gram) / len(taps)
+    pull = _PULL * np.trace(gram) / len(taps) + 1.0  # a flat part explains nothing
     weights = np.linalg.solve(gram + pull * np.eye(len(taps)), (known.T @ wanted).astype(np.float64))
     made = sum(float(weight) * _moved(soft, dx, dy) for weight, (dx, dy) in zip(weights, taps, strict=True))
     return np.asarray(made, np.float32)

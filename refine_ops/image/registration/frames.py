@@ -71,7 +71,7 @@ def plausible(matrix: Homography, shape: tuple[int, ...], mask: Mask) -> bool:
         shape: The reference's `(H, W, ...)`.
         mask: M in the view.
     """
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
         return False
     back = inverse(matrix)
     middle, half = centre_of(mask)

@@ -32,6 +32,7 @@ _SECOND_PX: Final = 80
 _LAST_PX: Final = (128, 224)
 _CHECK_PX: Final = 160
 _ROUNDS: Final = 8
+_SINGULAR: Final = 1e-9
 _BLURRED_PX: Final = 1.5
 _TRIED: Final = 3
 _FINISHED: Final = 2
@@ -131,6 +132,7 @@ def find(pictures: Pictures) -> Candidate | None:
 
 def _tried(pictures: Pictures, coarse: Sequence[CoarsePose]) -> list[Candidate]:
     """The few that differ, refined at the second scale, best first."""
+    coarse = [pose for pose in coarse if abs(np.linalg.det(pose.matrix)) > _SINGULAR]
     tried: list[Candidate] = []
     for trusted in (True, False):
         first = [_descended(pictures, pose, pose.matrix, (_FIRST_PX,), trusted, affine_first=True) for pose in coarse]
@@ -160,7 +162,7 @@ def _distinct(mask: Mask, candidates: Sequence[Candidate], apart: float) -> list
     corners = middle + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     kept: list[Candidate] = []
     for candidate in candidates:
-        if abs(np.linalg.det(candidate.matrix)) < 1e-12:
+        if abs(np.linalg.det(candidate.matrix)) < _SINGULAR:
             continue
         back = project(inverse(candidate.matrix), corners)
         if any(np.abs(project(k.matrix, back) - corners).mean() < apart * 2 * half for k in kept):

@@ -15,16 +15,19 @@ _LOCATED: Final = 0.5
 _COVERED: Final = 0.9
 _SPEAKS: Final = 0.3
 """Least share of the region's windows that show anything at all."""
-_CLEAN: Final = (0.75, 0.06)
-"""Support and contradiction from which a region is merely blurred, so that one wrong letter shows."""
-_WORST: Final = 0.78
-"""What 95 % of a merely blurred region's windows exceed where the reference is the right one."""
-_TORN: Final = (0.25, 0.2)
-"""Least support and most contradiction where a region is partly intact or melted."""
-_SHARP: Final = 0.35
-"""Least sharpness of a torn region: a softer one is merely blurred, and must agree everywhere."""
-_SHAPE: Final = 0.75
-"""Least correlation of what displaced details keep, both sides blurred by 4 px."""
+_BLURRED: Final = (0.75, 0.06, 0.78)
+"""Of a region that is merely blurred: least support, most contradiction, and what 95 % of its windows exceed. One wrong
+letter breaks the last."""
+_TORN: Final = (0.25, 0.2, 0.75)
+"""Of a partly intact or melted region: least support, most contradiction, and least correlation of the coarse shape."""
+_SOFTER: Final = (0.6, 0.77)
+"""A region less sharp than the first share of its surroundings is merely blurred; than the second, where nearly all of
+it agrees."""
+_NEARLY: Final = 0.8
+_SOFT: Final = 0.5
+"""The same as an absolute sharpness, where the surroundings show too little to compare with."""
+_SURROUNDINGS: Final = (0.05, 0.25)
+"""Least share of windows around the mask that show something, and least sharpness, to be compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +51,24 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
         return "refused", f"it covers {evidence.covered:.0%} of the region, at least {_COVERED:.0%} needed"
     if 1 - inside.silence < _SPEAKS:
         return "cannot tell", f"{inside.silence:.0%} of the region shows nothing that could confirm it"
-    if inside.support >= _CLEAN[0] and inside.contradiction <= _CLEAN[1]:
-        if inside.worst >= _WORST:
-            return "fits", f"{inside.support:.0%} of the region supports it"
-        return (
-            "cannot tell",
-            f"a part of the region agrees by {inside.worst:.2f} only: another edition, or worse damage",
-        )
-    torn = inside.sharpness >= _SHARP and evidence.coarse.mean >= _SHAPE
-    if torn and inside.support >= _TORN[0] and inside.contradiction <= _TORN[1]:
-        return "fits", f"{inside.support:.0%} of the region supports it, {inside.contradiction:.0%} contradicts"
+    numbers = f"{inside.support:.0%} of the region supports it, {inside.contradiction:.0%} contradicts"
+    if inside.support >= _BLURRED[0] and inside.contradiction <= _BLURRED[1] and inside.worst >= _BLURRED[2]:
+        return "fits", numbers
     if inside.contradiction > _TORN[1]:
-        return "refused", f"{inside.contradiction:.0%} of the region contradicts it"
-    return "cannot tell", f"{inside.support:.0%} of the region supports it, {inside.contradiction:.0%} contradicts"
+        return "refused", numbers
+    if merely_blurred(evidence):
+        return "cannot tell", f"{numbers}, too much for a region that is merely blurred: perhaps another edition"
+    if inside.support >= _TORN[0] and evidence.coarse.mean >= _TORN[2] and not inside.blurred_away:
+        return "fits", numbers
+    return "cannot tell", numbers
+
+
+def merely_blurred(evidence: Evidence) -> bool:
+    """Whether detail is lost rather than displaced or gone: the right reference then agrees everywhere."""
+    inside, around = evidence.inside, evidence.surroundings
+    if around.telling >= _SURROUNDINGS[0] and around.sharpness >= _SURROUNDINGS[1]:
+        return inside.sharpness < _SOFTER[inside.support >= _NEARLY] * around.sharpness
+    return inside.sharpness < _SOFT
 
 
 def agreement(evidence: Evidence, method: str, inliers: int) -> Agreement:

@@ -34,6 +34,7 @@ REGION_TYPE: Final = pa.struct(
         ("mask_level", pa.int32()),
         ("mask_class", pa.int32()),
         ("mask_invert", pa.bool_()),
+        ("references", pa.list_(pa.string())),
     ]
 )
 SCHEMA: Final = pa.schema(

@@ -223,6 +223,7 @@ def _region_row(region: Region) -> dict[str, Any]:
         "seed": region.seed,
         "paste": region.paste,
         **_mask_reading(region),
+        **({"references": list(region.references)} if region.references else {}),
     }
 
 
@@ -253,6 +254,7 @@ def _item_of(row: dict[str, Any]) -> Item:
                 **shapes,
                 **{k: r[k] for k in ("reference", "seed", "paste")},
                 **_read_as(r),
+                references=tuple(r.get("references") or ()),
             )
         )
     return Item(row["item_id"], row["image"], row["output"], tuple(regions), row["row"], row["category"], row["salt"])

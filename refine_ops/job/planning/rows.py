@@ -18,6 +18,7 @@ from refine_ops.records import Box, Item, PastePolicy, Region, Scribble
 MAX_PROMPT_CHARS: Final = 4096
 MAX_ID_CHARS: Final = 512
 MAX_REGIONS: Final = 256
+MAX_REFERENCES: Final = 16
 MAX_POINTS: Final = 100_000
 MAX_MESSAGE_CHARS: Final = 1000
 MAX_STROKES_PX: Final = 10_000_000
@@ -36,6 +37,7 @@ REGION_FIELDS: Final = (
     "mask_level",
     "mask_class",
     "mask_invert",
+    "references",
 )
 _MASK_FIELDS: Final = ("mask_level", "mask_class", "mask_invert")
 _BOOLEANS: Final = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
@@ -176,8 +178,29 @@ def _region(raw: Any, index: int, base: str, access: AccessSettings) -> Region:
         reference=None if reference is None else _uri(reference, "reference", base, access),
         seed=_seed(raw.get("seed"), region_id),
         paste=_paste(raw.get("paste"), region_id),
+        references=_references(raw, region_id, base, access),
         **mask_reading(raw, region_id, "mask" in shapes),
     )
+
+
+def _references(raw: Mapping[str, Any], region_id: str, base: str, access: AccessSettings) -> tuple[str, ...]:
+    """Further references; in a table's cell a JSON list of strings."""
+    given = raw.get("references")
+    if given is None or (isinstance(given, str) and not given.strip()):
+        return ()
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            given = None
+    if not isinstance(given, Sequence) or isinstance(given, str) or not all(isinstance(one, str) for one in given):
+        raise ItemError("reference.type", f'region {region_id}: references is no list of files, such as ["a.png"]')
+    most = MAX_REFERENCES - (raw.get("reference") is not None)
+    if len(given) > most:
+        raise ItemError(
+            "reference.many", f"region {region_id}: {len(given)} references, {most} at most beside `reference`"
+        )
+    return tuple(_uri(one, "references", base, access) for one in given)
 
 
 def mask_reading(raw: Mapping[str, Any], region_id: str, masked: bool) -> dict[str, Any]:

@@ -41,9 +41,10 @@ Load = Callable[[ModelSettings, torch.device], Refiner]
 
 def import_model() -> Load:
     """What loads the refiner that the settings name; imported here, as only ranks need the model's libraries."""
-    from refine_ops.model.refiner import load_refiner
+    import refine_ops.model.refiner  # noqa: F401  while the order is awaited; most settings name a network
+    from refine_ops.model.open import open_refiner
 
-    return load_refiner
+    return open_refiner
 
 
 def main(arguments: list[str] | None = None, import_refiner: Callable[[], Load] = import_model) -> None:

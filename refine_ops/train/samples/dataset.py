@@ -113,9 +113,10 @@ def make_crop(
         margin = round(looks.margin * (1 + settings.margin_jitter * rng.uniform(-1, 1)))
         looks = looks.model_copy(update={"margin": margin})
         mask = _dilated(mask, int(rng.integers(0, settings.region_jitter_px + 1)))
-    reference = None
+    references = []
     if sample.reference is not None:
-        reference = decode_reference(files[sample.reference], name=sample.reference, limits=limits)
+        shown = decode_reference(files[sample.reference], name=sample.reference, limits=limits)
+        references.append((sample.reference, shown))
     found = place.find(
         place.Marking.of(source, mask, settings.paste_policy, settings.paste),
         looks if settings.focus else looks.switched_off(),
@@ -123,7 +124,9 @@ def make_crop(
         grid_px=preset.grid_px,
         focus_pixels=preset.focus_pixels,
     )
-    given = place.conditioning(source.rgb, found, prompt=sample.prompt, seed=0, reference=reference)
+    given = place.conditioning(
+        source.rgb, found, prompt=sample.prompt, seed=0, references=references, policy=preset.reference
+    )
     return TrainingCrop(given, focus.view(target, found.crop))
 
 

@@ -26,7 +26,7 @@ FORMATS = {
 class Sizes:
     """What `Refinement` asks of a refiner before the model runs."""
 
-    grid_px, focus_pixels = TINY.grid_px, TINY.focus_pixels
+    grid_px, focus_pixels, reference = TINY.grid_px, TINY.focus_pixels, TINY.reference
 
 
 def _file(image: np.ndarray, orientation: int = 0, **save: object) -> bytes:
