@@ -22,6 +22,8 @@ PIXEL_PACKAGES: Final = (
 """Packages whose version may change a pixel or a published byte of a run."""
 NETWORK_PACKAGES: Final = ("torch", "diffusers", "transformers", "torchvision", "pillow")
 """Those that decide what a model makes of its inputs."""
+TRANSFER_PACKAGES: Final = ("numpy", "opencv-python-headless", "pillow")
+"""Those that decide what is made of a reference without a model."""
 ENCODING_PACKAGES: Final = ("torch", "diffusers", "transformers", "pillow")
 """Those that decide what the encoders of a training make of a sample."""
 TRAINING_PACKAGES: Final = ("peft", "accelerate")

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from refine_ops.config import ModelSettings
-from refine_ops.identity import NETWORK_PACKAGES, versions
+from refine_ops.identity import NETWORK_PACKAGES, TRANSFER_PACKAGES, versions
 from refine_ops.model.presets import TRANSFER
 from refine_ops.model.source import COMPONENTS, ResolvedModel
 
-_TRANSFER_PACKAGES: Final = ("numpy", "opencv-python-headless", "pillow")
 _HASH_THREADS: Final = 8
 _SUFFIXES: Final = frozenset({".safetensors", ".json", ".txt", ".jinja"})
 
@@ -24,7 +23,7 @@ def fingerprint_model(model: ResolvedModel, settings: ModelSettings) -> dict[str
     without a GPU can compute it.
     """
     if settings.model == TRANSFER:
-        return {"model": TRANSFER} | {f"version.{name}": found for name, found in versions(_TRANSFER_PACKAGES).items()}
+        return {"model": TRANSFER} | {f"version.{name}": found for name, found in versions(TRANSFER_PACKAGES).items()}
     values = {f"weights.{part}": hash_folder(model.folder / part) for part in COMPONENTS}
     for index, (path, scale) in enumerate(model.loras):
         values[f"lora.{index}"] = f"{_hash_file(path)} x {scale}"
