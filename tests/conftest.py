@@ -3,10 +3,15 @@
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.support.programs import left_out
+from tests.support.starts import nothing_starts
 
 # Before anything imports Prefect: no telemetry, a database of its own, few log lines.
 os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="refine-ops-prefect-"))
@@ -22,6 +27,20 @@ os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
 def pytest_sessionfinish() -> None:
     """Prefect's servers take leave at exit, when pytest has closed the stream they would log to."""
     logging.raiseExceptions = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with nullcontext() if item.get_closest_marker("processes") else nothing_starts(item.nodeid):
+        return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = terminalreporter.getreports("skipped")
+    line = left_out(str(report.longrepr) for report in reports)
+    if line:
+        terminalreporter.write_line(line, yellow=True)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.processes
+
 BENCH = Path(__file__).with_name("bench_refiner.py")
 
 

@@ -78,6 +78,7 @@ def test_photos_with_boxes_grabcut_and_model_free_damage_give_a_sound_set(tmp_pa
     assert all(r["stage"] and r["reason"] and r["message"] for r in rejects)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("source", ["synthetic", "photos"])
 def test_the_number_of_workers_changes_no_byte(tmp_path: Path, source: str) -> None:
     def config(name: str, workers: int, part: int) -> BuildDatasetConfig:
@@ -108,6 +109,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_at_random_moments_and_resumed_gives_the_same_set(tmp_path: Path, workers: int) -> None:
     parts = 24
@@ -137,6 +139,7 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_set(tmp_path: Path,
         assert not _alive(session), "a worker outlived its parent"
 
 
+@pytest.mark.processes
 def test_a_sample_that_kills_its_workers_is_rejected_and_the_rest_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

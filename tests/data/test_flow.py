@@ -28,6 +28,8 @@ from refine_ops.vlm.openai import EndpointDown
 from tests.support.photos import ANNOTATIONS, PHOTOS, assert_sound, content, photo_config, rows_of, write_manifest
 from tests.support.servers.openai_server import Answer, decode_data_url, says, serve
 
+pytestmark = pytest.mark.processes
+
 
 def test_the_flow_builds_resumes_and_states_its_throughput(tmp_path: Path) -> None:
     config = BuildDatasetConfig(

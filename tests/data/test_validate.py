@@ -13,6 +13,8 @@ from refine_ops.vlm.config import OpenAiVlm
 from refine_ops.vlm.openai import OpenAiChat
 from tests.support.servers.openai_server import Answer, Server, says, serve
 
+pytestmark = pytest.mark.processes
+
 CLEAN: U8Image = np.full((60, 80, 3), 120, np.uint8)
 MASK: Mask = np.zeros((60, 80), bool)
 MASK[20:40, 30:60] = True

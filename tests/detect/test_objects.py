@@ -21,6 +21,8 @@ from refine_ops.vlm.openai import OpenAiChat
 from refine_ops.vlm.questions import AnswerError
 from tests.support.servers.openai_server import Answer, Server, says, serve
 
+pytestmark = pytest.mark.processes
+
 TARGET = np.random.default_rng(0).integers(0, 256, (400, 800, 3), np.uint8)
 REFERENCE = np.random.default_rng(1).integers(0, 256, (500, 250, 3), np.uint8)
 SUBJECT: dict[str, Any] = {

@@ -11,6 +11,7 @@ from refine_ops.eval.config import CONTROLS, BuildCasesConfig, RefineEvalConfig
 from refine_ops.eval.results import load_results
 
 
+@pytest.mark.processes
 def test_the_flow_leaves_results_and_a_markdown_artifact(frozen: str, tmp_path: Path) -> None:
     config = RefineEvalConfig(
         cases=frozen, out=str(tmp_path), methods=CONTROLS[:2], limit=2, gallery=0, metrics={"text": False}

@@ -18,6 +18,8 @@ from refine_ops.job.planning.remaining import Remaining, remaining
 from refine_ops.job.run_folder import RunFolder, fingerprint_parts, open_run
 from tests.support.node import FAST, make_items, outputs_of, run_node
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(autouse=True)
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from tests.support.node import make_items, outputs_of
 from tests.support.servers.site import end, tree
 from tests.support.settle import Table, settle
 
+pytestmark = pytest.mark.processes
+
 COUNT = 240
 RANDOM_KILLS = 12
 EXACT_KILLS = [

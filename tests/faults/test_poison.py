@@ -10,6 +10,8 @@ from refine_ops.job.ledger import read_ledger
 from tests.support.node import FAST, make_items, run_node
 from tests.support.settle import Table, settle
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -22,6 +22,8 @@ from refine_ops.job.run_folder import fingerprint_parts, open_run
 from tests.support.nights import night
 from tests.support.servers.s3_proxy import Fault, Kind, Proxy, s3_proxy
 
+pytestmark = pytest.mark.processes
+
 DATA = bytes(range(256)) * 400
 
 

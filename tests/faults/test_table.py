@@ -25,6 +25,8 @@ from tests.support.node import make_items, run_node
 from tests.support.servers.s3_proxy import Fault, Kind, Proxy, s3_proxy
 from tests.support.settle import Table, settle
 
+pytestmark = pytest.mark.processes
+
 COUNT = 32
 SHORT_PAUSE_S = 0.1
 WORKER = WorkerSettings(flush_items=4, flush_s=0.5, read_threads=2, write_threads=2, grace_s=5.0)

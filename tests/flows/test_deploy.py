@@ -12,6 +12,8 @@ from tests.support import ROOT
 from tests.support.node import make_items
 from tests.support.servers.site import Site, end
 
+pytestmark = pytest.mark.processes
+
 SHIPPED = {"refine-batch", "refine-shards", "train-lora", "refine-eval", "drift-report", "build-dataset"}
 QUICK = {"model": {"steps": 1, "device": "cpu"}, "focus": {"focus_pixels": 4096}}
 

@@ -38,6 +38,7 @@ def rendered_job() -> dict[str, Any]:
     return rendered
 
 
+@pytest.mark.processes
 def test_shipped_parameters_are_valid_settings() -> None:
     document = yaml.safe_load((INFRA / "prefect.yaml").read_text())
     for deployment in document["deployments"]:
@@ -69,6 +70,7 @@ def test_every_template_variable_is_declared_and_used() -> None:
     assert used == set(document["variables"]["properties"])
 
 
+@pytest.mark.processes
 def test_compose_follows_its_schema() -> None:
     pytest.importorskip("check_jsonschema")
     command = ["check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(INFRA / "compose.yaml")]

@@ -31,6 +31,8 @@ from tests.support.node import make_items
 from tests.support.servers.s3_proxy import Fault, Proxy
 from tests.support.servers.site import Site, end, kill, tree, wait_for
 
+pytestmark = pytest.mark.processes
+
 QUICK = {"model": {"steps": 8, "device": "cpu", "batch_size": 1}, "focus": {"focus_pixels": 4096}}
 WAIT_S = 400.0
 """Generous: shared machines start a Python with torch in anything from 5 to 60 seconds."""

@@ -18,6 +18,8 @@ from PIL import Image
 
 from refine_ops.job.ledger import read_ledger
 
+pytestmark = pytest.mark.processes
+
 QUICK = ["--set", "refine.model.steps=1", "--set", "refine.focus.focus_pixels=4096"]
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support import ROOT
 
+pytestmark = pytest.mark.processes
+
 MAX_GROWTH_BYTES = 96 << 20
 """What a process may keep after 20,000 files: the cache of 64 colour profiles and the allocator's slack."""
 

@@ -10,6 +10,8 @@ import sys
 for name in {blocked!r}:
     sys.modules[name] = None
 import {module}
+
+pytestmark = pytest.mark.processes
 """
 
 

@@ -211,6 +211,7 @@ def test_dtype_follows_the_device_unless_set() -> None:
     assert model_dtype(ModelSettings(dtype="bfloat16"), CPU) == torch.bfloat16
 
 
+@pytest.mark.processes
 def test_the_model_needs_neither_prefect_nor_boto3() -> None:
     import subprocess
     import sys

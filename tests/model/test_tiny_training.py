@@ -128,6 +128,7 @@ def test_channel_weights_follow_the_pixels(vae: AutoencoderKLQwenImage) -> None:
     assert weights[0] > 3 * weights[-1]
 
 
+@pytest.mark.processes
 def test_a_short_run_leaves_weights_to_go_on_from(tmp_path: Path, vae: AutoencoderKLQwenImage) -> None:
     mix = replace(MIX, batch=2, reference_share=0.5)
     schedule = Schedule(minutes=0.05, mix=mix, compile=False, phases=1, log_every=1)

@@ -23,6 +23,7 @@ from tests.support.made_runs import MadeRun, photo_edit
 ONE = MeasureSettings(processes=1)
 
 
+@pytest.mark.processes
 def test_the_flow_writes_reports_events_and_fails_as_told(
     small_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ from tests.support.browser import Visit, chromium, visit
 from tests.support.made_reports import made_report
 from tests.support.made_runs import MadeRun, photo_edit
 
+pytestmark = pytest.mark.processes
+
 SCREENSHOT_BYTES = 300_000
 HOSTILE = [
     "<script>window.pwned=1</script>",

@@ -61,6 +61,7 @@ def test_few_cases_start_no_processes(small_run: str, tmp_path: Path, monkeypatc
     assert len(many.measure_cases(cases, len(cases), str(tmp_path), MeasureSettings())) == len(cases) > 1
 
 
+@pytest.mark.processes
 def test_processes_give_what_one_process_gives(small_run: str) -> None:
     work = [(case, True) for case in open_run(small_run).cases()]
     assert list(compare_all(work, ONE)) == list(compare_all(work, MeasureSettings(processes=2)))
@@ -257,6 +258,7 @@ def test_a_run_folder_that_goes_on_every_night_has_a_trend_and_reports_of_last_n
     assert whole.summary["runs"][0]["items_per_s"] == pytest.approx(1.0), "without the days between the nights"
 
 
+@pytest.mark.processes
 def test_a_run_in_s3_is_reported_there(small_run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()

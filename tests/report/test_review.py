@@ -57,6 +57,7 @@ def test_decisions_of_another_run_and_other_files_are_refused(run: str, tmp_path
             read_decisions(str(tmp_path / "d.json"))
 
 
+@pytest.mark.processes
 def test_the_next_start_redoes_what_was_rejected_and_leaves_out_what_was_excluded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def settings_classes() -> list[type[BaseModel]]:
     return found
 
 
+@pytest.mark.processes
 def test_no_setting_holds_a_secret_and_none_can_be_misspelt() -> None:
     for model in settings_classes():
         assert model.model_config["frozen"], model
@@ -75,6 +76,7 @@ def test_no_setting_holds_a_secret_and_none_can_be_misspelt() -> None:
             assert not any(word in name for word in ("secret", "password", "token_", "api_key", "credential")), name
 
 
+@pytest.mark.processes
 def test_secrets_of_the_environment_reach_no_file_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = {
         name: f"very-secret-{name.lower()}"
@@ -105,6 +107,7 @@ def test_workers_have_no_hub_and_no_telemetry(monkeypatch: pytest.MonkeyPatch) -
     assert environment["HF_HUB_DISABLE_TELEMETRY"] == "1"
 
 
+@pytest.mark.processes
 def test_workers_import_nothing_from_the_folder_the_user_stands_in(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('the folder of the photos was imported')")
     command = [sys.executable, "-m", "json.tool", "--help"]

@@ -84,6 +84,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.processes
 def test_hostile_files_end_quickly_and_in_little_memory(tmp_path: Path) -> None:
     paths = []
     for index, data in enumerate(HOSTILE.values()):

@@ -11,6 +11,8 @@ from refine_ops.eval.stats import paired_comparison
 from refine_ops.train.run import train
 from tests.train import new_family
 
+pytestmark = pytest.mark.processes
+
 
 def test_the_adapter_beats_its_base_on_a_family_outside_the_bases_recipe(tmp_path: Path) -> None:
     assert not {new_family.STYLE, new_family.DAMAGE} & {*FAMILIES, *DAMAGES}

@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.train.sharded_gradients import one_step
+
+pytestmark = pytest.mark.processes
 
 SCRIPT = Path(__file__).with_name("sharded_gradients.py")
 

@@ -132,6 +132,7 @@ def test_asked_to_stop_and_run_again_is_the_same_bit_for_bit(
     assert _equal(_adapter(tmp_path), _adapter(straight))
 
 
+@pytest.mark.processes
 def test_killed_and_run_again_is_the_same_bit_for_bit(
     straight: Path, dataset: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -153,6 +154,7 @@ def test_killed_and_run_again_is_the_same_bit_for_bit(
     assert train(config) == result
 
 
+@pytest.mark.processes
 def test_two_ranks_agree_with_one(straight: Path, dataset: Path, cache: Path, tmp_path: Path) -> None:
     train(_config(dataset, cache, tmp_path, processes=2))
     assert _losses(tmp_path) == pytest.approx(_losses(straight), rel=1e-4)

@@ -13,6 +13,8 @@ from refine_ops.vlm.openai import EndpointDown, OpenAiChat
 from refine_ops.vlm.questions import AnswerError, Question, Reply, parse
 from tests.support.servers.openai_server import Answer, says, serve
 
+pytestmark = pytest.mark.processes
+
 
 class Colour(Reply):
     colour: str

@@ -17,6 +17,8 @@ from tests.support import tiny_checkpoints
 from tests.support.case_batch import make_batch
 from tests.support.servers.openai_server import Answer, decode_data_url, says, serve
 
+pytestmark = pytest.mark.processes
+
 NAMES = [d.name for d in DIMENSIONS]
 FIELDS = ("visual_quality", "naturalness", "aesthetics", "detail", "faithfulness")
 

@@ -1,6 +1,5 @@
 """The JPEG splice against its definition: coefficients, MCUs, decoders that smooth and decoders that do not."""
 
-import shutil
 import subprocess
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +27,7 @@ from tests.support.made_files import (
     png,
     with_segments,
 )
+from tests.support.programs import program
 
 BOX = (70, 60, 101, 85)
 WIDTH, HEIGHT = 203, 149
@@ -45,10 +45,7 @@ def coefficients(data: bytes, folder: Path) -> list[np.ndarray]:
 
 
 def djpeg(data: bytes, *options: str) -> np.ndarray:
-    tool = shutil.which("djpeg")
-    if tool is None:
-        pytest.skip("djpeg is not installed")
-    done = subprocess.run([tool, "-ppm", *options], input=data, capture_output=True, check=True)
+    done = subprocess.run([program("djpeg"), "-ppm", *options], input=data, capture_output=True, check=True)
     return np.asarray(Image.open(BytesIO(done.stdout)))
 
 
@@ -75,6 +72,7 @@ def test_no_coefficient_outside_the_touched_mcus_changes(
     assert done.proof.touched_mcus == expected
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("options", [[], ["-nosmooth"], ["-dct", "fast"], ["-dct", "float"], ["-onepass"]])
 @pytest.mark.parametrize("sampling", ["444", "422", "420", "440"])
 def test_djpeg_agrees_in_every_mode(rgb: np.ndarray, sampling: str, options: list[str]) -> None:

@@ -126,6 +126,7 @@ def _sums(batches: Sequence[Batch]) -> list[float]:
     return [float(batch.noisy.double().sum()) for batch in batches]
 
 
+@pytest.mark.processes
 def test_one_and_two_ranks_see_the_same_samples_and_noise(cache: EncodedCache) -> None:
     entries = [_entry(cache, f"e{k}", 6, reference=False) for k in range(5)]
     batches = _batches(cache, entries, [None] * 5)
