@@ -139,6 +139,7 @@ def test_the_photos_grain_is_added_where_the_reference_has_none() -> None:
     assert with_grain(photo, photo, known, 3).std() == pytest.approx(photo.std(), rel=0.1)
 
 
+@pytest.mark.processes
 def test_transfer_works_where_torch_is_not_installed() -> None:
     program = (
         "import sys\nfor name in ('torch', 'diffusers', 'transformers'): sys.modules[name] = None\n"

@@ -61,6 +61,7 @@ class KnownRefiner:
 
     grid_px = 8
     focus_pixels = 64 * 64
+    reference = "as_given"
 
     def batch_size(self, size: tuple[int, int]) -> int:
         return 1
