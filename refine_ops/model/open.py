@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def open_refiner(settings: ModelSettings, device: "torch.device") -> Refiner:
+def open_refiner(settings: ModelSettings, device: "torch.device | None" = None) -> Refiner:
     """Load it onto `device`; `transfer` needs no device, no torch and no weights.
 
     Raises:
@@ -22,5 +22,6 @@ def open_refiner(settings: ModelSettings, device: "torch.device") -> Refiner:
         return TransferRefiner()
     from refine_ops.model.refiner import load_refiner
 
+    assert device is not None, "a network runs on a device"
     network = load_refiner(settings, device)
     return TransferFirst(network) if settings.first == TRANSFER else network

@@ -13,6 +13,7 @@ from refine_ops.chain import Finished, open_item, refine_opened
 from refine_ops.config import AccessSettings, ModelSettings, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.image.read import decode_rgb
+from refine_ops.model.presets import TRANSFER
 from refine_ops.records import Item, Mask, Refiner, U8Image
 from refine_ops.single.given import Picture, given_item
 from refine_ops.single.result import Refined
@@ -83,9 +84,11 @@ def _result(item: Item, finished: Finished, before: U8Image, masks: list[Mask], 
 @lru_cache(maxsize=1)
 def _refiner(settings: ModelSettings) -> Refiner:
     """The loaded model; the last one is kept, so that the next picture does not wait for it."""
+    from refine_ops.model.open import open_refiner
+
+    if settings.model == TRANSFER:
+        return open_refiner(settings)
     import torch
 
-    from refine_ops.model.refiner import load_refiner
-
     on_gpu = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
-    return load_refiner(settings, torch.device("cuda" if on_gpu else "cpu"))
+    return open_refiner(settings, torch.device("cuda" if on_gpu else "cpu"))

@@ -164,3 +164,15 @@ def test_importing_the_package_loads_nothing() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_fitting_reference_is_transferred_without_a_network(photo: np.ndarray) -> None:
+    whole = np.ascontiguousarray(photo[120:320, 260:480])
+    blurred = whole.copy()
+    blurred[80:140, 70:150] = np.asarray(Image.fromarray(whole[80:140, 70:150]).resize((10, 8)).resize((80, 60)))
+    turned = np.asarray(Image.fromarray(whole[40:180, 30:190]).rotate(6, Image.Resampling.BICUBIC).resize((240, 210)))
+    result = refine_ops.refine(blurred, box=(70, 80, 150, 140), reference=turned, model="transfer")
+    error = [np.square(i[80:140, 70:150].astype(float) - whole[80:140, 70:150]).mean() for i in (blurred, result.after)]
+    assert error[1] < error[0] / 4, "6 dB nearer to the truth"
+    with pytest.raises(ItemError, match="reference"):
+        refine_ops.refine(blurred, box=(70, 80, 150, 140), reference=photo[:100, :100], model="transfer")
