@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3.util.connection  # noqa: F401 - binds a socket once, as it is imported, to learn of IPv6
 
 _EVENTS = {
     "os.exec": "a program in this process's place",
