@@ -98,7 +98,7 @@ class _Fleet:
         self._dispatched = self._crashed = 0
         self._started = self._looked = self._moved = time.monotonic()
         self._look_every_s = _LEDGER_EVERY_S
-        self._silent_limit_s = 4 * config.refine.model.watchdog_s
+        self._silent_limit_s = 4 * config.worker.watchdog_s
 
     def run(self) -> NodeVerdict:
         self._look()

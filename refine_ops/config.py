@@ -154,16 +154,20 @@ class ModelSettings(Settings):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int | None = Field(None, ge=1, le=64, description="Fixed batch per size bucket; default by size.")
-    watchdog_s: float = Field(900.0, gt=0, description="A batch that takes longer counts as hung; the rank dies.")
 
 
-class RefineSettings(Settings):
-    """Everything that determines the pixels of a run."""
+class PatchSettings(Settings):
+    """What happens to a region around the model: where it looks, and how its patch is aligned and pasted back."""
 
-    model: ModelSettings = ModelSettings()
     focus: FocusSettings = FocusSettings()
     align: AlignSettings = AlignSettings()
     paste: PasteSettings = PasteSettings()
+
+
+class RefineSettings(PatchSettings):
+    """Everything that determines the pixels of a run."""
+
+    model: ModelSettings = ModelSettings()
     write: WriteSettings = WriteSettings()
     limits: ImageLimits = ImageLimits()
 
@@ -179,6 +183,7 @@ class WorkerSettings(Settings):
     flush_s: float = Field(20.0, gt=0, description="Seconds an outcome may wait before its part is written.")
     grace_s: float = Field(25.0, gt=0, description="After SIGTERM, seconds to finish or drop what is in flight.")
     max_deaths: int = Field(2, ge=1, description="An item in flight at this many deaths is dead-lettered.")
+    watchdog_s: float = Field(900.0, gt=0, description="A batch that takes longer counts as hung; the rank dies.")
 
 
 class AccessSettings(Settings):
@@ -236,6 +241,20 @@ class RefineBatchConfig(Settings):
         "drift-report where there are cores; 0: never.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _watchdog_where_it_was(cls, values: Any) -> Any:
+        """`refine.model.watchdog_s`, as earlier releases have it, is `worker.watchdog_s`."""
+        refine = values.get("refine") if isinstance(values, dict) else None
+        model = refine.get("model") if isinstance(refine, dict) else None
+        if not isinstance(refine, dict) or not isinstance(model, dict) or "watchdog_s" not in model:
+            return values
+        rest = {name: value for name, value in model.items() if name != "watchdog_s"}
+        worker = values.get("worker") or {}
+        given = worker.model_dump(exclude_unset=True) if isinstance(worker, WorkerSettings) else worker
+        worker = {"watchdog_s": model["watchdog_s"], **given}
+        return {**values, "refine": {**refine, "model": rest}, "worker": worker}
+
     @model_validator(mode="after")
     def _reach_fits(self) -> Self:
         focus, paste = self.refine.focus, self.refine.paste
@@ -257,9 +276,9 @@ class RefineShardsConfig(Settings):
 
 
 def pixel_settings(settings: RefineSettings) -> dict[str, Any]:
-    """The settings that enter the run fingerprint (watchdog, device placement and registry paths do not)."""
+    """The settings that enter the run fingerprint (limits and registry paths do not)."""
     values = settings.model_dump(mode="json")
-    for name in ("watchdog_s", "registry", "allow_hub"):
+    for name in ("registry", "allow_hub"):
         values["model"].pop(name)
     values.pop("limits")
     return values

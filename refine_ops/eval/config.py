@@ -1,12 +1,14 @@
 """Settings of the evaluation: `RefineEvalConfig` is the one parameter of the flow `refine-eval`."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from refine_ops.config import ImageLimits, RefineSettings, Settings
+from refine_ops.config import ImageLimits, PatchSettings, RefineSettings, Settings
 from refine_ops.data.config import DiffusersInpainting
 from refine_ops.vlm.config import Vlm
+
+_Around = TypeVar("_Around", bound=PatchSettings)
 
 Control = Literal["identity", "ground-truth", "blurred-crop", "re-encode", "damaged", "blank"]
 Name = Annotated[str, Field(min_length=1, max_length=80, description="Heads the method's rows in every table.")]
@@ -69,7 +71,7 @@ GRADE_CONTROLS: tuple[ControlMethod, ...] = (
 """What must be graded low; graded beside the methods whenever there are grades."""
 
 
-def without_focus(settings: RefineSettings) -> RefineSettings:
+def without_focus(settings: _Around) -> _Around:
     """The same with Focus-and-Refine switched off: the crop is the whole image, at the same pixel budget."""
     return settings.model_copy(update={"focus": settings.focus.switched_off()})
 

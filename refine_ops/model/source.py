@@ -13,6 +13,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from refine_ops.adapters import resolve
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
 from refine_ops.model.presets import TRANSFER, Preset, apply_overrides, resolve_preset
@@ -52,7 +53,7 @@ def resolve_model(settings: ModelSettings) -> ResolvedModel:
     folder = folder_of(preset.source, settings.allow_hub, _PATTERNS)
     _check_folder(folder)
     loras = [(file_of(lora.repo, lora.name, settings.allow_hub, "LoRA"), lora.scale) for lora in preset.loras]
-    adapters = [_adapter_file(name) for name in settings.adapters]
+    adapters = [_adapter_file(name, settings.registry) for name in settings.adapters]
     preset = _with_fields(preset, _read_preset_file(folder), str(folder / PRESET_FILE))
     for adapter in adapters:
         preset = _with_fields(preset, training_settings(adapter), str(adapter))
@@ -75,7 +76,7 @@ def _check_folder(folder: Path) -> None:
         raise JobError(f"{folder} is no pipeline in diffusers' layout: {', '.join(missing)} missing")
 
 
-def _adapter_file(name: str) -> Path:
+def _adapter_file(name: str, registry: str | None) -> Path:
     path = Path(name)
     if path.is_dir():
         found = [path / file for file in LORA_NAMES if (path / file).is_file()]
@@ -84,12 +85,14 @@ def _adapter_file(name: str) -> Path:
                 f"adapter folder {path} holds {len(found)} of {', '.join(LORA_NAMES)}; exactly one is needed"
             )
         return found[0]
-    if path.suffix != ".safetensors" or not path.is_file():
+    if path.suffix == ".safetensors" and path.is_file():
+        return path
+    if registry is None or path.exists():
         raise JobError(
-            f"adapter {name!r} is not a .safetensors file or a folder with one on this machine; a registry name must "
-            "be resolved to its file first"
+            f"adapter {name!r} is not a .safetensors file or a folder with one on this machine; for the name of an "
+            "adapter in a registry, set `registry` too"
         )
-    return path
+    return resolve(name, registry).file
 
 
 def _read_preset_file(folder: Path) -> dict[str, Any]:

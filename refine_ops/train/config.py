@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from refine_ops.config import FocusSettings, ImageLimits, ModelSettings, PasteSettings, RefineSettings, Settings
+from refine_ops.config import FocusSettings, ImageLimits, ModelSettings, PasteSettings, PatchSettings, Settings
 from refine_ops.eval.config import MetricSettings
 from refine_ops.records import PastePolicy
 
@@ -105,7 +105,7 @@ class PromotionSettings(Settings):
     shift_delta: float = Field(0.1, ge=0, description="The same for the raw displacement of known pixels, native px.")
     min_cases: int = Field(12, ge=2, description="Fewer cases than this never promote.")
     power: float = Field(0.8, gt=0, lt=1, description="Of the statement how many cases a decision takes.")
-    refine: RefineSettings = Field(RefineSettings(), description="How held-out cases are refined; model is the run's.")
+    refine: PatchSettings = Field(PatchSettings(), description="How held-out cases are refined around the model.")
     metrics: MetricSettings = MetricSettings(text=False)
 
 

@@ -30,7 +30,7 @@ _FREE: Final = {
         "steps", "checkpoint_every", "keep_checkpoints", "validate_every", "grid_items", "tracker", "save_dtype",
         "loader_workers", "processes", "loss_limit", "checkpointing", "sharding",
     },
-    "model": {"device", "registry", "allow_hub", "watchdog_s", "batch_size", "compile", "speed", "steps"},
+    "model": {"device", "registry", "allow_hub", "batch_size", "compile", "speed", "steps"},
 }  # fmt: skip
 """Settings that a resume may change: none of them decides what is drawn or how it is weighed."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings
+from refine_ops.config import RefineBatchConfig
 from refine_ops.job.ledger import read_ledger
 from tests.support.node import FAST, make_items, run_node
 from tests.support.settle import Table, settle
@@ -38,8 +38,8 @@ def test_a_segfault_ends_in_the_dead_letter_after_two_solitary_tries(
 
 def test_a_hung_model_call_is_ended_by_the_watchdog(table: Table, tmp_path: Path, published: Path) -> None:
     manifest = make_items(tmp_path / "images", 12, {5: "hang"})
-    refine = RefineSettings(model=ModelSettings(watchdog_s=1.5))
-    config = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"), worker=FAST, refine=refine)
+    worker = FAST.model_copy(update={"watchdog_s": 1.5})
+    config = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"), worker=worker)
     run_node(config)
     promise = "the watchdog ends it; tried alone twice, then dead"
     settle(table, config, published, "model call hangs", promise, {"item-0005": "worker.killed"})

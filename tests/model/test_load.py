@@ -174,7 +174,7 @@ def to_pickle(folder: Path) -> None:
 
 
 def test_adapters_that_are_no_files_are_refused(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="resolved to its file first"):
+    with pytest.raises(JobError, match="set `registry` too"):
         resolve_model(ModelSettings(model=str(checkpoint), adapters=("current",)))
     with pytest.raises(JobError, match="holds 0 of"):
         resolve_model(ModelSettings(model=str(checkpoint), adapters=(str(tmp_path),)))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from prefect.testing.utilities import prefect_test_harness
 
-from refine_ops.config import FocusSettings, ModelSettings, RefineSettings
+from refine_ops.config import FocusSettings, ModelSettings, PatchSettings
 from refine_ops.errors import JobError
 from refine_ops.eval.config import MetricSettings
 from refine_ops.train.config import (
@@ -35,7 +35,7 @@ def _config(dataset: Path, out: Path) -> TrainLoraConfig:
             reference_share=None, tracker="none", processes=1,
         ),
         promotion=PromotionSettings(
-            cases=str(FROZEN), limit=2, refine=RefineSettings(focus=FocusSettings(focus_pixels=64 * 64)),
+            cases=str(FROZEN), limit=2, refine=PatchSettings(focus=FocusSettings(focus_pixels=64 * 64)),
             metrics=MetricSettings(text=False),
         ),
     )  # fmt: skip

@@ -7,14 +7,20 @@ from refine_ops.eval.config import ControlMethod, FolderMethod, MethodConfig, Re
 from refine_ops.eval.methods.method import Method
 from refine_ops.eval.methods.outputs import ControlOutputs, FolderOutputs
 from refine_ops.eval.methods.refiner import OurRefiner
+from refine_ops.model.pretrained import pick_device
 from refine_ops.proof.allowed import Rules
 
 
 def open_method(config: MethodConfig, device: torch.device, limits: ImageLimits) -> Method:
-    """The method that `config` describes; models are loaded when the first output is asked for."""
+    """The method that `config` describes; models are loaded when the first output is asked for.
+
+    It runs on `device`, the refiner on its own `model.device` where that says which.
+    """
     if isinstance(config, RefinerMethod):
         write = config.refine.write.model_copy(update={"allow_unchanged": True})
-        return OurRefiner(config.refine.model_copy(update={"write": write}), device)
+        wanted = config.refine.model.device
+        own = device if wanted == "auto" else pick_device(wanted=wanted, setting=f"{config.name}: model.device")
+        return OurRefiner(config.refine.model_copy(update={"write": write}), own)
     if isinstance(config, FolderMethod):
         return FolderOutputs(config, limits)
     if isinstance(config, ControlMethod):

@@ -156,7 +156,7 @@ class _Keeper(threading.Thread):
     def _check_clock(self) -> None:
         now = time.monotonic()
         called = self._pipeline.model_call_started
-        if called is not None and now - called > self._pipeline.spec.refine.model.watchdog_s:
+        if called is not None and now - called > self._pipeline.spec.worker.watchdog_s:
             logger.critical("a model call has run for %.0f s (watchdog); this rank ends", now - called)
             self._ledger.flush()
             os._exit(EXIT_HUNG)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from refine_ops.config import RefineSettings
+from refine_ops.config import PatchSettings
 from refine_ops.errors import JobError
 from refine_ops.eval.config import CONTROLS, RefineEvalConfig, RefinerMethod, without_focus
 from refine_ops.train.config import TrainLoraConfig
+from refine_ops.train.promotion.promote import refined_with
 
 WHOLE: Final = "with both"
 WITHOUT_FOCUS: Final = "without focus"
@@ -23,7 +24,7 @@ class Variant:
 
     name: str
     train: TrainLoraConfig
-    refine: RefineSettings
+    refine: PatchSettings
 
 
 def variants(config: TrainLoraConfig) -> tuple[Variant, ...]:
@@ -66,13 +67,13 @@ def evaluation(config: TrainLoraConfig, adapters: Mapping[str, Path]) -> RefineE
     )
 
 
-def _variant(config: TrainLoraConfig, name: str, refine: RefineSettings, changes: dict[str, Any]) -> Variant:
+def _variant(config: TrainLoraConfig, name: str, refine: PatchSettings, changes: dict[str, Any]) -> Variant:
     out = Path(config.out)
     slug = re.sub(r"\W+", "-", name)
     places = {"out": str(out / slug), "cache": config.cache or str(out / "cache"), "registry": None}
     return Variant(name, config.model_copy(update=places | changes), refine)
 
 
-def _method(config: TrainLoraConfig, name: str, refine: RefineSettings, adapters: tuple[str, ...]) -> RefinerMethod:
-    model = config.model.model_copy(update={"adapters": (*config.model.adapters, *adapters), "registry": None})
-    return RefinerMethod(name=name, refine=refine.model_copy(update={"model": model}), ablation=name != WHOLE)
+def _method(config: TrainLoraConfig, name: str, refine: PatchSettings, adapters: tuple[str, ...]) -> RefinerMethod:
+    run = refined_with(config, (*config.model.adapters, *adapters), refine)
+    return RefinerMethod(name=name, refine=run, ablation=name != WHOLE)

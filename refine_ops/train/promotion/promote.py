@@ -7,6 +7,7 @@ from typing import Final
 
 from refine_ops import adapters as registry
 from refine_ops import storage
+from refine_ops.config import PatchSettings, RefineSettings
 from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.compare import known_metric
 from refine_ops.eval.config import RefineEvalConfig, RefinerMethod
@@ -112,8 +113,13 @@ def _method(config: TrainLoraConfig, version: str | None) -> RefinerMethod:
     adapters = config.model.adapters
     if version is not None:
         adapters = (*adapters, str(registry.resolve(version, registry_of(config)).file))
-    model = config.model.model_copy(update={"adapters": adapters, "registry": None})
-    return RefinerMethod(name=version or _BASE, refine=config.promotion.refine.model_copy(update={"model": model}))
+    return RefinerMethod(name=version or _BASE, refine=refined_with(config, adapters, config.promotion.refine))
+
+
+def refined_with(config: TrainLoraConfig, adapters: tuple[str, ...], around: PatchSettings) -> RefineSettings:
+    """The training's base with these adapters; what happens `around` the model is as given."""
+    model = config.model.model_copy(update={"adapters": adapters})
+    return RefineSettings(model=model, focus=around.focus, align=around.align, paste=around.paste, limits=config.limits)
 
 
 def _criteria(config: TrainLoraConfig, results: Results, primary: Metric) -> list[Criterion]:

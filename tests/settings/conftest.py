@@ -1,0 +1,5 @@
+"""The training set that the tests of training make."""
+
+from tests.train.conftest import make_dataset
+
+__all__ = ["make_dataset"]
