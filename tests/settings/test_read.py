@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import pytest
 from PIL import Image
 from pydantic import BaseModel
 
@@ -18,6 +19,8 @@ from refine_ops.report.config import DriftReportConfig
 from refine_ops.train.config import TrainLoraConfig
 from tests.support import ROOT
 from tests.support.photos import PHOTOS, photo_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.processes, pytest.mark.timeout(900)]
 
 RECORDER = ROOT / "tests" / "support" / "read_settings"
 
@@ -130,6 +133,8 @@ def test_refine_batch(tmp_path: Path) -> None:
     refine = "refine[RefineSettings]"
     elsewhere = {
         "access[AccessSettings].buckets": "a manifest that names S3",
+        "canary_gates[CanaryGates].allow_unmeasured": "a canary of which nothing could be measured",
+        "max_removed": "20 published items and more",
         "lane_": "a work pool",
         f"{refine}.align[AlignSettings].max_s": "a patch that the model moved",
         f"{refine}.model[ModelSettings].registry": "an adapter by name",

@@ -154,9 +154,9 @@ class _Keeper(threading.Thread):
         self._scratch.write_counts(self._rank, replace(self._pipeline.counts, load_s=self._load_s))
 
     def _check_clock(self) -> None:
-        now = time.monotonic()
+        now, limit_s = time.monotonic(), self._pipeline.spec.worker.watchdog_s
         called = self._pipeline.model_call_started
-        if called is not None and now - called > self._pipeline.spec.worker.watchdog_s:
+        if called is not None and now - called > limit_s:
             logger.critical("a model call has run for %.0f s (watchdog); this rank ends", now - called)
             self._ledger.flush()
             os._exit(EXIT_HUNG)
