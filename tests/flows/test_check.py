@@ -108,6 +108,7 @@ def test_plan_only_opens_some_pictures_as_check_does(site: Path) -> None:
     assert "1 of the pictures opened cannot be refined" in said
 
 
+@pytest.mark.processes
 def test_check_draws_its_sheet_from_the_command_line(site: Path) -> None:
     result = cli("check", write(site, REGIONS), "--sheet", str(site / "marks.png"), home=site)
     assert result.returncode == 0, result.stderr
@@ -117,6 +118,7 @@ def test_check_draws_its_sheet_from_the_command_line(site: Path) -> None:
         assert sheet.width > 4 * 300
 
 
+@pytest.mark.processes
 def test_a_run_in_which_everything_is_dead_says_where_its_report_is(site: Path) -> None:
     manifest = write(site, {"gone": {"mask": "gone.png"}, "bad": {"box": [3, 3, 1, 1]}})
     result = cli("run", manifest, "--out", str(site / "run"), home=site)

@@ -22,6 +22,7 @@ def site(tmp_path: Path, photo: np.ndarray) -> Path:
     return tmp_path
 
 
+@pytest.mark.processes
 def test_your_own_picture_in_one_line(site: Path) -> None:
     photo, out = site / "photo.jpg", site / "refined.jpg"
     before, source = photo.read_bytes(), np.asarray(Image.open(photo))
@@ -45,6 +46,7 @@ def test_your_own_picture_in_one_line(site: Path) -> None:
     assert used < 15, f"{used:.1f} s of CPU: no server, no process group, the model once"
 
 
+@pytest.mark.processes
 def test_masks_scribbles_seeds_and_other_formats(site: Path) -> None:
     photo = str(site / "photo.jpg")
     masked = cli("image", photo, "--mask", str(site / "mask.png"), "--seed", "7", *QUICK, home=site)
@@ -78,6 +80,7 @@ def test_masks_scribbles_seeds_and_other_formats(site: Path) -> None:
         (["photo.jpg", "--box", "1,2,30,40", "--set", "refine.pastel=1"], 2, "did you mean 'paste'"),
     ],
 )
+@pytest.mark.processes
 def test_what_goes_wrong_is_one_message_with_the_remedy(site: Path, arguments: list[str], code: int, said: str) -> None:
     before = (site / "photo.jpg").read_bytes()
     paths = [str(site / a) if a.endswith((".jpg", ".png")) else a for a in arguments]

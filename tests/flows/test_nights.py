@@ -26,6 +26,8 @@ from refine_ops.records import Item
 from tests.support.node import FAST, make_items
 from tests.support.trivial_worker import TrivialRefiner
 
+pytestmark = pytest.mark.processes
+
 TOLERANT = CanaryGates(max_dead=1.0, max_de00=50.0, max_shift_px=50.0, allow_unmeasured=True)
 
 

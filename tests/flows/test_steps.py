@@ -55,6 +55,7 @@ def with_a_trivial_model(
     return Node(folder, config, 1, module="tests.support.trivial_worker").run(todo)
 
 
+@pytest.mark.processes
 def test_what_the_canary_refined_counts_as_refined_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFINE_TEST_PUBLISHED", os.fspath(tmp_path / "published.log"))
     manifest = make_items(tmp_path / "images", 6)
@@ -87,6 +88,7 @@ def test_a_work_pool_needs_prefect(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.processes
 def test_a_plain_run_imports_neither_torch_nor_prefect_in_its_own_process(tmp_path: Path) -> None:
     manifest = make_items(tmp_path / "images", 2)
     out = tmp_path / "run"
@@ -134,6 +136,7 @@ def test_prefect_is_used_where_a_server_would_see_the_run(
     assert prefect_is_set_up() is expected
 
 
+@pytest.mark.processes
 def test_a_step_is_run_as_often_as_it_is_called_even_where_a_site_persists_results(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -158,6 +161,7 @@ def test_no_flows_task_is_answered_from_a_cache(module: Any) -> None:
     assert all(task.cache_policy is NO_CACHE or task.cache_policy == NO_CACHE for task in tasks)
 
 
+@pytest.mark.processes
 def test_gpus_are_counted_as_torch_counts_them() -> None:
     import torch
 

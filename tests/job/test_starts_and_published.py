@@ -43,6 +43,7 @@ def test_a_start_is_the_lock_and_its_end_frees_it(tmp_path: Path) -> None:
 KILLED = "import sys, os; from refine_ops.job import starts; starts.open_start(sys.argv[1], {}); os._exit(9)"
 
 
+@pytest.mark.processes
 def test_a_killed_start_is_taken_over_at_once_on_its_own_machine(tmp_path: Path) -> None:
     assert subprocess.call([sys.executable, "-c", KILLED, str(tmp_path)], cwd=Path(__file__).parents[2]) == 9
     start = starts.open_start(str(tmp_path), {}, sleep=lambda _: pytest.fail("no need to wait for a dead process"))

@@ -48,6 +48,7 @@ class Sizes:
 
     grid_px: int = 8
     focus_pixels: int = 96 * 96
+    reference: str = "as_given"
 
 
 def marking() -> np.ndarray:

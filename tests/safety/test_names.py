@@ -74,6 +74,7 @@ def bucket() -> Iterator[str]:
         os.environ["AWS_ENDPOINT_URL"] = before
 
 
+@pytest.mark.processes
 def test_a_key_with_a_leading_slash_is_another_object(bucket: str) -> None:
     for uri, data in ((f"s3://{bucket}//a.png", b"right"), (f"s3://{bucket}/a.png", b"wrong")):
         storage.write(uri, data)
@@ -112,6 +113,7 @@ def test_a_name_found_by_its_letters_is_still_held_to_the_allowed_roots(tmp_path
     assert found.reason == "uri.forbidden"
 
 
+@pytest.mark.processes
 def test_a_key_that_is_composed_otherwise_is_pointed_out(bucket: str) -> None:
     storage.write(f"s3://{bucket}/{NFD}", b"x")
     with pytest.raises(Missing, match="composed otherwise"):

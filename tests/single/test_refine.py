@@ -152,6 +152,7 @@ def test_only_allowed_roots_are_read(jpeg: Path, tmp_path: Path) -> None:
     assert caught.value.reason == "uri.forbidden"
 
 
+@pytest.mark.processes
 def test_importing_the_package_loads_nothing() -> None:
     code = (
         "import sys, refine_ops\n"

@@ -160,6 +160,7 @@ counter.close()
 """
 
 
+@pytest.mark.processes
 def test_ranks_that_share_a_counter_take_every_index_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "counting_rank.py").write_text(SHARED)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
@@ -225,6 +226,7 @@ def test_the_logs_end_is_the_ranks_own_words(tmp_path: Path) -> None:
 # -- children
 
 
+@pytest.mark.processes
 def test_a_child_ends_with_everything_below_it(tmp_path: Path) -> None:
     script = (
         "import subprocess, time; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); time.sleep(600)"
@@ -241,6 +243,7 @@ def test_a_child_ends_with_everything_below_it(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.processes
 def test_a_child_whose_parent_is_dead_before_it_could_ask_ends_at_once() -> None:
     code = "from refine_ops.job.child import die_with_parent; die_with_parent(1); print('alive')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
