@@ -12,6 +12,8 @@ import pytest
 
 from .test_refine_batch import QUICK, cli, png
 
+pytestmark = pytest.mark.processes
+
 A = {"item_id": "a", "image": "photo.png", "box": [50, 50, 90, 90], "prompt": "Refine it"}
 
 
@@ -50,8 +52,6 @@ def test_an_empty_manifest_is_refused_unless_it_may_be_empty(site: Path, home: P
 def test_a_manifest_of_many_habits_is_run_and_its_faults_are_counted_by_the_editor_s_lines(
     site: Path, home: Path
 ) -> None:
-
-pytestmark = pytest.mark.processes
     text = "\ufeffitem_id;image;box;prompt;seed\na;photo.png;50,50,90,90;Refine it;7.0\n;;;;\nb;photo.png;1,2,3;x;\n"
     (site / "m.csv").write_text(text)
     checked = cli("check", str(site / "m.csv"), home=home)
