@@ -106,8 +106,11 @@ def _over_budget(summary: RunSummary, config: RefineBatchConfig) -> str:
         f"{summary.dead_now} of {summary.done_now + summary.dead_now} items of this start are dead "
         f"({summary.dead_share:.1%}), the budget is {config.error_budget:.1%}, so nothing new is published: {reasons}. "
         f"Each one's message is in {summary.summary}. What you mend is redone by the same command, retry_dead also "
-        "tries again what has not changed. Once you have looked: the same command publishes the "
-        f"{summary.done} that are done, without refining them again."
+        "tries again what has not changed."
+    ) + (
+        f" Once you have looked: the same command publishes the {summary.done} that are done, nothing is refined twice."
+        if summary.done
+        else ""
     )
 
 

@@ -123,7 +123,7 @@ def test_a_run_in_which_everything_is_dead_says_where_its_report_is(site: Path) 
     manifest = write(site, {"gone": {"mask": "gone.png"}, "bad": {"box": [3, 3, 1, 1]}})
     result = cli("run", manifest, "--out", str(site / "run"), home=site)
     assert result.returncode == 1
-    assert "2 of 2 items are dead" in result.stderr
+    assert "2 of 2 items of this start are dead" in result.stderr
     report = site / "run" / "report" / "report.html"
     assert result.stdout.splitlines()[-1] == f"report  {report}"
     assert "Traceback" not in result.stderr
