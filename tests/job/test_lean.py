@@ -12,6 +12,8 @@ for name in {blocked!r}:
 import {module}
 
 pytestmark = pytest.mark.processes
+
+pytestmark = pytest.mark.processes
 """
 
 

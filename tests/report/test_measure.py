@@ -111,6 +111,7 @@ def _abort(sign: str) -> None:
     os.abort()
 
 
+@pytest.mark.processes
 def test_a_file_that_kills_its_process_costs_its_own_item_only(tmp_path: Path) -> None:
     """It kills a process of the pool, and then, alone, another one."""
     good = str(tmp_path / "good.png")
@@ -124,6 +125,7 @@ def test_a_file_that_kills_its_process_costs_its_own_item_only(tmp_path: Path) -
     assert "killed the process" in found.findings[0].text
 
 
+@pytest.mark.processes
 def test_no_item_is_lost_when_the_pool_breaks_while_more_are_handed_out(tmp_path: Path) -> None:
     good = str(tmp_path / "good.png")
     storage.write(good, png(photo_edit(1).before))
