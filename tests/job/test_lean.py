@@ -10,11 +10,10 @@ import sys
 for name in {blocked!r}:
     sys.modules[name] = None
 import {module}
-
-pytestmark = pytest.mark.processes
-
-pytestmark = pytest.mark.processes
 """
+
+
+pytestmark = pytest.mark.processes
 
 
 @pytest.mark.parametrize(
