@@ -29,6 +29,13 @@ def pytest_sessionfinish() -> None:
     logging.raiseExceptions = False
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where everything starts something, `python -m tests quick` does not even import it: that is Prefect and more."""
+    if collection_path.suffix != ".py" or "not processes" not in config.getoption("markexpr"):
+        return None
+    return True if "\npytestmark = pytest.mark.processes\n" in collection_path.read_text() else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     with nullcontext() if item.get_closest_marker("processes") else nothing_starts(item.nodeid):

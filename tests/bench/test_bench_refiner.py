@@ -1,4 +1,7 @@
-"""The refiner's bench runs, agrees with diffusers' own loop, and is faster than it."""
+"""The refiner's bench runs, agrees with diffusers' own loop, and is faster than it.
+
+The comparison is slow; last run: LASTBENCH
+"""
 
 import json
 import subprocess
@@ -23,6 +26,7 @@ def run_bench(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     return figures
 
 
+@pytest.mark.slow  # agreement is tests/model/test_parity.py's, at every change
 def test_bundled_model_beats_diffusers_loop_and_agrees_with_it(tmp_path: Path) -> None:
     figures = run_bench(tmp_path, "--parts", "compare", "--repeats", "2")["compare"]
     assert figures["max_diff"] < 1e-5

@@ -1,4 +1,7 @@
-"""Kill anything at any time and lose nothing: real processes, real SIGKILL."""
+"""Kill anything at any time and lose nothing: real processes, real SIGKILL.
+
+Last slow run, 20 kills of a run of 240 items: LASTKILL
+"""
 
 import os
 import signal
@@ -18,12 +21,8 @@ from tests.support.settle import Table, settle
 
 pytestmark = pytest.mark.processes
 
-COUNT = 240
-RANDOM_KILLS = 12
-EXACT_KILLS = [
-    *("after-output:1", "after-output:5", "after-output:9", "after-output:2"),
-    *("mid-part:1", "mid-part:2", "mid-part:1", "mid-part:3"),
-]
+EXACT_KILLS = ("after-output:1", "mid-part:1", "after-output:5", "mid-part:2")
+MORE_KILLS = (*EXACT_KILLS, "after-output:9", "mid-part:3", "after-output:2", "mid-part:1")
 
 
 def start(manifest: Path, out: Path, processes: int, **environment: str) -> subprocess.Popen[bytes]:
@@ -38,34 +37,39 @@ def start(manifest: Path, out: Path, processes: int, **environment: str) -> subp
 
 
 def finished(out: Path) -> int:
-    return len(outputs_of(out))
+    return len({path.name for path in out.glob("outputs/**/*.png") if not path.name.startswith(".tmp-")})
 
 
 @pytest.mark.timeout(900)
-def test_a_run_killed_at_twenty_moments_ends_as_if_nothing_had_happened(table: Table, tmp_path: Path) -> None:
-    manifest = make_items(tmp_path / "images", COUNT)
+@pytest.mark.parametrize(
+    ("count", "random_kills", "exact_kills"),
+    [(120, 3, EXACT_KILLS), pytest.param(240, 12, MORE_KILLS, marks=pytest.mark.slow)],
+    ids=["7", "20"],
+)
+def test_a_run_killed_at_many_moments_ends_as_if_nothing_had_happened(
+    table: Table, tmp_path: Path, count: int, random_kills: int, exact_kills: tuple[str, ...]
+) -> None:
+    """At moments that chance chose, and exactly between an output and its outcome, or in the middle of a part."""
+    manifest = make_items(tmp_path / "images", count)
     out = tmp_path / "run"
     rng = np.random.default_rng(7)
-    targets = np.sort(rng.choice(np.arange(1, COUNT - 60), RANDOM_KILLS, replace=False))
-    kills = 0
+    targets = np.sort(rng.choice(np.arange(1, count - 60), random_kills, replace=False))
     for i, target in enumerate(targets):
         process = start(manifest, out, 1 + i % 2, REFINE_TEST_SLEEP_S="0.02")
         while finished(out) < target and process.poll() is None:
             time.sleep(0.005)
         assert process.poll() is None, "the run ended before it could be killed"
         end(process)
-        kills += 1
-    for i, fault in enumerate(EXACT_KILLS):
+    for i, fault in enumerate(exact_kills):
         process = start(manifest, out, 1 + i % 2, REFINE_TEST_SLEEP_S="0.005", REFINE_TEST_FAULT=fault)
         assert process.wait(timeout=120) == -signal.SIGKILL, "the planted kill did not happen"
-        kills += 1
-    assert kills == 20
 
     last = start(manifest, out, 2)
     assert last.wait(timeout=120) == 0, last.stderr.read().decode()[-2000:]
     config = RefineBatchConfig(manifest=str(manifest), out=str(out))
-    settle(table, config, tmp_path / "published.log", "SIGKILL at 20 moments", "each start goes on where it was", {})
-    assert len(outputs_of(out)) == COUNT
+    fault = f"SIGKILL at {random_kills + len(exact_kills)} moments"
+    settle(table, config, tmp_path / "published.log", fault, "each start goes on where it was", {})
+    assert len(outputs_of(out)) == count
 
 
 @pytest.mark.parametrize("processes", [1, 2])

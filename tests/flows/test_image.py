@@ -10,6 +10,8 @@ from PIL import Image
 
 from .test_refine_batch import cli, png
 
+pytestmark = pytest.mark.processes
+
 QUICK = ["--set", "refine.model.steps=1"]
 
 

@@ -1,34 +1,33 @@
-"""GPU images are lean: what runs on them imports without Prefect, boto3 and the JPEG library."""
+"""GPU images are lean: what runs on them imports without Prefect, boto3 and the JPEG library; planning without torch."""
 
 import subprocess
 import sys
 
 import pytest
 
-BLOCK = """
-import sys
-for name in {blocked!r}:
-    sys.modules[name] = None
-import {module}
-"""
-
-
 pytestmark = pytest.mark.processes
+
+ON_GPUS = (
+    *("refine_ops.job.rank.worker", "refine_ops.job.launch", "refine_ops.adapters"),
+    *("refine_ops.model.refiner", "refine_ops.model.doctor.doctor"),
+    *("refine_ops.train.worker", "refine_ops.train.run"),
+)
+WITHOUT_TORCH = (
+    *("refine_ops.job.launch", "refine_ops.job.planning.canary", "refine_ops.report.build", "refine_ops.image.write"),
+    *("refine_ops.model.source", "refine_ops.model.fingerprint"),
+)
 
 
 @pytest.mark.parametrize(
-    "module",
-    ["refine_ops.job.rank.worker", "refine_ops.model.refiner", "refine_ops.train.worker", "refine_ops.job.launch"],
+    ("modules", "missing"),
+    [
+        (ON_GPUS, ("prefect", "flows", "boto3", "botocore", "jpegio")),
+        (WITHOUT_TORCH, ("torch", "diffusers", "transformers")),
+    ],
+    ids=["GPU", "planning"],
 )
-def test_it_imports_without_what_lean_images_lack(module: str) -> None:
-    code = BLOCK.format(blocked=["prefect", "boto3", "botocore", "jpegio"], module=module)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-1500:]
-
-
-def test_planning_and_reports_import_without_torch() -> None:
-    code = BLOCK.format(blocked=["torch", "diffusers", "transformers"], module="refine_ops.report.build")
-    code += "import refine_ops.job.launch, refine_ops.job.planning.canary, refine_ops.image.write\n"
-    code += "import refine_ops.model.source, refine_ops.model.fingerprint"
+def test_it_imports_without_what_its_machines_lack(modules: tuple[str, ...], missing: tuple[str, ...]) -> None:
+    """One process for all: a module that imports what is missing fails whichever came before it."""
+    code = f"import sys\nfor name in {missing!r}:\n    sys.modules[name] = None\nimport {', '.join(modules)}\n"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-1500:]

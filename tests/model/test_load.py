@@ -209,15 +209,3 @@ def test_dtype_follows_the_device_unless_set() -> None:
     assert model_dtype(ModelSettings(), CPU) == torch.float32
     assert model_dtype(ModelSettings(), torch.device("cuda")) == torch.bfloat16
     assert model_dtype(ModelSettings(dtype="bfloat16"), CPU) == torch.bfloat16
-
-
-@pytest.mark.processes
-def test_the_model_needs_neither_prefect_nor_boto3() -> None:
-    import subprocess
-    import sys
-
-    code = (
-        "import sys; sys.modules['prefect'] = sys.modules['boto3'] = None\n"
-        "import refine_ops.model.refiner, refine_ops.model.doctor.doctor"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

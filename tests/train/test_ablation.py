@@ -73,6 +73,7 @@ def test_an_ablation_of_half_a_method_is_refused(tmp_path: Path) -> None:
             variants(config.model_copy(update=changes))
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_one_flow_trains_all_and_gives_table_3(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:

@@ -1,4 +1,7 @@
-"""An adapter learns what its base was never shown: a style and a damage that are outside the base's recipe."""
+"""An adapter learns what its base was never shown: a style and a damage that are outside the base's recipe.
+
+Last run: LASTFAMILY
+"""
 
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from refine_ops.eval.stats import paired_comparison
 from refine_ops.train.run import train
 from tests.train import new_family
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.slow, pytest.mark.processes]
 
 
 def test_the_adapter_beats_its_base_on_a_family_outside_the_bases_recipe(tmp_path: Path) -> None:
