@@ -5,11 +5,13 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 import pytest
 
 from tests.support.programs import left_out, program
+from tests.support.starts import nothing_starts
 
 
 def _child() -> None:
@@ -34,6 +36,17 @@ STARTS = {
 def test_a_test_without_the_mark_cannot_start_anything(start: Callable[[], object]) -> None:
     with pytest.raises(pytest.fail.Exception, match=r"cannot_start_anything\[.*@pytest.mark.processes"):
         start()
+
+
+def test_a_server_in_a_thread_is_told_once_the_test_is_over() -> None:
+    def inner() -> None:
+        with nothing_starts("inner"):
+            thread = threading.Thread(target=_server)
+            thread.start()
+            thread.join()
+
+    with pytest.raises(pytest.fail.Exception, match="inner starts a server"):
+        inner()
 
 
 @pytest.mark.processes

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from prefect.artifacts import Artifact
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.refine_eval import compare, refine_eval
 from refine_ops.eval.config import CONTROLS, BuildCasesConfig, RefineEvalConfig
@@ -12,13 +11,12 @@ from refine_ops.eval.results import load_results
 
 
 @pytest.mark.processes
-def test_the_flow_leaves_results_and_a_markdown_artifact(frozen: str, tmp_path: Path) -> None:
+def test_the_flow_leaves_results_and_a_markdown_artifact(frozen: str, tmp_path: Path, prefect_api: None) -> None:
     config = RefineEvalConfig(
         cases=frozen, out=str(tmp_path), methods=CONTROLS[:2], limit=2, gallery=0, metrics={"text": False}
     )
-    with prefect_test_harness(server_startup_timeout=120):
-        uri = refine_eval(config)
-        shown, progress = Artifact.get("refine-eval"), Artifact.get("refine-eval-progress")
+    uri = refine_eval(config)
+    shown, progress = Artifact.get("refine-eval"), Artifact.get("refine-eval-progress")
     results = load_results(uri)
     assert results.methods == ("ground truth", "input as it is")
     assert len({s.case_id for s in results.scores}) == 2

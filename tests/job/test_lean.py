@@ -1,4 +1,4 @@
-"""GPU images are lean: what runs on them imports without Prefect, boto3 and the JPEG library; planning without torch."""
+"""GPU images are lean: what they run imports without Prefect, boto3 and the JPEG library; planning without torch."""
 
 import subprocess
 import sys

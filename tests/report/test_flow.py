@@ -6,7 +6,6 @@ import pytest
 from prefect.artifacts import Artifact
 from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.drift_report import drift_report, review_apply
 from flows.steps.drift import EVENT_ALARM, EVENT_VIOLATION, DriftFound
@@ -25,7 +24,7 @@ ONE = MeasureSettings(processes=1)
 
 @pytest.mark.processes
 def test_the_flow_writes_reports_events_and_fails_as_told(
-    small_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_api: None
 ) -> None:
     trend = TrendSettings(folder=str(tmp_path / "trend"), min_runs=4, min_items=2)
     for night in range(5):
@@ -37,27 +36,26 @@ def test_the_flow_writes_reports_events_and_fails_as_told(
     odd.add("a", photo_edit(1), de00_before=2.8)
     odd.add("b", photo_edit(2), de00_before=2.8)
     odd_uri = odd.write()
-    with prefect_test_harness(server_startup_timeout=120):
-        AssertingEventsClient.reset()
-        worker = EventsWorker.instance(AssertingEventsClient)
-        monkeypatch.setattr(EventsWorker, "instance", lambda *_: worker)
-        quiet = drift_report(DriftReportConfig(runs=(odd_uri,), measure=ONE, trend=trend, out=str(tmp_path / "odd")))
-        assert Path(quiet).exists()
-        with pytest.raises(DriftFound, match="alarm"):
-            drift_report(
-                DriftReportConfig(runs=(odd_uri,), measure=ONE, trend=trend, out=str(tmp_path / "r"), fail_on="alarm")
-            )
-        with pytest.raises(DriftFound, match="break the promise"):
-            drift_report(DriftReportConfig(runs=(small_run,), measure=ONE, out=str(tmp_path / "bad")))
-        assert (tmp_path / "bad" / "report.html").exists()
-        artifact = Artifact.get("drift-report")
-        assert artifact is not None
-        assert "1 of 12 items break the promise" in str(artifact.data)
-        worker.drain()
-        sent = [e for client in AssertingEventsClient.all for e in client.events]
-        assert {e.event for e in sent} >= {EVENT_ALARM, EVENT_VIOLATION}
-        alarm = next(e for e in sent if e.event == EVENT_ALARM)
-        assert alarm.payload["metric"] == "raw_de00"
+    AssertingEventsClient.reset()
+    worker = EventsWorker.instance(AssertingEventsClient)
+    monkeypatch.setattr(EventsWorker, "instance", lambda *_: worker)
+    quiet = drift_report(DriftReportConfig(runs=(odd_uri,), measure=ONE, trend=trend, out=str(tmp_path / "odd")))
+    assert Path(quiet).exists()
+    with pytest.raises(DriftFound, match="alarm"):
+        drift_report(
+            DriftReportConfig(runs=(odd_uri,), measure=ONE, trend=trend, out=str(tmp_path / "r"), fail_on="alarm")
+        )
+    with pytest.raises(DriftFound, match="break the promise"):
+        drift_report(DriftReportConfig(runs=(small_run,), measure=ONE, out=str(tmp_path / "bad")))
+    assert (tmp_path / "bad" / "report.html").exists()
+    artifact = Artifact.get("drift-report")
+    assert artifact is not None
+    assert "1 of 12 items break the promise" in str(artifact.data)
+    worker.drain()
+    sent = [e for client in AssertingEventsClient.all for e in client.events]
+    assert {e.event for e in sent} >= {EVENT_ALARM, EVENT_VIOLATION}
+    alarm = next(e for e in sent if e.event == EVENT_ALARM)
+    assert alarm.payload["metric"] == "raw_de00"
 
 
 def test_a_report_is_due_of_the_folder_of_last_night_or_not_at_all(tmp_path: Path) -> None:

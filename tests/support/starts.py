@@ -1,11 +1,12 @@
 """A test starts a process, a server or a browser only if it says so: `@pytest.mark.processes`.
 
 `python -m tests quick` leaves those tests out, so a test without the mark must not start anything: it fails here if it
-does. Watched are Python's audit events and multiprocessing's own spawn; threads are free.
+does. Watched are Python's audit events and multiprocessing's own spawn; threads as such are free.
 """
 
 import multiprocessing.util
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,12 +28,17 @@ _EVENTS = {
 _LOOK_UPS = {"ldconfig", "gcc", "cc", "ld", "objdump", "lscpu", "uname"}
 """What `ctypes.util.find_library` and `platform` ask as a library is imported, whichever test imports it first."""
 _watched: list[str] = []  # the test that is running and has no mark
+_seen: list[str] = []  # what its threads started: raising there would leave the test waiting for them
 _spawn = multiprocessing.util.spawnv_passfds
 
 
 def _refuse(what: str, detail: object) -> None:
-    if _watched:
-        pytest.fail(f"{_watched[-1]} starts {what} ({detail}): mark it with @pytest.mark.processes, or do without")
+    if not _watched:
+        return
+    message = f"{_watched[-1]} starts {what} ({detail}): mark it with @pytest.mark.processes, or do without"
+    if threading.current_thread() is threading.main_thread():
+        pytest.fail(message)
+    _seen.append(message)
 
 
 def _heard(event: str, arguments: tuple[Any, ...]) -> None:
@@ -57,3 +63,7 @@ def nothing_starts(test: str) -> Iterator[None]:
         yield
     finally:
         _watched.pop()
+        seen = _seen.copy()
+        _seen.clear()
+    if seen:
+        pytest.fail(seen[0])

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from refine_ops.config import FocusSettings, ModelSettings, PatchSettings
 from refine_ops.errors import JobError
@@ -76,12 +75,13 @@ def test_an_ablation_of_half_a_method_is_refused(tmp_path: Path) -> None:
 @pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_one_flow_trains_all_and_gives_table_3(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
+def test_one_flow_trains_all_and_gives_table_3(
+    tmp_path: Path, make_dataset: Callable[..., Path], prefect_api: None
+) -> None:
     from flows.train_lora import train_ablations
 
     config = _config(make_dataset(tmp_path / "data", train=4, validation=0), tmp_path / "out")
-    with prefect_test_harness(server_startup_timeout=300):
-        done = train_ablations(config)
+    done = train_ablations(config)
     third = next(t for t in done.tables if t.title.startswith("Table 3"))
     assert [row.cells[0] for row in third.rows] == [WHOLE, WITHOUT_FOCUS, WITHOUT_BOUNDARY, BASE, "published *"]
     adapters = [
