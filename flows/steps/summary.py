@@ -20,7 +20,7 @@ from refine_ops.job.launch import NodeVerdict
 from refine_ops.job.ledger import dead_letter, read_ledger
 from refine_ops.job.planning.plan import Plan, PlanReader
 from refine_ops.job.run_folder import RunFolder
-from refine_ops.report.page.contact_sheet import Pair, contact_sheet
+from refine_ops.report.page.contact_sheet import SheetRow, contact_sheet
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _of_start(outcomes: pa.Table, start: int) -> int:
     return int(pc.sum(pc.equal(outcomes["start"], start)).as_py() or 0)
 
 
-def _pairs(folder: RunFolder, config: RefineBatchConfig, done: pa.Table) -> list[Pair]:
+def _pairs(folder: RunFolder, config: RefineBatchConfig, done: pa.Table) -> list[SheetRow]:
     """The first regions of some items spread over the run; what cannot be shown is left out."""
     step = max(1, done.num_rows // _SHOWN_PAIRS)
     pairs = []
@@ -131,7 +131,7 @@ def _pairs(folder: RunFolder, config: RefineBatchConfig, done: pa.Table) -> list
         except ItemError:
             continue
         pairs += [
-            Pair(f"{row['item_id']} / {r['region_id']}", before.rgb, after.rgb, tuple(r["tight"]))
+            SheetRow(f"{row['item_id']} / {r['region_id']}", before.rgb, after.rgb, tuple(r["tight"]))
             for r in row["regions"][:1]
         ]
     return pairs

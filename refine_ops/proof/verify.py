@@ -22,7 +22,7 @@ from refine_ops.proof.metadata import not_kept
 from refine_ops.records import Mask, PastePolicy, Verification
 
 _ANY_SIZE: Final = ImageLimits(max_pixels=1 << 40, max_bytes=1 << 40)
-_EVIDENCE_PX: Final = 128
+_AROUND_PX: Final = 128
 _STRIP_PX: Final = 1 << 16
 
 
@@ -81,7 +81,7 @@ def verify(
             "verify.background_changed",
             f"{source.name}: {found.outside_px} px outside the allowed change differ, by up to {found.max_outside}; "
             "the result was not published, report this with the evidence",
-            _evidence(source, before, after, found.first_outside),
+            _picture_around(source, before, after, found.first_outside),
         )
     if source.native.alpha and not np.array_equal(before[..., -1], after[..., -1]):
         raise VerifyError("verify.alpha_changed", f"{source.name}: the alpha channel changed")
@@ -167,10 +167,10 @@ def _check_metadata(source: Source, file: ParsedFile, published: Native) -> bool
     return True
 
 
-def _evidence(source: Source, before: Samples, after: Samples, at: tuple[int, int]) -> bytes:
+def _picture_around(source: Source, before: Samples, after: Samples, at: tuple[int, int]) -> bytes:
     """Source, output and their difference (stretched to full contrast) side by side around `at`, as PNG."""
-    rows = slice(max(0, at[0] - _EVIDENCE_PX), at[0] + _EVIDENCE_PX)
-    columns = slice(max(0, at[1] - _EVIDENCE_PX), at[1] + _EVIDENCE_PX)
+    rows = slice(max(0, at[0] - _AROUND_PX), at[0] + _AROUND_PX)
+    columns = slice(max(0, at[1] - _AROUND_PX), at[1] + _AROUND_PX)
     old, new = (np.ascontiguousarray(a[rows, columns]) for a in (before, after))
     gap = np.abs(new.astype(np.int32) - old.astype(np.int32)).max(axis=2)
     stretched = (gap / max(float(gap.max()), 1.0) * 255).astype(np.uint8)

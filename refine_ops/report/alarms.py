@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from refine_ops.report.config import TrendSettings
-from refine_ops.report.figures import METRICS, RUN_METRICS, Metric
+from refine_ops.report.figures import FIGURES, RUN_FIGURES, Figure
 from refine_ops.report.trend import TrendPoint, series
 
-_BY_NAME = {m.name: m for m in METRICS + RUN_METRICS}
+_BY_NAME = {m.name: m for m in FIGURES + RUN_FIGURES}
 _RELATIVE_FLOOR = 0.05
 """Speed and device time: a median that moves by less than 5 % is no news."""
 _CLIP = 4.0
@@ -55,7 +55,7 @@ def find_alarms(history: Sequence[TrendPoint], newest: Sequence[TrendPoint], set
     return sorted(found, key=lambda a: a.score / a.threshold, reverse=True)
 
 
-def _jump(metric: Metric, before: list[TrendPoint], point: TrendPoint, settings: TrendSettings) -> Alarm | None:
+def _jump(metric: Figure, before: list[TrendPoint], point: TrendPoint, settings: TrendSettings) -> Alarm | None:
     values = np.array([p.value for p in before])
     centre = float(np.median(values))
     score = (point.value - centre) / _sigma(metric, before, point)
@@ -68,7 +68,7 @@ def _jump(metric: Metric, before: list[TrendPoint], point: TrendPoint, settings:
     return Alarm("jump", point.slice, metric.name, point.value, centre, abs(score), settings.z, point.run, text)
 
 
-def _change_point(metric: Metric, before: list[TrendPoint], point: TrendPoint, settings: TrendSettings) -> Alarm | None:
+def _change_point(metric: Figure, before: list[TrendPoint], point: TrendPoint, settings: TrendSettings) -> Alarm | None:
     reference = before[: max(settings.min_runs, len(before) // 2)]
     recent = [*before[len(reference) :], point]
     if len(recent) < 3:
@@ -99,7 +99,7 @@ def _cusum(scores: npt.NDArray[np.float64], slack: float) -> tuple[float, int]:
     return total, start
 
 
-def _sigma(metric: Metric, before: list[TrendPoint], point: TrendPoint) -> float:
+def _sigma(metric: Figure, before: list[TrendPoint], point: TrendPoint) -> float:
     values = np.array([p.value for p in before])
     centre = float(np.median(values))
     spread = 1.4826 * float(np.median(np.abs(values - centre)))
@@ -109,5 +109,5 @@ def _sigma(metric: Metric, before: list[TrendPoint], point: TrendPoint) -> float
     return float(np.sqrt(spread**2 + sampling**2 + (floor / 3) ** 2))
 
 
-def _is_worse(metric: Metric, score: float) -> bool:
+def _is_worse(metric: Figure, score: float) -> bool:
     return metric.worse == "both" or (score > 0) == (metric.worse == "up")

@@ -35,7 +35,7 @@ class Thresholds(Settings):
     )
 
 
-class EvidenceSettings(Settings):
+class PictureSettings(Settings):
     """Which pictures the report carries."""
 
     crop_px: int = Field(384, ge=64, le=2048, description="Longest side of a region's before and after pictures.")
@@ -70,7 +70,7 @@ class MeasureSettings(Settings):
     """How items are compared; shared by runs and pairs of folders."""
 
     thresholds: Thresholds = Thresholds()
-    evidence: EvidenceSettings = EvidenceSettings()
+    evidence: PictureSettings = PictureSettings()
     limits: ImageLimits = ImageLimits()
     processes: int | None = Field(None, ge=1, description="Processes that decode and compare; default one per core.")
 

@@ -8,7 +8,7 @@ Kind = Literal["count", "ratio", "magnitude"]
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class Figure:
     """One number: `kind` and `unit` are printed beside it everywhere; `worse` is the direction in which it alarms
     (`both`: any move of the run's median is news); `floor` is the smallest move of a run's median that matters."""
 
@@ -23,53 +23,53 @@ class Metric:
     meaning: str
 
 
-METRICS: tuple[Metric, ...] = (
-    Metric("changed_outside_px", "changed outside", "px", "count", "strict", "up", 0.5, 0,
+FIGURES: tuple[Figure, ...] = (
+    Figure("changed_outside_px", "changed outside", "px", "count", "strict", "up", 0.5, 0,
            "Pixels that differ from the source outside the allowed change, in any channel; 0 is the promise."),
-    Metric("max_diff_outside", "largest difference outside", "levels", "magnitude", "strict", "up", 0.5, 0,
+    Figure("max_diff_outside", "largest difference outside", "levels", "magnitude", "strict", "up", 0.5, 0,
            "Largest difference there, in levels of the file's own bit depth."),
-    Metric("raw_de00", "raw tone shift", "ΔE00", "magnitude", "raw drift", "both", 0.3, 2,
+    Figure("raw_de00", "raw tone shift", "ΔE00", "magnitude", "raw drift", "both", 0.3, 2,
            "Median CIEDE2000 of the crop's context in the raw patch, before paste-back hides it."),
-    Metric("raw_de00_p95", "raw tone shift, p95", "ΔE00", "magnitude", "raw drift", "both", 0.6, 2,
+    Figure("raw_de00_p95", "raw tone shift, p95", "ΔE00", "magnitude", "raw drift", "both", 0.6, 2,
            "95th percentile of the same."),
-    Metric("raw_shift_px", "raw shift", "px", "magnitude", "raw drift", "both", 0.15, 2,
+    Figure("raw_shift_px", "raw shift", "px", "magnitude", "raw drift", "both", 0.15, 2,
            "How far the model moved the crop's context, in native pixels."),
-    Metric("raw_scale_pct", "raw scale error", "%", "magnitude", "raw drift", "both", 0.1, 2,
+    Figure("raw_scale_pct", "raw scale error", "%", "magnitude", "raw drift", "both", 0.1, 2,
            "How much the model zoomed the crop's context."),
-    Metric("raw_ssim", "raw SSIM", "SSIM", "ratio", "raw drift", "both", 0.02, 3,
+    Figure("raw_ssim", "raw SSIM", "SSIM", "ratio", "raw drift", "both", 0.02, 3,
            "Mean SSIM over windows wholly in the crop's context."),
-    Metric("raw_lpips", "raw LPIPS", "LPIPS", "magnitude", "raw drift", "both", 0.02, 3,
+    Figure("raw_lpips", "raw LPIPS", "LPIPS", "magnitude", "raw drift", "both", 0.02, 3,
            "LPIPS of the crop's context, where it was computed."),
-    Metric("seam_de", "seam", "ΔE76", "magnitude", "seam", "up", 0.3, 2,
+    Figure("seam_de", "seam", "ΔE76", "magnitude", "seam", "up", 0.3, 2,
            "Abrupt, coherent colour step across the worst 48 px of the boundary, beyond the source's own."),
-    Metric("seam_share", "visible seam", "of boundary", "ratio", "seam", "up", 0.02, 3,
+    Figure("seam_share", "visible seam", "of boundary", "ratio", "seam", "up", 0.02, 3,
            "Share of the boundary with a step of 1.5 ΔE76 or more."),
-    Metric("change_levels", "region change", "levels", "magnitude", "effect", "both", 0.5, 2,
+    Figure("change_levels", "region change", "levels", "magnitude", "effect", "both", 0.5, 2,
            "Mean absolute difference in the region, in 1/255."),
-    Metric("change_de00", "region change, colour", "ΔE00", "magnitude", "effect", "both", 0.3, 2,
+    Figure("change_de00", "region change, colour", "ΔE00", "magnitude", "effect", "both", 0.3, 2,
            "Mean CIEDE2000 between the region before and after."),
-    Metric("region_ssim", "region SSIM", "SSIM", "ratio", "effect", "both", 0.02, 3,
+    Figure("region_ssim", "region SSIM", "SSIM", "ratio", "effect", "both", 0.02, 3,
            "Mean SSIM between the region before and after."),
-    Metric("detail", "detail gained", "log2", "magnitude", "effect", "both", 0.1, 2,
+    Figure("detail", "detail gained", "log2", "magnitude", "effect", "both", 0.1, 2,
            "log2 of gradient energy after / before: +1 is twice as much detail."),
-    Metric("region_lpips", "region LPIPS", "LPIPS", "magnitude", "effect", "both", 0.02, 3,
+    Figure("region_lpips", "region LPIPS", "LPIPS", "magnitude", "effect", "both", 0.02, 3,
            "LPIPS between the region before and after, where it was computed."),
-    Metric("text_gain", "text accuracy gained", "of characters", "ratio", "effect", "down", 0.03, 3,
+    Figure("text_gain", "text accuracy gained", "of characters", "ratio", "effect", "down", 0.03, 3,
            "Character accuracy after minus before, where the region holds text and it was read."),
 )  # fmt: skip
 
-RUN_METRICS: tuple[Metric, ...] = (
-    Metric("dead_share", "dead letters", "of items", "ratio", "run", "up", 0.01, 4,
+RUN_FIGURES: tuple[Figure, ...] = (
+    Figure("dead_share", "dead letters", "of items", "ratio", "run", "up", 0.01, 4,
            "Share of items that ended in the dead letter."),
-    Metric("strict_share", "strict violations", "of items", "ratio", "run", "up", 0.0005, 4,
+    Figure("strict_share", "strict violations", "of items", "ratio", "run", "up", 0.0005, 4,
            "Share of items with a broken promise about the published file."),
-    Metric("untouched_share", "nothing happened", "of items", "ratio", "run", "up", 0.01, 4,
+    Figure("untouched_share", "nothing happened", "of items", "ratio", "run", "up", 0.01, 4,
            "Share of items with a region that did not change."),
-    Metric("items_per_s", "throughput", "items/s", "magnitude", "run", "down", 0.0, 3,
+    Figure("items_per_s", "throughput", "items/s", "magnitude", "run", "down", 0.0, 3,
            "Finished items per second of wall clock."),
-    Metric("gpu_s_per_item", "device time", "s/item", "magnitude", "run", "up", 0.0, 3,
+    Figure("gpu_s_per_item", "device time", "s/item", "magnitude", "run", "up", 0.0, 3,
            "Seconds of the refine step per finished item."),
-    Metric("attempts", "attempts", "per item", "magnitude", "run", "up", 0.02, 3,
+    Figure("attempts", "attempts", "per item", "magnitude", "run", "up", 0.02, 3,
            "Mean attempts per item; 1 is none retried."),
 )  # fmt: skip
 

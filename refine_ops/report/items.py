@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refine_ops import storage
-from refine_ops.report.figures import METRICS, Compared, Finding, ItemMeasure, RegionMeasure
+from refine_ops.report.figures import FIGURES, Compared, Finding, ItemMeasure, RegionMeasure
 
 PAGE_ITEMS = 50
 """Items per evidence part and per page of the HTML report's data."""
@@ -29,7 +29,7 @@ ITEMS_SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("severity", pa.float64()),
-        *((m.name, pa.float64()) for m in METRICS),
+        *((m.name, pa.float64()) for m in FIGURES),
         ("metadata_lost", pa.list_(pa.string())),
         ("findings", pa.list_(_FINDING)),
         ("regions", pa.list_(_REGION)),
@@ -83,14 +83,14 @@ def item_of(row: dict[str, Any]) -> ItemMeasure:
     return ItemMeasure(
         **plain,
         metadata_lost=tuple(row["metadata_lost"]),
-        metrics={m.name: row[m.name] for m in METRICS if row[m.name] is not None},
+        metrics={m.name: row[m.name] for m in FIGURES if row[m.name] is not None},
         regions=tuple(RegionMeasure(r["region_id"], r["prompt"], dict(r["metrics"])) for r in row["regions"]),
         findings=tuple(Finding(**f) for f in row["findings"]),
         slices=dict(row["slices"]),
     )
 
 
-def write_evidence(folder: str, part: int, page: Sequence[Compared]) -> None:
+def write_pictures(folder: str, part: int, page: Sequence[Compared]) -> None:
     """Write the pictures of up to `PAGE_ITEMS` items as one part."""
     rows = []
     for compared in page:
@@ -109,7 +109,7 @@ def write_evidence(folder: str, part: int, page: Sequence[Compared]) -> None:
     storage.write(_part(folder, part), sink.getvalue())
 
 
-def read_evidence(folder: str, part: int) -> dict[tuple[str, str], dict[str, Any]]:
+def read_pictures(folder: str, part: int) -> dict[tuple[str, str], dict[str, Any]]:
     """`{(run, item_id): {"thumb": bytes, "windows": [...]}}` of one part; a window is a dict of `Window`'s fields."""
     found = {}
     for row in pq.read_table(pa.BufferReader(storage.read(_part(folder, part)))).to_pylist():
@@ -124,7 +124,7 @@ def _part(folder: str, part: int) -> str:
 
 def _item_row(item: ItemMeasure, page: int) -> dict[str, Any]:
     row = {name: getattr(item, name) for name in ITEMS_SCHEMA.names if hasattr(item, name)}
-    row |= {m.name: item.metrics.get(m.name) for m in METRICS}
+    row |= {m.name: item.metrics.get(m.name) for m in FIGURES}
     row["findings"] = [asdict(f) for f in item.findings]
     row["regions"] = [asdict(r) | {"metrics": list(r.metrics.items())} for r in item.regions]
     row["slices"] = list(item.slices.items())

@@ -9,7 +9,7 @@ import numpy as np
 
 from refine_ops.report.alarms import Alarm
 from refine_ops.report.config import Cost, Thresholds
-from refine_ops.report.figures import FINDINGS, METRICS, RUN_METRICS, FindingCode, ItemMeasure, Metric
+from refine_ops.report.figures import FIGURES, FINDINGS, RUN_FIGURES, Figure, FindingCode, ItemMeasure
 from refine_ops.report.nights import busy_s
 from refine_ops.report.trend import ALL, TrendPoint
 
@@ -92,7 +92,7 @@ def summarise(
             {"run": i.run, "id": i.item_id, "finding": i.findings[0].text} for i in ordered[:WORST] if i.findings
         ],
         "runs": [asdict(run) for run in runs],
-        "metrics": [_metric_row(m, items, thresholds) for m in METRICS],
+        "metrics": [_metric_row(m, items, thresholds) for m in FIGURES],
         "thresholds": thresholds.model_dump(),
     }
 
@@ -149,7 +149,7 @@ def _card(
     history: Sequence[TrendPoint],
     thresholds: Thresholds,
 ) -> dict[str, Any] | None:
-    metric = next(m for m in METRICS + RUN_METRICS if m.name == name)
+    metric = next(m for m in FIGURES + RUN_FIGURES if m.name == name)
     value = _value(metric, items, runs)
     past = [p.value for p in history if p.metric == name and p.slice == ALL][-30:]
     _, limit = metric_limit(name, thresholds)
@@ -172,7 +172,7 @@ def _card(
     }
 
 
-def _value(metric: Metric, items: Sequence[ItemMeasure], runs: Sequence[RunFigures]) -> float | None:
+def _value(metric: Figure, items: Sequence[ItemMeasure], runs: Sequence[RunFigures]) -> float | None:
     if metric.name == "items_per_s":
         rates = [r.items_per_s for r in runs if r.items_per_s is not None]
         return rates[-1] if rates else None
@@ -184,7 +184,7 @@ def _value(metric: Metric, items: Sequence[ItemMeasure], runs: Sequence[RunFigur
     return float(np.median(values)) if values else None
 
 
-def _metric_row(metric: Metric, items: Sequence[ItemMeasure], thresholds: Thresholds) -> dict[str, Any]:
+def _metric_row(metric: Figure, items: Sequence[ItemMeasure], thresholds: Thresholds) -> dict[str, Any]:
     values = np.array([i.metrics[metric.name] for i in items if metric.name in i.metrics])
     limit, text = metric_limit(metric.name, thresholds)
     row = {n: getattr(metric, n) for n in ("name", "label", "unit", "kind", "group", "worse", "digits", "meaning")}

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refine_ops import storage
-from refine_ops.report.figures import FINDINGS, METRICS, ItemMeasure
+from refine_ops.report.figures import FIGURES, FINDINGS, ItemMeasure
 
 ALL = "all"
 """The slice that holds every item."""
@@ -103,7 +103,7 @@ def series(points: Iterable[TrendPoint]) -> dict[tuple[str, str], list[TrendPoin
 def _values(items: Sequence[ItemMeasure]) -> dict[str, tuple[float, float, float]]:
     """(value, spread, p95) of every metric that at least one of the items has."""
     result = {}
-    for metric in METRICS:
+    for metric in FIGURES:
         measured = np.array([i.metrics[metric.name] for i in items if metric.name in i.metrics])
         if len(measured):
             centre = float(np.median(measured))

@@ -15,7 +15,7 @@ from refine_ops.config import RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.image import focus
 from refine_ops.records import Mask, RegionOutcome, U8Image, Verification
-from refine_ops.report.page.contact_sheet import Pair, contact_sheet
+from refine_ops.report.page.contact_sheet import SheetRow, contact_sheet
 
 _FORMAT_OF: Final = {".png": "png", ".webp": "webp-lossless"}
 _SUFFIXES_OF: Final = {
@@ -92,7 +92,7 @@ class Refined:
         several = len(self.regions) > 1
         labels = [f"{name} / {r.region_id}" if several else name for r in self.regions]
         pairs = zip(labels, self.regions, strict=True)
-        return contact_sheet([Pair(label, self.before, self.after, r.tight) for label, r in pairs])
+        return contact_sheet([SheetRow(label, self.before, self.after, r.tight) for label, r in pairs])
 
 
 def output_format(out: str, settings: RefineSettings) -> RefineSettings:

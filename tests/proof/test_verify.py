@@ -135,7 +135,7 @@ def test_the_proof_counts_what_opencv_counts() -> None:
     assert done.proof.metadata_equal
 
 
-def test_evidence_shows_source_output_and_difference() -> None:
+def test_the_picture_of_a_broken_promise_shows_source_output_and_difference() -> None:
     done = refine(png(RGB), [BOX])
     samples = done.canvas.samples.copy()
     samples[5, 6] = 255 - samples[5, 6]

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from refine_ops.report.build import build_report
-from refine_ops.report.config import DriftReportConfig, EvidenceSettings, MeasureSettings, TrendSettings
+from refine_ops.report.config import DriftReportConfig, MeasureSettings, PictureSettings, TrendSettings
 from refine_ops.report.review import apply_decisions, read_decisions, read_marks
 from tests.support.browser import Visit, chromium, visit
 from tests.support.made_reports import made_report
@@ -323,7 +323,7 @@ def _time_to_table(visited: Visit) -> float:
 def test_screenshots_of_first_screen_and_item_view(browser: Browser, small_run: str, tmp_path: Path) -> None:
     """Kept in `screenshots/` for the README; delete one to have it made again."""
     folder = Path(__file__).parent / "screenshots"
-    measure = MeasureSettings(processes=1, evidence=EvidenceSettings(quality=90))
+    measure = MeasureSettings(processes=1, evidence=PictureSettings(quality=90))
     trend = TrendSettings(folder=str(tmp_path / "trend"))
     for night in range(7):
         run = MadeRun(tmp_path / f"night-{night}", start=1.79e9 - 86_400 * (7 - night))

@@ -20,7 +20,7 @@ from refine_ops.report.build import build_report
 from refine_ops.report.cases import Case, open_run
 from refine_ops.report.config import Cost, DriftReportConfig, FolderPair, MeasureSettings, TrendSettings
 from refine_ops.report.folders import folder_cases
-from refine_ops.report.items import item_of, read_evidence, read_items
+from refine_ops.report.items import item_of, read_items, read_pictures
 from refine_ops.report.measure import many
 from refine_ops.report.measure.case import compare
 from refine_ops.report.measure.from_models import FILE, with_modelled, write_modelled
@@ -47,7 +47,7 @@ def test_a_run_is_measured_and_its_worst_comes_first(small_run: str, tmp_path: P
     assert rows[0]["changed_outside_px"] == 1
     assert rows[1]["changed_outside_px"] is None
     assert item_of(rows[0]).findings[0].code == "strict.pixels"
-    pictures = read_evidence(str(tmp_path), rows[0]["page"])[(small_run, "stray")]
+    pictures = read_pictures(str(tmp_path), rows[0]["page"])[(small_run, "stray")]
     assert pictures["windows"][0]["title"] == "changed outside, 1:1"
     assert pictures["thumb"][:4] == b"RIFF"
     metrics = {m["name"]: m for m in built.summary["metrics"]}

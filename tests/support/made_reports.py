@@ -12,7 +12,7 @@ from refine_ops.report.cases import open_run
 from refine_ops.report.config import Cost, MeasureSettings, Thresholds
 from refine_ops.report.figures import Compared, RegionMeasure
 from refine_ops.report.findings import region_findings
-from refine_ops.report.items import PAGE_ITEMS, write_evidence, write_items
+from refine_ops.report.items import PAGE_ITEMS, write_items, write_pictures
 from refine_ops.report.measure.case import compare
 from refine_ops.report.page.html import render_html
 from refine_ops.report.summary import run_figures, summarise
@@ -42,7 +42,7 @@ def made_report(
     ]
     out = str(folder / "report")
     for start in range(0, count, PAGE_ITEMS):
-        write_evidence(out, start // PAGE_ITEMS, all_compared[start : start + PAGE_ITEMS])
+        write_pictures(out, start // PAGE_ITEMS, all_compared[start : start + PAGE_ITEMS])
     items = [c.measure for c in all_compared]
     write_items(out, [(item, i // PAGE_ITEMS) for i, item in enumerate(items)])
     figures = run_figures(run_uri, items, count, Cost())

@@ -15,7 +15,7 @@ from refine_ops.progress import OnProgress, no_progress
 from refine_ops.report.cases import Case
 from refine_ops.report.config import MeasureSettings
 from refine_ops.report.figures import Compared, Finding, ItemMeasure
-from refine_ops.report.items import PAGE_ITEMS, write_evidence, write_items
+from refine_ops.report.items import PAGE_ITEMS, write_items, write_pictures
 from refine_ops.report.measure.case import compare, failed
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def measure_cases(
     results = iter(compare_all(work, settings))
     part = 0
     while page := list(islice(results, PAGE_ITEMS)):
-        write_evidence(folder, part, page)
+        write_pictures(folder, part, page)
         measured += [(compared.measure, part) for compared in page]
         part += 1
         on_progress(len(measured), count)

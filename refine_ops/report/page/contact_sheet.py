@@ -17,7 +17,7 @@ _INK, _PAPER, _MARK = (32, 32, 32), (255, 255, 255), (220, 40, 40)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pair:
+class SheetRow:
     """One region of one item: source and output, upright `uint8 (H, W, 3)`, and the box to show."""
 
     label: str
@@ -26,7 +26,7 @@ class Pair:
     box: Box
 
 
-def contact_sheet(pairs: Sequence[Pair]) -> bytes:
+def contact_sheet(pairs: Sequence[SheetRow]) -> bytes:
     """A PNG with one row per pair: the whole source with the region marked, the region before, the region after."""
     height = len(pairs) * (_CELL_PX + _LABEL_PX + _GAP_PX) + _GAP_PX
     sheet = Image.new("RGB", (3 * _CELL_PX + 4 * _GAP_PX, height), _PAPER)
@@ -43,7 +43,7 @@ def contact_sheet(pairs: Sequence[Pair]) -> bytes:
     return out.getvalue()
 
 
-def _views(pair: Pair) -> tuple[Image.Image, Image.Image, Image.Image]:
+def _views(pair: SheetRow) -> tuple[Image.Image, Image.Image, Image.Image]:
     box = _square(pair.box, pair.before.shape[1], pair.before.shape[0])
     whole = Image.fromarray(pair.before)
     scale = _CELL_PX / max(whole.size)

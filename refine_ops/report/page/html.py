@@ -19,7 +19,7 @@ import jinja2
 import pyarrow as pa
 
 from refine_ops import storage
-from refine_ops.report.items import read_evidence, read_items
+from refine_ops.report.items import read_items, read_pictures
 from refine_ops.report.page.escape import visible
 from refine_ops.report.page.payload import as_json, data_uri, facts, payloads, slice_values
 
@@ -87,7 +87,7 @@ def _page(
 def _worst(folder: str, report: dict[str, Any], items: pa.Table) -> list[dict[str, Any]]:
     head = items.slice(0, len(report["worst"])).select(["run", "item_id", "page"]).to_pylist()
     runs = list(dict.fromkeys(items["run"].to_pylist()))
-    evidence = cache(lambda page: read_evidence(folder, page))
+    evidence = cache(lambda page: read_pictures(folder, page))
     worst = []
     for entry, row in zip(report["worst"], head, strict=True):
         thumb = evidence(row["page"]).get((row["run"], row["item_id"]), {}).get("thumb", b"")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from refine_ops import storage
-from refine_ops.report.items import read_evidence, read_items
+from refine_ops.report.items import read_items, read_pictures
 from refine_ops.report.page.escape import markdown
 
 _PICTURES = 5
@@ -43,7 +43,7 @@ def _worst_rows(folder: str, worst: Sequence[dict[str, Any]]) -> list[str]:
     for i, (entry, item) in enumerate(zip(worst, items, strict=True)):
         windows = []
         if i < _PICTURES:
-            found = read_evidence(folder, item["page"]).get((item["run"], item["item_id"]), {})
+            found = read_pictures(folder, item["page"]).get((item["run"], item["item_id"]), {})
             windows = found.get("windows", [])[:1]
         pictures = [_picture(w[side], side) for w in windows for side in ("before", "after")] or ["", ""]
         rows.append(f"| {markdown(entry['id'])} | {markdown(entry['finding'])} | {pictures[0]} | {pictures[1]} |")

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from refine_ops.report.figures import FINDINGS, METRICS
-from refine_ops.report.items import item_of, read_evidence
+from refine_ops.report.figures import FIGURES, FINDINGS
+from refine_ops.report.items import item_of, read_pictures
 
 CHUNK_ITEMS = 10_000
 _MAX_SLICE_VALUES = 50
@@ -33,7 +33,7 @@ def payloads(
         page = pages[start]
         stop = start + next((i for i, p in enumerate(pages[start:]) if p != page), len(pages) - start)
         rows = numbered.slice(start, stop - start).to_pylist()
-        evidence = read_evidence(folder, page)
+        evidence = read_pictures(folder, page)
         shown = [(row, evidence.get((row["run"], row["item_id"]), {"thumb": b"", "windows": []})) for row in rows]
         yield f"details-{page:05d}", {row["row"]: _details(row, seen["windows"]) for row, seen in shown}
         yield f"thumbs-{page:05d}", {row["row"]: data_uri(seen["thumb"], "webp") for row, seen in shown}
@@ -52,7 +52,7 @@ def _index(items: pa.Table, runs: list[str], slices: dict[str, list[str]]) -> di
         "text": ["\n".join([image.rsplit("/", 1)[-1], reason, *prompt]) for image, reason, prompt in texts],
         "findings": [sum({_BIT[f["code"]] for f in row}) for row in findings],
         "page": items["page"].to_pylist(),
-        "metrics": {m.name: [_rounded(v, m.digits) for v in items[m.name].to_pylist()] for m in METRICS},
+        "metrics": {m.name: [_rounded(v, m.digits) for v in items[m.name].to_pylist()] for m in FIGURES},
         "slices": {
             name: [values.index(v) if (v := row.get(name, "")) in values else -1 for row in slice_rows]
             for name, values in slices.items()
