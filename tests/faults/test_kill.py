@@ -1,6 +1,7 @@
 """Kill anything at any time and lose nothing: real processes, real SIGKILL.
 
-Last slow run, 20 kills of a run of 240 items: LASTKILL
+Last slow run, 20 kills of a run of 240 items: 2026-11-25, `pytest -m slow tests/faults/test_kill.py`, two cores shared
+with other work: passed in 200 s.
 """
 
 import os
