@@ -1,7 +1,7 @@
 """Everything that must hold, in one command: format, lint, types, import contracts, tests.
 
 python -m tests                  all of it
-python -m tests quick            without the tests that start a process, a server or a browser
+python -m tests quick            without what starts a process, a server or a browser, or trains; with fewer examples
 python -m tests PATH ...         the same checks, and the tests of these paths alone
 python -m tests [quick] [PATH ...] [pytest's options]
 """
@@ -19,7 +19,7 @@ CHECKS = (
     ("types", ["mypy"]),
     ("import contracts", ["lint-imports", "--no-cache"]),
 )
-QUICK = ["-m", "not slow and not gpu and not processes"]
+QUICK = ["-m", "not slow and not gpu and not processes and not long"]
 
 
 def main(arguments: list[str]) -> int:
@@ -28,7 +28,8 @@ def main(arguments: list[str]) -> int:
     failed = [name for name, command in CHECKS if not _check(name, command)]
     quick = arguments[:1] == ["quick"]
     options = [*QUICK, *arguments[1:]] if quick else arguments
-    if subprocess.call(_pytest(options), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "REFINE_OPS_TESTS": "quick" if quick else "all"}
+    if subprocess.call(_pytest(options), cwd=ROOT, env=environment):
         failed.append("tests")
     print(f"{'FAILED: ' + ', '.join(failed) if failed else 'everything holds'} ({time.monotonic() - started:.0f} s)")
     return 1 if failed else 0

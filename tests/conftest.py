@@ -30,10 +30,11 @@ def pytest_sessionfinish() -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Where everything starts something, `python -m tests quick` does not even import it: that is Prefect and more."""
-    if collection_path.suffix != ".py" or "not processes" not in config.getoption("markexpr"):
+    """What `python -m tests quick` leaves out as a whole module it does not even import: that is Prefect and more."""
+    if collection_path.suffix != ".py" or "not processes and not long" not in config.getoption("markexpr"):
         return None
-    return True if "\npytestmark = pytest.mark.processes\n" in collection_path.read_text() else None
+    marks = [line for line in collection_path.read_text().splitlines() if line.startswith("pytestmark = ")]
+    return True if any("mark.processes" in line or "mark.long" in line for line in marks) else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -21,7 +21,7 @@ def endpoint() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.processes)])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     if request.param == "local":
@@ -37,7 +37,6 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     return f"s3://{bucket}/adapters"
 
 
-@pytest.mark.processes
 def test_published_versions_are_listed_oldest_first_and_shown_with_their_card(folder: str) -> None:
     first = adapters.publish(folder, b"one", metrics={"gain_db": 1.5}, base={"torch": "2.14"})
     second = adapters.publish(folder, b"two", label="nightly")

@@ -8,6 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from refine_ops.model.doctor.random_weights import SMALL, random_pipeline
 from tests.bench import bench_train
 
+pytestmark = pytest.mark.long
+
 
 def test_every_variant_trains_like_the_plain_loop() -> None:
     rows = bench_train.main(["--images", "3", "--warmup", "1", "--repeats", "2", "--only", "block/selective/none"])

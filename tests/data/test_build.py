@@ -48,6 +48,7 @@ def drawn(out: Path, count: int = 60, **changes: object) -> BuildDatasetConfig:
     return BuildDatasetConfig(**({"out": str(out), "source": source, "samples_per_part": 8} | changes))
 
 
+@pytest.mark.long
 def test_the_synthetic_source_gives_a_sound_set(tmp_path: Path) -> None:
     out = run(drawn(tmp_path / "set", count=160))
     samples, rejects = rows_of(out), rows_of(out, "rejects")
@@ -61,6 +62,7 @@ def test_the_synthetic_source_gives_a_sound_set(tmp_path: Path) -> None:
     assert {r["split"] for r in samples} == {"train", "validation"}
 
 
+@pytest.mark.long
 def test_photos_with_boxes_grabcut_and_model_free_damage_give_a_sound_set(tmp_path: Path) -> None:
     config = photo_config(tmp_path)
     out = run(config)
@@ -210,6 +212,7 @@ def test_a_checkpoint_counts_by_its_files_wherever_it_lies(tmp_path: Path) -> No
     assert first != identity(tmp_path / "b", b"2")
 
 
+@pytest.mark.long
 def test_excluded_families_are_nowhere_and_unknown_names_are_refused(tmp_path: Path) -> None:
     held_out = ("text", "barcode", "photo", "local_warp", "inpainting")
     out = run(drawn(tmp_path / "set", 60, exclude=held_out))
@@ -274,6 +277,7 @@ def test_pairs_keep_their_reference_whole_or_cropped(tmp_path: Path) -> None:
             assert read_png(out, row["reference"]).shape[:2] == shape
 
 
+@pytest.mark.long
 def test_large_photos_shrink_only_when_asked(tmp_path: Path) -> None:
     config = photo_config(tmp_path, samples_per_row=1, max_side_px=300)
     assert isinstance(config.source, ManifestSource)

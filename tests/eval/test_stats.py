@@ -25,6 +25,7 @@ def _simulate(shape: str, n_cases: int, rng: np.random.Generator) -> tuple[np.nd
     return (rng.random(noise.shape) < chance).astype(float), 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n_cases", [31, 36])
 @pytest.mark.parametrize("shape", ["normal", "skewed", "bounded", "binary"])
 def test_intervals_cover_the_truth_at_the_papers_design(shape: str, n_cases: int) -> None:

@@ -17,6 +17,7 @@ from refine_ops.image.region import tight_box
 from refine_ops.records import MaskReading
 from tests.support.chain import LIMITS
 from tests.support.made_files import jpeg, palette_png, picture, png, tiff, webp
+from tests.support.sizes import size
 
 SIDE = 160
 YS, XS = np.mgrid[:SIDE, :SIDE]
@@ -258,7 +259,7 @@ def guise(kind: str, level: np.ndarray) -> bytes:
     return makers[kind]()
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=size(500, 60), deadline=None)
 @given(level=blobs(), kind=st.sampled_from(KINDS), damage=st.sampled_from(["none", "none", "faint", "noise", "class"]))
 def test_a_generated_mask_marks_what_the_rule_says_or_is_refused(level: np.ndarray, kind: str, damage: str) -> None:
     if damage == "faint":

@@ -50,6 +50,7 @@ def test_another_ones_reference_is_refused(number: int) -> None:
     assert found.agreement.verdict == "refused"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [0, 15, 25])
 @pytest.mark.parametrize("change", ["letter", "text"])
 def test_a_near_miss_is_not_taken_where_the_region_is_merely_blurred(number: int, change: str) -> None:
@@ -110,6 +111,7 @@ def test_the_transform_maps_the_references_pixels_at_the_size_asked() -> None:
     assert np.abs((at[0] + 0.5) * ratio - 0.5 - at[1]).max() < 2 * ratio
 
 
+@pytest.mark.long
 def test_of_several_references_the_one_that_agrees_best_is_taken() -> None:
     made = composite(15, "train", "plane", "blur")
     view, mask, _ = shown(made)

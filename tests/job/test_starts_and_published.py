@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from refine_ops import storage
 from refine_ops.errors import JobError
 from refine_ops.job import published, starts
+from tests.support.sizes import size
 
 
 def open_now(run: str) -> starts.Start:
@@ -290,7 +291,7 @@ class Nights(RuleBasedStateMachine):
 
 
 TestNights = Nights.TestCase
-TestNights.settings = settings(max_examples=100, stateful_step_count=12, deadline=None)
+TestNights.settings = settings(max_examples=size(100, 10), stateful_step_count=12, deadline=None)
 
 
 @pytest.mark.slow

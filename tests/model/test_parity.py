@@ -71,6 +71,7 @@ def test_reference_speed_equals_the_pipeline_bit_for_bit(
     assert expected.std() > 0.05, "a constant picture would prove nothing"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize(("size", "reference", "steps", "scale", "zero_cond_t"), CASES)
 def test_fast_stays_within_1e5_of_reference(

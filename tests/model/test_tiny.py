@@ -90,6 +90,7 @@ def test_one_frame_vae_equals_the_video_vae(pipeline: QwenImageEditPlusPipeline)
         torch.testing.assert_close(one_frame.decode(fast, quick).clamp(-1, 1), decoded, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_vae_keeps_held_out_photos(pipeline: QwenImageEditPlusPipeline) -> None:
     images = photo_crops()
     with torch.no_grad():
@@ -97,6 +98,7 @@ def test_vae_keeps_held_out_photos(pipeline: QwenImageEditPlusPipeline) -> None:
     assert psnr(restored, images) > 32
 
 
+@pytest.mark.long
 def test_vae_starts_as_a_patch_transform() -> None:
     images = photo_crops()
     vae = shapes.new_vae()

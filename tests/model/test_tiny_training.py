@@ -84,6 +84,7 @@ def test_an_undamaged_batch_costs_nearly_nothing_at_the_start(vae: AutoencoderKL
     assert clean < 0.25 * damaged
 
 
+@pytest.mark.long
 def test_training_on_one_batch_learns_it(batch: Encoded) -> None:
     model, weights = assemble.new_transformer(), torch.ones(shapes.TOKEN_CHANNELS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)

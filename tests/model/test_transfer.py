@@ -56,6 +56,7 @@ def test_a_fitting_reference_is_pasted_in_its_pose_and_the_outcome_says_so() -> 
     assert finished.data == refined(FITS, TransferRefiner(), [FITS.reference], SETTINGS).data
 
 
+@pytest.mark.long
 def test_of_several_references_the_best_is_taken() -> None:
     wrong = composite(1001, "train").reference
     finished = refined(FITS, TransferRefiner(), [wrong, FITS.reference], SETTINGS)

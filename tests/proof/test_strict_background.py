@@ -38,6 +38,7 @@ from tests.support.made_files import (
     with_chunks,
     with_segments,
 )
+from tests.support.sizes import size
 
 PROFILES = {"none": None, "srgb": srgb_profile(), "wide": wide_profile()}
 KINDS = [
@@ -52,7 +53,7 @@ KINDS = [
     "tiff-lzw",
     "tiff-packbits",
 ]
-CASES = {"ci": 1300, "slow": 20_000}
+CASES = {"ci": size(1300, 150), "slow": 20_000}
 """Per property; the JPEG and the other formats' property are two, so CI runs 2,600."""
 
 

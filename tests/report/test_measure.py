@@ -226,6 +226,7 @@ def test_what_cannot_be_reported_says_so(tmp_path: Path) -> None:
             DriftReportConfig.model_validate(wrong)
 
 
+@pytest.mark.long
 def test_the_trend_grows_by_one_run_a_night_and_alarms_on_the_odd_one(tmp_path: Path) -> None:
     trend = TrendSettings(folder=str(tmp_path / "trend"), min_runs=4)
     for night in range(6):
@@ -241,6 +242,7 @@ def test_the_trend_grows_by_one_run_a_night_and_alarms_on_the_odd_one(tmp_path: 
     assert built.summary["verdict"]["state"] == "attention"
 
 
+@pytest.mark.long
 def test_a_run_folder_that_goes_on_every_night_has_a_trend_and_reports_of_last_night(tmp_path: Path) -> None:
     trend = TrendSettings(folder=str(tmp_path / "trend"), min_runs=4, min_items=4)
     run = MadeRun(tmp_path / "run")

@@ -19,6 +19,8 @@ from refine_ops.report.measure.from_models import FILE, with_modelled
 from tests.support.made_runs import MadeRun, photo_edit, png
 from tests.support.trunk_weights import write_trunk
 
+pytestmark = pytest.mark.long
+
 ONE = MeasureSettings(processes=1)
 
 

@@ -23,6 +23,8 @@ from refine_ops.report.measure.case import compare
 from refine_ops.report.trend import run_points
 from tests.support.made_runs import Edit, MadeRun, photo_edit
 
+pytestmark = pytest.mark.long
+
 COMPANY = 11
 CROWD = 100
 """Clean items a planted one is ranked among: to be the first, and to be among the ten that the first screen shows."""

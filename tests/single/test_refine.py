@@ -71,6 +71,7 @@ def test_a_picture_in_memory_is_as_good(small: np.ndarray, kind: str) -> None:
         assert np.array_equal(result.before, small)
 
 
+@pytest.mark.long
 def test_masks_and_references_may_be_arrays_too(small: np.ndarray) -> None:
     mask = np.zeros(small.shape[:2], np.bool_)
     mask[50:90, 60:110] = True

@@ -18,8 +18,10 @@ from refine_ops.train.denoiser import Denoiser, trainable
 from refine_ops.train.promotion.promote import PromotionResult, decide_promotion
 from refine_ops.train.samples.encoders import load_trainee
 
+pytestmark = pytest.mark.long
+
 CASES = 4
-BASE = ModelSettings(model="tiny", device="cpu")
+BASE = ModelSettings(model="tiny", device="cpu", reference="as_given")
 
 
 @pytest.fixture(scope="module")

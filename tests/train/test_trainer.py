@@ -37,6 +37,8 @@ from refine_ops.train.run_folder import open_run
 from refine_ops.train.trainer import Stopped
 from refine_ops.train.worker import run_rank
 
+pytestmark = pytest.mark.long
+
 RUN = RunSettings(
     steps=6, batch_size=4, micro_batch=1, checkpoint_every=2, keep_checkpoints=10, validate_every=3, validation_items=2,
     sigma_buckets=3, grid_items=1, loader_workers=0, reference_share=0.5, tracker="none", save_dtype="float32",

@@ -15,6 +15,8 @@ from refine_ops.eval.metrics.features import feature_meters
 from refine_ops.eval.metrics.perceptual import lpips_network, perceptual_meters
 from refine_ops.eval.metrics.text import accuracy, text_meter
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 
 

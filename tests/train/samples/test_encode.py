@@ -22,6 +22,8 @@ from refine_ops.train.samples.dataset import make_crop, read_files, read_samples
 from refine_ops.train.samples.encode import Planned, SampleEncoder, Skipped, tasks
 from refine_ops.train.samples.encoders import Encoders, load_encoders, load_trainee
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 CROP = CropSettings(geometry=FocusSettings(focus_pixels=64 * 64))
 SPEC = BatchSpec(LossSettings(), latent_px=4, target_ring=2, text_multiple=1)
