@@ -1,6 +1,6 @@
 """An adapter learns what its base was never shown: a style and a damage that are outside the base's recipe.
 
-Last run: LASTFAMILY
+Last run: 2026-11-25, fe69c38, one thread: passed in 28 s.
 """
 
 from pathlib import Path
