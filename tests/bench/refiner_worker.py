@@ -1,6 +1,6 @@
 """End to end: JPEG files through the real launcher, rank and run folder, on the bench's model.
 
-Run as a module by torch's elastic agent, this file is also the rank itself, with the random model where asked for.
+Run as a module by the launcher, this file is also the rank itself, with the random model where asked for.
 """
 
 import json
@@ -25,6 +25,8 @@ from refine_ops.job.run_folder import open_run
 from refine_ops.model.load import Networks
 from refine_ops.model.refiner import StagedRefiner, build_refiner
 
+_HERE = str(Path(__file__).parent)
+
 
 def measure_worker(setup: Setup, items: int) -> dict[str, Any]:
     """Refine `items` JPEG files of 2 MP, one box each; the host's work should hide behind the model."""
@@ -44,7 +46,8 @@ def measure_worker(setup: Setup, items: int) -> dict[str, Any]:
             PlanReader(folder.plan), read_ledger(folder.outcomes, ["status", "request", "identity"]),
             recheck=False, retry_dead=False,
         )  # fmt: skip
-        os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+        # A rank runs with PYTHONSAFEPATH: this module's folder must be named, and what finds the package kept.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_HERE, os.environ.get("PYTHONPATH")]))
         os.environ["BENCH_SETUP"] = json.dumps([setup.name, setup.random, setup.preset.steps])
         verdict = Node(folder, config, 1, module="refiner_worker").run(todo)
         ledger = read_ledger(folder.outcomes, ["status", "finished_at"])
@@ -81,4 +84,4 @@ def _load(settings: ModelSettings, device: torch.device) -> StagedRefiner:
 
 
 if __name__ == "__main__":
-    run_rank(load=_load)
+    run_rank(import_refiner=lambda: _load)
