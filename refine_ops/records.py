@@ -244,6 +244,59 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """Numbers of one region before and after that say whether it is better or worse (`judge/evidence`).
+
+    All are taken over the pasted pixels of the crop, at native resolution. None means not measured: no reference, no
+    text, no reader, too few pixels.
+
+    Attributes:
+        finite: every value the model made is a number.
+        change: mean absolute difference, in 1/255.
+        zoom: model pixels per native pixel along one side; below 1 the model saw less than there is.
+        detail_lost: share of the source's detail, above its noise and JPEG blocks, that is gone, in [0, 1].
+        detail_gained: detail after over before, both above the noise, log2 (1.0: twice as much).
+        detail_around: detail after over that around the region, log2 (0.0: as sharp as its surroundings).
+        overshoot: how far edges swing past both of their sides beyond what the source's do, in 1/255.
+        grain: noise after less noise before in what is flat, in 1/255.
+        structure: correlation of the coarse shapes before and after, in [-1, 1].
+        colour: CIEDE2000 between the coarse colours before and after, mean.
+        shift_px: how far the region's content lies off its old place, in native pixels.
+        reference_before, reference_after: correlation with the registered reference, in [-1, 1].
+        reference_arrived: share of what the reference shows and the source did not that is there now, in [0, 1].
+        reference_invented: share of what is there now that neither of them shows, in [0, 1].
+        text_before, text_after: agreement of the text read with what is asked for, or the reading's confidence, in
+            [0, 1].
+        drift_px: how far the model moved the crop before it was undone, in native pixels.
+        drift_de00: median CIEDE2000 on known pixels before it was undone.
+        seam: the jump that the boundary shows beyond the source's own, CIE76.
+        candidates: agreement with the other candidates, mean correlation in [-1, 1].
+    """
+
+    finite: bool = True
+    change: float | None = None
+    zoom: float | None = None
+    detail_lost: float | None = None
+    detail_gained: float | None = None
+    detail_around: float | None = None
+    overshoot: float | None = None
+    grain: float | None = None
+    structure: float | None = None
+    colour: float | None = None
+    shift_px: float | None = None
+    reference_before: float | None = None
+    reference_after: float | None = None
+    reference_arrived: float | None = None
+    reference_invented: float | None = None
+    text_before: float | None = None
+    text_after: float | None = None
+    drift_px: float | None = None
+    drift_de00: float | None = None
+    seam: float | None = None
+    candidates: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RegionOutcome:
     """What happened to one region.
 

@@ -1,0 +1,74 @@
+"""All evidence of one region, from its pixels before and after."""
+
+import cv2
+import numpy as np
+
+from refine_ops.judge.evidence.change import measure_effect
+from refine_ops.judge.evidence.reader import Reader
+from refine_ops.judge.evidence.seam import measure_seam
+from refine_ops.records import Alignment, Conditioning, Evidence, FocusCrop, Mask, U8Image
+
+
+def measure(
+    before: U8Image,
+    after: U8Image,
+    mask: Mask,
+    *,
+    reach_px: int,
+    zoom: float | None = None,
+    reference: U8Image | None = None,
+    covered: Mask | None = None,
+    alignment: Alignment | None = None,
+    prompt: str = "",
+    reader: Reader | None = None,
+    finite: bool = True,
+) -> Evidence:
+    """Compare a region's focus crop before and after, both as they lie in the image.
+
+    Args:
+        before, after: the crop at native resolution, `uint8 (h, w, 3)`.
+        mask: what is pasted, `bool (h, w)`, not empty.
+        reach_px: how far past `mask` the blend reaches.
+        zoom: model pixels per native pixel.
+        reference: the registered reference in the crop's frame, `uint8 (h, w, 3)` (`native_reference`).
+        covered: where it reaches, `bool (h, w)`; everywhere if None.
+        alignment: what `align` estimated.
+        prompt: what was asked for; text in quotation marks is looked for.
+        reader: reads text; without one that is not measured.
+        finite: whether every value of the patch is a number.
+    """
+    effect = measure_effect(before, after, mask)
+    seam = measure_seam(before, after, mask, reach_px)
+    measured = alignment is not None and alignment.measured
+    return Evidence(
+        finite=finite,
+        change=effect.levels,
+        zoom=zoom,
+        detail_lost=1.0 - min(1.0, 2.0**effect.detail),
+        detail_gained=effect.detail,
+        drift_px=alignment.shift_px if alignment and measured else None,
+        drift_de00=alignment.de00_before if alignment and measured else None,
+        seam=seam.de if seam else None,
+    )
+
+
+def zoom_of(crop: FocusCrop) -> float:
+    """Model pixels per native pixel along one side."""
+    left, _, right, _ = crop.pad
+    return crop.size[0] / (crop.crop[2] - crop.crop[0] + left + right)
+
+
+def native_reference(given: Conditioning, crop: FocusCrop) -> tuple[U8Image, Mask] | None:
+    """The registered reference and where it reaches, taken from the view back to the crop at native resolution; None
+    where there is none, or it is not registered."""
+    if given.reference is None or given.covered is None:
+        return None
+    x0, y0, x1, y1 = crop.crop
+    left, top, right, bottom = crop.pad
+    width, height = x1 - x0, y1 - y0
+    padded = (width + left + right, height + top + bottom)
+    inside = np.s_[top : top + height, left : left + width]
+    how = cv2.INTER_AREA if zoom_of(crop) > 1 else cv2.INTER_CUBIC
+    pixels = cv2.resize(given.reference, padded, interpolation=how)[inside]
+    covered = cv2.resize(given.covered.astype(np.uint8), padded, interpolation=cv2.INTER_NEAREST)[inside]
+    return np.ascontiguousarray(pixels, np.uint8), covered > 0
