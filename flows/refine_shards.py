@@ -1,14 +1,12 @@
 """The flow `refine-shards`: one lane of a run on many machines. Started by `refine-batch`, not by people."""
 
-from dataclasses import replace
-
 from prefect import flow, get_run_logger
 
 from flows.steps.weights import parts_of, processes_for
 from refine_ops.config import RefineShardsConfig
 from refine_ops.job.launch import Node
 from refine_ops.job.planning.order import read_order, share_of
-from refine_ops.job.run_folder import find_run, reopen_run
+from refine_ops.job.run_folder import find_start, reopen_run
 
 
 @flow(name="refine-shards")
@@ -21,7 +19,7 @@ def refine_shards(config: RefineShardsConfig) -> int:
     run, _ = reopen_run(config.run)
     order = read_order(config.order, run)
     settings = order.config.model_copy(update={"out": run.uri, "worker": config.worker or order.config.worker})
-    folder = replace(find_run(run.uri, parts_of(settings.refine)), start=order.start)
+    folder = find_start(run.uri, order.start, parts_of(settings.refine))
     todo = share_of(order, config.shards)
     logger = get_run_logger()
     logger.info("%d items to do in %d shards", len(todo.positions), len(config.shards))

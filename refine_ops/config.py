@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+OnNewFingerprint = Literal["refuse", "new-work", "redo"]
+"""What a start does whose pixels depend on other things than those of the starts before it."""
 KeepPatches = Literal["none", "flagged", "all"]
 """Whose raw patches are kept beside the outputs: nobody's, those of regions whose drift was undone, everybody's."""
 
@@ -130,6 +132,7 @@ class ModelSettings(Settings):
     model: str = Field("tiny", description="Preset name, a folder in diffusers' layout, or a hub name (allow_hub).")
     adapters: tuple[str, ...] = Field((), description="LoRA files or folders, or registry names such as 'current'.")
     registry: str | None = Field(None, description="Adapter registry (folder or s3:// prefix) that names refer to.")
+    allow_other_base: bool = Field(False, description="Also use an adapter that was trained on another base model.")
     allow_hub: bool = Field(False, description="Allow downloads of the hub names given here.")
     steps: int | None = Field(None, ge=1, le=200)
     true_cfg_scale: float | None = Field(None, ge=1.0, le=20.0)
@@ -227,6 +230,14 @@ class RefineBatchConfig(Settings):
     )
     retry_dead: bool = Field(False, description="Also redo items that are in the dead letter.")
     recheck: bool = Field(True, description="On resume, redo done items whose source's size, time or ETag changed.")
+    on_new_fingerprint: OnNewFingerprint = Field(
+        "refuse",
+        description="When weights, pixel settings or versions are others than before. 'new-work': refine what is new "
+        "or changed with them, what is published stays; 'redo': the rest too, at most max_new items per start.",
+    )
+    max_new: int | None = Field(
+        None, ge=1, description="Items per start that only a new fingerprint brings back; the others stay published."
+    )
     canary: int | None = Field(None, ge=1, description="Refine a stratified sample of this size first.")
     canary_gates: CanaryGates = CanaryGates()
     lanes: Literal["local", "work-pool"] = Field("local", description="One node, or child runs on a work pool.")
@@ -276,9 +287,10 @@ class RefineShardsConfig(Settings):
 
 
 def pixel_settings(settings: RefineSettings) -> dict[str, Any]:
-    """The settings that enter the run fingerprint (limits and registry paths do not)."""
+    """The settings that enter the run fingerprint: limits do not, nor do names and paths of models and adapters, whose
+    files are hashed instead, nor the device, which a lane's machine chooses."""
     values = settings.model_dump(mode="json")
-    for name in ("registry", "allow_hub"):
+    for name in ("model", "adapters", "registry", "allow_hub", "allow_other_base", "device"):
         values["model"].pop(name)
     values.pop("limits")
     return values

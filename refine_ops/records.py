@@ -345,10 +345,11 @@ class Verification:
 class Outcome:
     """One item's record: what became of it, with what, and where. Written once the output is durable.
 
-    `fingerprint` is the run's fingerprint + the hashes of all inputs + the regions: equal fingerprints give equal
-    pixels. `request` hashes the manifest row, `identity` what the stores say of the inputs without reading them (ETag,
-    size, time): a rerun compares these two to skip what is done. `output` is the item's plain name, `object` where its
-    bytes lie below the run folder, `start` the start that tried it. `timings_s` are wall-clock seconds per step.
+    `run_fingerprint` hashes what the pixels depend on beside the item (weights, settings, versions); `fingerprint` is
+    that + the hashes of all inputs + the regions: equal fingerprints give equal pixels. `request` hashes the manifest
+    row, `identity` what the stores say of the inputs without reading them (ETag, size, time): a rerun compares these
+    two to skip what is done. `output` is the item's plain name, `object` where its bytes lie below the run folder,
+    `start` the start that tried it. `timings_s` are wall-clock seconds per step.
     """
 
     item_id: str
@@ -377,3 +378,4 @@ class Outcome:
     rank: int = 0
     start: int = 0
     finished_at: float = 0.0
+    run_fingerprint: str = ""

@@ -15,7 +15,7 @@ from refine_ops import storage
 from refine_ops.config import ModelSettings, RefineBatchConfig
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.plan import Plan, PlanReader, refuse, scan_manifest
-from refine_ops.job.planning.remaining import remaining
+from refine_ops.job.planning.remaining import REMAINING_COLUMNS, remaining
 from refine_ops.job.run_folder import reopen_run
 from refine_ops.model.presets import PRESETS, VAE_PIXELS, Preset, apply_overrides, resolve_preset
 
@@ -84,7 +84,7 @@ def plan_only(config: RefineBatchConfig, price: float | None = None) -> str:
         outcomes = storage.join(storage.resolve(config.out), "outcomes")
         checked = Checked(plan, list(plan.problems))
         open_all(checked, PlanReader(local), config, at_most=_OPENED)
-        todo = to_do(PlanReader(local), read_ledger(outcomes, ["status", "request", "identity"]), config)
+        todo = to_do(PlanReader(local), read_ledger(outcomes, list(REMAINING_COLUMNS)), config)
     said = describe(plan, todo, estimates(todo, config, measured(config)), measured(config), price)
     return "\n\n".join(filter(None, [said, checked.describe(), _unopened(checked)]))
 

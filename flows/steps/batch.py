@@ -25,7 +25,7 @@ from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.ledger import compact, outcomes_table, read_ledger, write_part
 from refine_ops.job.planning.canary import check_canary, sample_canary
 from refine_ops.job.planning.plan import Plan, PlanReader, make_plan, problem_outcomes
-from refine_ops.job.planning.remaining import Remaining, remaining
+from refine_ops.job.planning.remaining import REMAINING_COLUMNS, Remaining, remaining
 from refine_ops.job.ranks import SoleRank
 from refine_ops.job.run_folder import RunFolder, find_run
 from refine_ops.report.config import DriftReportConfig
@@ -141,8 +141,8 @@ def _is_new(out: str) -> bool:
 
 
 def find_folder(config: RefineBatchConfig, parts: dict[str, str]) -> RunFolder:
-    """The run folder, there already or not; refuses one of another fingerprint."""
-    return find_run(config.out, parts)
+    """The run folder, there already or not; refuses one of another fingerprint unless it is told what to do then."""
+    return find_run(config.out, parts, config.on_new_fingerprint)
 
 
 def plan_run(config: RefineBatchConfig, folder: RunFolder, held: Held, engine: Engine) -> Plan:
@@ -198,9 +198,17 @@ def record_problems(folder: RunFolder, plan: Plan) -> None:
 
 def find_remaining(config: RefineBatchConfig, folder: RunFolder, engine: Engine) -> Remaining:
     """What of the plan has no outcome yet, by the ledger."""
-    ledger = read_ledger(folder.outcomes, ["status", "request", "identity"])
-    found = remaining(PlanReader(folder.plan), ledger, recheck=config.recheck, retry_dead=config.retry_dead)
-    engine.note(f"{len(found.positions)} to do, {found.done} done, {found.dead} dead")
+    ledger = read_ledger(folder.outcomes, list(REMAINING_COLUMNS))
+    found = remaining(
+        PlanReader(folder.plan),
+        ledger,
+        recheck=config.recheck,
+        retry_dead=config.retry_dead,
+        fingerprint=folder.fingerprint,
+        max_older=config.max_new if config.on_new_fingerprint == "redo" else 0,
+    )
+    older = f", {found.older} of them under an earlier fingerprint" if found.older else ""
+    engine.note(f"{len(found.positions)} to do, {found.done} done{older}, {found.dead} dead")
     return found
 
 

@@ -29,7 +29,7 @@ class Held:
             JobError: the folder cannot be written, or holds a run with another fingerprint.
         """
         settings = self._config.model_dump(mode="json")
-        folder = open_run(self._config.out, self._parts, settings)
+        folder = open_run(self._config.out, self._parts, settings, self._config.on_new_fingerprint)
         self._start = open_start(folder.uri, {"config": settings, "parts": self._parts})
 
     def __enter__(self) -> "Held":

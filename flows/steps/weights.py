@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from refine_ops import adapters
-from refine_ops.config import RefineBatchConfig, RefineSettings
+from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings
+from refine_ops.errors import JobError
 from refine_ops.job.run_folder import fingerprint_parts
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
@@ -16,24 +17,39 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_adapters(settings: RefineSettings) -> RefineSettings:
-    """Registry names such as `current` become the files they stand for now, so that a run keeps one adapter.
+    """Registry names such as `current` become the versions they stand for now, so that a run keeps one adapter; every
+    node fetches a version into its own cache, and checks its hash.
 
-    A base model or library that is not the one an adapter was trained with is named in the log.
+    A library that is not the one an adapter was trained with is named in the log.
+
+    Raises:
+        JobError: an adapter was trained on another base model, unless `allow_other_base` is set.
     """
     model = settings.model
     if not model.adapters or model.registry is None:
         return settings
     base = fingerprint_model(resolve_model(model.model_copy(update={"adapters": ()})), model)
-    files = []
+    names = []
     for name in model.adapters:
         if Path(name).exists():
-            files.append(name)
+            names.append(name)
             continue
-        found = adapters.resolve(name, model.registry)
-        for difference in adapters.drift(adapters.show(model.registry, found.version).base, base):
-            logger.warning("adapter %s: %s", found.version, difference)
-        files.append(str(found.file))
-    return settings.model_copy(update={"model": model.model_copy(update={"adapters": tuple(files)})})
+        card = adapters.show(model.registry, name)
+        _refuse_other_base(card, base, model)
+        for difference in adapters.drift(card.base, base):
+            logger.warning("adapter %s: %s", card.version, difference)
+        names.append(card.version)
+    return settings.model_copy(update={"model": model.model_copy(update={"adapters": tuple(names)})})
+
+
+def _refuse_other_base(card: adapters.AdapterCard, base: dict[str, str], model: ModelSettings) -> None:
+    weights = {name: digest for name, digest in card.base.items() if name.startswith("weights.")}
+    other = [line.partition(":")[0].removeprefix("weights.") for line in adapters.drift(weights, base)]
+    if other and not model.allow_other_base:
+        raise JobError(
+            f"adapter {card.version} was trained on another base model than {model.model!r} (other files in: "
+            f"{', '.join(other)}); use its own base, or --set refine.model.allow_other_base=true"
+        )
 
 
 def parts_of(settings: RefineSettings) -> dict[str, str]:

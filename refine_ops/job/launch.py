@@ -177,7 +177,8 @@ class Node:
         item, request = self._plan.item(position)
         deaths = self._solo_deaths[position]
         logger.error("item %s killed its process %d times when run alone; it is dead-lettered", item.item_id, deaths)
-        return outcome.killed(item, request, self._folder.start, attempts=self._lost_attempts[position], alone=deaths)
+        lost = self._lost_attempts[position]
+        return outcome.killed(item, request, self._folder.fingerprint, self._folder.start, attempts=lost, alone=deaths)
 
     def _report(self, current: Counts) -> None:
         counts = _one_after_another(self._total, current)

@@ -78,7 +78,7 @@ def dead(attempt: Attempt, error: ItemError) -> Outcome:
     return Outcome(**_common(attempt), status="dead", reason=error.reason, message=str(error))
 
 
-def killed(item: Item, request: str, start: int, attempts: int, alone: int) -> Outcome:
+def killed(item: Item, request: str, run: str, start: int, attempts: int, alone: int) -> Outcome:
     """The item ended its process `attempts` times, `alone` of them with nothing else in hand."""
     message = f"killed the worker {alone} times when run alone (crash, out of memory or hang); look at the file itself"
     return Outcome(
@@ -96,6 +96,7 @@ def killed(item: Item, request: str, start: int, attempts: int, alone: int) -> O
         attempts=attempts,
         start=start,
         finished_at=time.time(),
+        run_fingerprint=run,
     )
 
 
@@ -156,4 +157,5 @@ def _common(attempt: Attempt) -> dict[str, Any]:
         "rank": attempt.rank,
         "start": attempt.start,
         "finished_at": time.time(),
+        "run_fingerprint": attempt.run,
     }

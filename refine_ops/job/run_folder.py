@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import refine_ops
-from refine_ops import identity, storage
-from refine_ops.config import RefineSettings, pixel_settings
+from refine_ops import PIXEL_VERSION, identity, storage
+from refine_ops.config import OnNewFingerprint, RefineSettings, pixel_settings
 from refine_ops.errors import ItemError, JobError
+from refine_ops.job.starts import newest_start, read_start
 
 logger = logging.getLogger(__name__)
 
@@ -87,33 +87,47 @@ def fingerprint_parts(settings: RefineSettings, weights: dict[str, str]) -> dict
     parts = identity.flat(pixel_settings(settings), "settings.")
     parts |= {f"weights.{k}": v for k, v in weights.items()}
     parts |= {f"package.{name}": found for name, found in identity.versions(identity.PIXEL_PACKAGES).items()}
-    return parts | {"package.refine-ops": refine_ops.__version__}
+    return parts | {"pixel_version": str(PIXEL_VERSION)}
 
 
-def find_run(out: str, parts: dict[str, str]) -> RunFolder:
+def find_run(out: str, parts: dict[str, str], on_new: OnNewFingerprint = "refuse") -> RunFolder:
     """The run folder in `out`, whether it is there yet or not; nothing is written.
 
     Raises:
-        JobError: it belongs to a run whose pixels depend on other things; the differing names and both values are in
-            the message.
+        JobError: its last start's pixels depend on other things, and `on_new` is "refuse"; the differing names and both
+            values are in the message.
     """
     try:
         uri = storage.resolve(out)
     except ItemError as e:
         raise JobError(f"run folder {e}") from e
     record = identity.recorded(storage.join(uri, "run.json"))
-    if record is not None:
-        _refuse_other(uri, record, parts)
+    if record is not None and on_new == "refuse":
+        _refuse_other(uri, _parts_in_force(uri, record), parts)
     return RunFolder(uri, identity.digest(parts)[:32])
 
 
-def open_run(out: str, parts: dict[str, str], config: dict[str, Any]) -> RunFolder:
+def find_start(uri: str, start: int, parts: dict[str, str]) -> RunFolder:
+    """The run folder as a lane of `start` works in it.
+
+    Raises:
+        JobError: this machine would make other pixels than that start.
+    """
+    if changed := identity.differences(read_start(uri, start).what.get("parts", {}), parts):
+        raise JobError(
+            f"this machine would make other pixels than start {start} of {uri}:\n{_told(changed)}\n"
+            "Give it the same weights and versions as the machine that started it."
+        )
+    return RunFolder(uri, identity.digest(parts)[:32], start)
+
+
+def open_run(out: str, parts: dict[str, str], config: dict[str, Any], on_new: OnNewFingerprint = "refuse") -> RunFolder:
     """Create the run folder, or reopen it for resume.
 
     Raises:
         JobError: the folder cannot be written; or as `find_run`.
     """
-    folder = find_run(out, parts)
+    folder = find_run(out, parts, on_new)
     conditional = storage.probe_writable(folder.uri)
     if not conditional:
         logger.warning(
@@ -130,7 +144,7 @@ def open_run(out: str, parts: dict[str, str], config: dict[str, Any]) -> RunFold
         "python": platform.python_version(),
         "conditional_writes": conditional,
     }
-    _refuse_other(folder.uri, identity.record_once(storage.join(folder.uri, "run.json"), record), parts)
+    identity.record_once(storage.join(folder.uri, "run.json"), record)
     return folder
 
 
@@ -148,10 +162,22 @@ def reopen_run(uri: str) -> tuple[RunFolder, dict[str, Any]]:
         raise JobError(f"{uri} is not a run folder: {e}") from e
 
 
-def _refuse_other(uri: str, record: dict[str, Any], parts: dict[str, str]) -> None:
-    if changed := identity.differences(record.get("parts", {}), parts):
-        lines = "\n".join(f"  {d.name}: the run has {d.there!r}, now {d.now!r}" for d in changed)
+def _parts_in_force(uri: str, record: dict[str, Any]) -> dict[str, str]:
+    """What the pixels of the newest start depend on that counts, or of the one that made the folder."""
+    newest = newest_start(uri)
+    found: dict[str, str] = (newest.what if newest else {}).get("parts") or record.get("parts", {})
+    return found
+
+
+def _refuse_other(uri: str, before: dict[str, str], parts: dict[str, str]) -> None:
+    if changed := identity.differences(before, parts):
         raise JobError(
-            f"{uri} holds a run with another fingerprint; its pixels would not be the same:\n{lines}\n"
-            "Use the same settings and versions, or another --out."
+            f"{uri} holds a run with another fingerprint; its pixels would not be the same:\n{_told(changed)}\n"
+            "Use the same settings and versions; or --set on_new_fingerprint=new-work: what is new or changed is "
+            "refined with these, what is published stays; or on_new_fingerprint=redo: all is refined again, with "
+            "max_new at most so many items per start. Another --out refines everything at once."
         )
+
+
+def _told(changed: list[identity.Difference]) -> str:
+    return "\n".join(f"  {d.name}: the run has {d.there!r}, now {d.now!r}" for d in changed)

@@ -196,6 +196,22 @@ def read_start(run: str, number: int) -> StartRecord:
         raise JobError(f"start {number} of {run} cannot be read: {e}; restore {_path(run, number)}") from e
 
 
+def start_numbers(run: str) -> list[int]:
+    """Of all starts, oldest first; no record is opened."""
+    return _numbers(run)
+
+
+def newest_start(run: str) -> StartRecord | None:
+    """The latest start that was not voided.
+
+    Raises:
+        JobError: it cannot be read.
+    """
+    void = void_starts(run)
+    counting = [number for number in _numbers(run) if number not in void]
+    return read_start(run, counting[-1]) if counting else None
+
+
 def void_start(run: str, number: int) -> None:
     """What a start refined counts for nothing from now on: nobody skips it, nothing of it is published."""
     storage.write(_path(run, number, ".void"), b"{}")

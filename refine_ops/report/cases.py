@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from refine_ops.errors import ItemError
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.plan import PlanReader
 from refine_ops.job.run_folder import RunFolder, reopen_run
+from refine_ops.job.starts import read_start, start_numbers
 from refine_ops.proof.allowed import Rules
 from refine_ops.records import Alignment, Box, Region
 
@@ -55,6 +57,15 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class _Settings:
+    """What of a start's settings decides how its items are judged: the rules, whether patches are kept, its slices."""
+
+    rules: Rules
+    kept: bool
+    slices: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class RunCases:
     """A run, or its newest nights; iterate `cases()` once per use."""
 
@@ -77,7 +88,8 @@ class RunCases:
         ledger = ledger.take(pc.sort_indices(ledger, sort_keys=[("row", "ascending")]))
         plan = PlanReader(self.folder.plan)
         ids = plan.columns(["item_id"])["item_id"].combine_chunks()
-        rules, shared, still_dead = self._rules(), self._slices(), self._dead_letter()
+        still_dead = self._dead_letter()
+        settings = lru_cache(maxsize=None)(self._settings_of)
         for start in range(0, len(ledger), _BATCH):
             batch = ledger.slice(start, _BATCH)
             positions = np.asarray(pc.fill_null(pc.index_in(batch["item_id"], value_set=ids), -1))
@@ -88,7 +100,7 @@ class RunCases:
                 if position < 0 and still_dead is not None and row["item_id"] not in still_dead:
                     continue
                 regions = plan.item(int(position))[0].regions if position >= 0 else ()
-                yield self._case(row, regions, rules, shared)
+                yield self._case(row, regions, settings(row["start"]))
 
     def _ledger(self, columns: list[str] | None = None) -> pa.Table:
         ledger = read_ledger(self.folder.outcomes, columns)
@@ -108,16 +120,15 @@ class RunCases:
         """How many items the run was to do."""
         return len(PlanReader(self.folder.plan))
 
-    def _case(self, row: dict[str, Any], regions: tuple[Region, ...], rules: Rules, shared: dict[str, str]) -> Case:
+    def _case(self, row: dict[str, Any], regions: tuple[Region, ...], settings: _Settings) -> Case:
         outcomes = row["regions"] or []
         timings = dict(row["timings_s"] or [])
-        kept = self.record.get("config", {}).get("keep_patches", "none") != "none"
         return Case(
             run=self.uri,
             item_id=row["item_id"],
             image=row["image"],
             output=self._output(row["object"]),
-            rules=rules,
+            rules=settings.rules,
             fingerprint=row["fingerprint"],
             status=row["status"],
             reason=row["reason"],
@@ -125,14 +136,20 @@ class RunCases:
             regions=regions,
             crops={r["region_id"]: tuple(r["crop"]) for r in outcomes},
             alignments={r["region_id"]: _alignment(r["alignment"]) for r in outcomes},
-            patches={r["region_id"]: self.folder.patch_of(row["object"], r["region_id"]) for r in outcomes if kept},
+            patches={
+                r["region_id"]: self.folder.patch_of(row["object"], r["region_id"]) for r in outcomes if settings.kept
+            },
             source_sha256=row["source_sha256"],
             output_sha256=row["output_sha256"],
             attempts=row["attempts"],
             gpu_s=timings.get("refine"),
             finished_at=row["finished_at"],
             start=row["start"],
-            slices={**shared, "category": row["category"] or "none", "source": storage.folder_of(row["image"])},
+            slices={
+                **settings.slices,
+                "category": row["category"] or "none",
+                "source": storage.folder_of(row["image"]),
+            },
         )
 
     def _output(self, at: str) -> str:
@@ -142,15 +159,22 @@ class RunCases:
         except ItemError:
             return ""
 
-    def _rules(self) -> Rules:
-        refine = self.record.get("config", {}).get("refine", {})
+    def _settings_of(self, start: int) -> _Settings:
+        """Of one start: what was refined under other settings is judged by those. Older records are the folder's."""
+        record = read_start(self.uri, start).what if start in start_numbers(self.uri) else {}
+        config = record.get("config") or self.record.get("config", {})
+        refine = config.get("refine", {})
+        model = refine.get("model", {})
         paste = PasteSettings.model_validate(refine.get("paste", {}))
         write = WriteSettings.model_validate(refine.get("write", {}))
-        return Rules.of(paste, write)
-
-    def _slices(self) -> dict[str, str]:
-        model = self.record.get("config", {}).get("refine", {}).get("model", {})
-        return {"preset": str(model.get("model", "unknown")), "adapter": "+".join(model.get("adapters", ())) or "none"}
+        return _Settings(
+            rules=Rules.of(paste, write),
+            kept=config.get("keep_patches", "none") != "none",
+            slices={
+                "preset": str(model.get("model", "unknown")),
+                "adapter": "+".join(model.get("adapters", ())) or "none",
+            },
+        )
 
 
 def open_run(uri: str, nights: int | None = None) -> RunCases:

@@ -14,7 +14,7 @@ from refine_ops.job.launch import Node
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.canary import check_canary, sample_canary
 from refine_ops.job.planning.plan import PlanReader, make_plan
-from refine_ops.job.planning.remaining import Remaining, remaining
+from refine_ops.job.planning.remaining import REMAINING_COLUMNS, Remaining, remaining
 from refine_ops.job.run_folder import RunFolder, fingerprint_parts, open_run
 from tests.support.node import FAST, make_items, outputs_of, run_node
 
@@ -40,7 +40,7 @@ def planned(config: RefineBatchConfig) -> tuple[RunFolder, PlanReader, Remaining
     folder = open_run(config.out, fingerprint_parts(config.refine, {}), {})
     make_plan(config.manifest, folder.uri, access=config.access)
     plan = PlanReader(folder.plan)
-    ledger = read_ledger(folder.outcomes, ["status", "request", "identity"])
+    ledger = read_ledger(folder.outcomes, list(REMAINING_COLUMNS))
     return folder, plan, remaining(plan, ledger, recheck=True, retry_dead=False)
 
 

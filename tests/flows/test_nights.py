@@ -6,7 +6,7 @@ manifest had, and which nights may publish.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from flows.steps.batch import ErrorBudgetExceeded, run_batch
 from flows.steps.engine import Engine
 from refine_ops import storage
 from refine_ops.chain import refine_image
-from refine_ops.config import CanaryGates, RefineBatchConfig
+from refine_ops.config import CanaryGates, RefineBatchConfig, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.job import export, starts, upkeep
 from refine_ops.job.launch import Node, NodeVerdict
@@ -23,12 +23,18 @@ from refine_ops.job.planning.manifest import read_items
 from refine_ops.job.planning.remaining import Remaining
 from refine_ops.job.run_folder import RunFolder, reopen_run
 from refine_ops.records import Item
+from refine_ops.report.cases import open_run
 from tests.support.node import FAST, make_items
 from tests.support.trivial_worker import TrivialRefiner
 
 pytestmark = pytest.mark.processes
 
 TOLERANT = CanaryGates(max_dead=1.0, max_de00=50.0, max_shift_px=50.0, allow_unmeasured=True)
+
+
+DEFAULT = RefineSettings()
+NONE: Mapping[str, RefineSettings] = {}
+Pictures = dict[str, bytes]
 
 
 class Catalogue:
@@ -61,16 +67,18 @@ class Catalogue:
         self.refined += len(todo.positions)
         return Node(folder, config, 1, module="tests.support.trivial_worker").run(todo)
 
-    def expected(self) -> dict[str, bytes]:
+    def expected(self, settings: RefineSettings = DEFAULT, other: Mapping[str, RefineSettings] = NONE) -> Pictures:
+        """What must be published; `other` has the settings of items, by id, that were refined under others."""
         items = [i for i in read_items(str(self.manifest)) if isinstance(i, Item)]
-        settings = RefineBatchConfig(manifest="m").refine
         return {
-            i.output: refine_image(i, {i.image: storage.read(i.image)}, TrivialRefiner(), settings).data
+            i.output: refine_image(
+                i, {i.image: storage.read(i.image)}, TrivialRefiner(), other.get(i.item_id, settings)
+            ).data
             for i in items
             if i.regions[0].prompt != "raise"
         }
 
-    def published(self) -> dict[str, bytes]:
+    def published(self) -> Pictures:
         return {p.name: p.read_bytes() for p in (self.run / "current").iterdir()}
 
 
@@ -160,3 +168,36 @@ def test_a_week_of_nights(shop: Catalogue) -> None:
     assert ends.count("canary") == 1
     assert ends.count("budget") == 1
     assert None not in ends
+
+
+@pytest.mark.timeout(300)
+def test_new_weights_or_settings_end_no_night(shop: Catalogue) -> None:
+    wider = {"paste": {"blur_px": 15}}
+    new = RefineSettings.model_validate(wider)
+    shop.night()
+    with pytest.raises(JobError, match=r"(?s)settings.paste.blur_px.*on_new_fingerprint=new-work"):
+        shop.night(refine=wider)
+    assert len(starts.read_starts(str(shop.run))) == 1, "refused before anything was begun"
+
+    for row in shop.rows[:3]:
+        row["regions"][0]["box"] = [4, 4, 30, 30]
+    changed = {row["item_id"] for row in shop.rows[:3]}
+    shop.night(refine=wider, on_new_fingerprint="new-work")
+    assert shop.refined == 24 + 3
+    assert shop.published() == shop.expected(other=dict.fromkeys(changed, new))
+    cases = {case.item_id: case.rules.paste.blur_px for case in open_run(str(shop.run)).cases()}
+    assert {cases[i] for i in changed} == {15}, "every item is judged by the settings it was made with"
+    assert {cases[i] for i in cases.keys() - changed} == {11}
+
+    shop.night(refine=wider)
+    assert shop.refined == 27, "these are the folder's settings now"
+    with pytest.raises(JobError, match="another fingerprint"):
+        shop.night()
+
+    redone = set(changed)
+    for night in (1, 2, 3):
+        shop.night(refine=wider, on_new_fingerprint="redo", max_new=9)
+        redone |= {row["item_id"] for row in shop.rows[: 3 + 9 * night]}
+        assert shop.published() == shop.expected(other=dict.fromkeys(redone, new))
+    assert shop.refined == 27 + 21, "nothing twice, and at most nine in a start"
+    assert shop.published() == shop.expected(new)
