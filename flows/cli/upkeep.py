@@ -28,11 +28,11 @@ def starts(run: Run) -> None:
     snapshots = set(published.committed(folder.uri))
     for start in read_starts(folder.uri):
         opened = datetime.fromtimestamp(start.opened_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        held = "open" if start.exit is None else start.exit
+        ended = "open" if start.exit is None else start.exit
         rows = (
             f"{published.read(folder.uri, start.number).table.num_rows} published" if start.number in snapshots else ""
         )
-        print(f"{start.number:>6}  {opened}  {held:<10}  {rows}".rstrip())
+        print(f"{start.number:>6}  {opened}  {ended:<10}  {rows}".rstrip())
 
 
 def export(

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from flows.progress import ProgressDisplay
 from flows.steps.drift import report_drift
 from flows.steps.engine import IN_PROCESS, Engine
-from flows.steps.held import Held
 from flows.steps.report_due import due_report
+from flows.steps.run_start import RunStart
 from flows.steps.summary import RunSummary, summarise
 from flows.steps.weights import parts_of, processes_for, resolve_adapters
 from refine_ops import storage
@@ -73,16 +73,16 @@ def run_batch(
         refine = (on_pool if config.lanes == "work-pool" else None) or _Here(config, stack)
         parts = parts_of(config.refine)
         folder = engine.step(find_folder)(config, parts)
-        held = stack.enter_context(Held(config, parts))
-        plan = engine.step(plan_run)(config, folder, held, engine)
-        folder = replace(folder, start=held.start.number)
+        opened = stack.enter_context(RunStart(config, parts))
+        plan = engine.step(plan_run)(config, folder, opened, engine)
+        folder = replace(folder, start=opened.start.number)
         refuse_shrinkage(config, folder, plan)
         engine.step(record_problems)(folder, plan)
         todo = engine.step(find_remaining)(config, folder, engine)
         skipped, verdict = todo.done + todo.dead, None
         if config.canary and len(todo.positions):
             sample = sample_canary(PlanReader(folder.plan), todo, config.canary)
-            verdict = engine.step(refine_canary)(config, folder, sample, held, refine, engine)
+            verdict = engine.step(refine_canary)(config, folder, sample, opened, refine, engine)
             todo = without(todo, sample)
         if len(todo.positions):
             rest = engine.step(refine_items)(config, folder, todo, refine, engine)
@@ -90,9 +90,9 @@ def run_batch(
         summary = engine.step(write_summary)(config, folder, plan, verdict, skipped, engine)
         over_budget = summary.dead_share > config.error_budget
         if over_budget:
-            held.exit = "budget"
+            opened.exit = "budget"
         else:
-            engine.step(publish)(config, folder, held)
+            engine.step(publish)(config, folder, opened)
         if due := due_report(config, folder, summary, refined=verdict is not None):
             report(due)
         if over_budget:
@@ -145,7 +145,7 @@ def find_folder(config: RefineBatchConfig, parts: dict[str, str]) -> RunFolder:
     return find_run(config.out, parts, config.on_new_fingerprint)
 
 
-def plan_run(config: RefineBatchConfig, folder: RunFolder, held: Held, engine: Engine) -> Plan:
+def plan_run(config: RefineBatchConfig, folder: RunFolder, opened: RunStart, engine: Engine) -> Plan:
     """Validate the manifest, open the run, and write the plan.
 
     A manifest that is refused leaves no folder behind whose settings the next start would have to repeat.
@@ -160,7 +160,7 @@ def plan_run(config: RefineBatchConfig, folder: RunFolder, held: Held, engine: E
         on_progress=ProgressDisplay("plan").update,
         any_suffix=config.refine.write.changes_suffixes,
         allow_empty=config.allow_empty,
-        before_writing=held.begin,
+        before_writing=opened.begin,
     )
     engine.note(
         f"{plan.items} items, {plan.regions} regions, {plan.shards} shards; {len(plan.problems)} rows cannot be refined"
@@ -213,7 +213,7 @@ def find_remaining(config: RefineBatchConfig, folder: RunFolder, engine: Engine)
 
 
 def refine_canary(
-    config: RefineBatchConfig, folder: RunFolder, sample: Remaining, held: Held, refine: Refine, engine: Engine
+    config: RefineBatchConfig, folder: RunFolder, sample: Remaining, opened: RunStart, refine: Refine, engine: Engine
 ) -> NodeVerdict:
     """Refine a stratified sample first, on one node, and go on only if it passes; what a refused canary refined counts
     for nothing."""
@@ -221,8 +221,8 @@ def refine_canary(
     try:
         engine.note(check_canary(folder.outcomes, PlanReader(folder.plan), sample, config.canary_gates))
     except JobError:
-        held.start.void()
-        held.exit = "canary"
+        opened.start.void()
+        opened.exit = "canary"
         raise
     return verdict
 
@@ -239,17 +239,17 @@ def refine_items(
     return refine(config, folder, todo, "refine", engine)
 
 
-def publish(config: RefineBatchConfig, folder: RunFolder, held: Held) -> None:
+def publish(config: RefineBatchConfig, folder: RunFolder, opened: RunStart) -> None:
     """Commit what may be used from now on, and stand it in `current/` of a local run folder. A start that was limited
     to the first items leaves the others as they are."""
     ledger = read_ledger(folder.outcomes, list(published.LEDGER_COLUMNS))
     planned, before = _planned(folder), published.newest(folder.uri)
     if config.limit is not None and before is not None:
         planned = pa.concat_arrays([planned, before.table["item_id"].combine_chunks()])
-    held.start.refuse_if_lost()
+    opened.start.refuse_if_lost()
     snapshot = published.commit(folder.uri, folder.start, published.compose(ledger, planned))
     published.link_current(folder.uri, snapshot)
-    held.exit = "done"
+    opened.exit = "done"
 
 
 def _planned(folder: RunFolder) -> pa.Array:

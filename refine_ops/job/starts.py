@@ -35,12 +35,12 @@ Exit = Literal["done", "budget", "canary", "deadline", "failed", "stopped", "tak
 """How a start ended. `canary`: refused by its canary, its outcomes are void. `taken-over`: its process died."""
 
 
-_held_here: set[str] = set()
+_open_here: set[str] = set()
 """Tokens of the starts that this process holds. One that it let go of without being able to write its end (a full
 disk) is over all the same."""
 
 
-class RunHeld(JobError):
+class RunInUse(JobError):
     """Another process is working in this run folder right now."""
 
 
@@ -63,7 +63,7 @@ class Owner:
         if (self.host, self.boot) != (platform.node(), _boot_id()):
             return None
         if self.pid == os.getpid():
-            return self.token not in _held_here
+            return self.token not in _open_here
         return _born(self.pid) != self.born
 
 
@@ -92,7 +92,7 @@ class Start:
 
     def __init__(self, run: str, number: int, token: str, heartbeat_s: float = HEARTBEAT_S) -> None:
         self.run, self.number, self._token = run, number, token
-        _held_here.add(token)
+        _open_here.add(token)
         self.lost = threading.Event()
         self._heartbeat_s = heartbeat_s
         self._ended = threading.Event()
@@ -107,7 +107,7 @@ class Start:
         """
         self._ended.set()
         self._thread.join()
-        _held_here.discard(self._token)
+        _open_here.discard(self._token)
         _end(self.run, self.number, exit, counts)
 
     def void(self) -> None:
@@ -118,11 +118,11 @@ class Start:
         """Call before anything is committed.
 
         Raises:
-            RunHeld: another process took over.
+            RunInUse: another process took over.
         """
         if self.lost.is_set() or storage.exists(_path(self.run, self.number, ".end")):
             self.lost.set()
-            raise RunHeld(
+            raise RunInUse(
                 f"start {self.number} of {self.run} was taken over by another process while this one stood still; "
                 "what it refined is kept, the newer start commits it"
             )
@@ -154,14 +154,14 @@ def open_start(
     On the dead process's own machine that is seen at once; from another one after `patience_s` without a heartbeat.
 
     Raises:
-        RunHeld: another process holds the run, or opened it in this moment.
+        RunInUse: another process is at work in the run folder, or opened it in this moment.
         JobError: the folder cannot be read or written.
     """
     numbers = _numbers(run)
     newest = numbers[-1] if numbers else 0
     if newest and (record := read_start(run, newest)).end is None:
         if _alive(run, record, patience_s, sleep):
-            raise RunHeld(_held(run, record))
+            raise RunInUse(_in_use(run, record))
         logger.warning("start %d of %s died; this one takes over", newest, run)
         _end(run, newest, "taken-over", {})
     owner = Owner.this_process()
@@ -169,7 +169,7 @@ def open_start(
     try:
         storage.write(_path(run, newest + 1), text.encode(), only_if_absent=True)
     except ItemError as e:
-        raise RunHeld(f"another start of {run} was opened at this moment; wait for it, or stop it") from e
+        raise RunInUse(f"another start of {run} was opened at this moment; wait for it, or stop it") from e
     return Start(run, newest + 1, owner.token, heartbeat_s)
 
 
@@ -269,7 +269,7 @@ def _path(run: str, number: int, kind: str = "") -> str:
     return storage.join(run, "starts", f"{number:08d}{kind}.json")
 
 
-def _held(run: str, record: StartRecord) -> str:
+def _in_use(run: str, record: StartRecord) -> str:
     return (
         f"{run} is in use: start {record.number}, process {record.owner.pid} on {record.owner.host}. Wait until it "
         "ends, or stop it; whatever it was doing is then gone on with by the same command."

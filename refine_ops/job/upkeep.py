@@ -160,7 +160,7 @@ def prune(
     Never while a start is open. Reports, the ledger, the starts and the snapshots themselves stay.
 
     Raises:
-        RunHeld: a start is open.
+        RunInUse: a start is open.
         JobError: the folder cannot be listed or written.
     """
     start = open_start(folder.uri, {"command": "prune", "snapshots": snapshots, "dry_run": dry_run})

@@ -202,7 +202,7 @@ def test_nights_in_a_bucket_are_locked_published_exported_and_pruned(proxy: Prox
     night("s3://lake/run", {"a": "a1", "b": "b1"})
     folder = night("s3://lake/run", {"a": "a2"})
     held = starts.open_start(folder.uri, {})
-    with pytest.raises(starts.RunHeld):
+    with pytest.raises(starts.RunInUse):
         starts.open_start(folder.uri, {})
     held.close("done")
     found = export.export(folder.uri, "s3://lake/shop", max_removed=1.0)

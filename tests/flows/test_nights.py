@@ -149,7 +149,7 @@ def test_a_week_of_nights(shop: Catalogue) -> None:
 
     # Two at once; a lost file; pictures rolled back; the shop brought up to date.
     other = starts.open_start(str(shop.run), {})
-    with pytest.raises(starts.RunHeld):
+    with pytest.raises(starts.RunInUse):
         shop.night()
     other.close("done")
     victim = next(p for p in (shop.run / "outputs").rglob("item-0020.png"))

@@ -134,7 +134,7 @@ def test_pruning_keeps_what_can_be_reached_and_what_is_young_and_shows_before_it
 def test_nothing_is_pruned_while_a_start_is_open(tmp_path: Path) -> None:
     folder = night(tmp_path / "run", {"a": "a"})
     start = starts.open_start(folder.uri, {})
-    with pytest.raises(starts.RunHeld):
+    with pytest.raises(starts.RunInUse):
         upkeep.prune(folder, dry_run=False)
     start.close("done")
 

@@ -29,7 +29,7 @@ def open_now(run: str) -> starts.Start:
 
 def test_a_start_is_the_lock_and_its_end_frees_it(tmp_path: Path) -> None:
     first = starts.open_start(str(tmp_path), {"manifest": "a.csv"}, heartbeat_s=0.01)
-    with pytest.raises(starts.RunHeld, match=rf"start 1, process {os.getpid()} .*Wait until it ends, or stop it"):
+    with pytest.raises(starts.RunInUse, match=rf"start 1, process {os.getpid()} .*Wait until it ends, or stop it"):
         open_now(str(tmp_path))
     first.close("done", done=3)
     second = open_now(str(tmp_path))
@@ -68,11 +68,11 @@ def test_on_another_machine_a_moving_heartbeat_is_life_and_a_still_one_is_death(
     def beats(_: float) -> None:
         alive.write_text('{"count": 77}')
 
-    with pytest.raises(starts.RunHeld):
+    with pytest.raises(starts.RunInUse):
         starts.open_start(str(tmp_path), {}, sleep=beats)
     second = starts.open_start(str(tmp_path), {}, sleep=lambda _: None)
     assert second.number == 2
-    with pytest.raises(starts.RunHeld, match="taken over"):
+    with pytest.raises(starts.RunInUse, match="taken over"):
         first.refuse_if_lost()
     first.close("done")
     assert starts.read_start(str(tmp_path), 1).exit == "taken-over", "the end it was given stands"
@@ -87,7 +87,7 @@ def test_of_two_that_open_at_once_one_is_refused(tmp_path: Path, monkeypatch: py
         real(uri, data, only_if_absent=only_if_absent)
 
     monkeypatch.setattr(storage, "write", race)
-    with pytest.raises(starts.RunHeld, match="at this moment"):
+    with pytest.raises(starts.RunInUse, match="at this moment"):
         open_now(str(tmp_path))
 
 
@@ -186,7 +186,7 @@ class Nights(RuleBasedStateMachine):
         """The process dies: its thread ends, its start stays open, and its owner is gone."""
         if self.start is not None:
             self.start._ended.set()
-            starts._held_here.discard(self.start._token)
+            starts._open_here.discard(self.start._token)
             self.start = None
         for path in sorted((Path(self.run) / "starts").glob("????????.json"))[-1:]:
             record = json.loads(path.read_text())
@@ -229,7 +229,7 @@ class Nights(RuleBasedStateMachine):
     @rule()
     def second_start_meanwhile(self) -> None:
         first = open_now(self.run)
-        with pytest.raises(starts.RunHeld):
+        with pytest.raises(starts.RunInUse):
             open_now(self.run)
         first.close("stopped")
 

@@ -5,7 +5,7 @@ from refine_ops.job.run_folder import open_run
 from refine_ops.job.starts import Exit, Start, open_start
 
 
-class Held:
+class RunStart:
     """From the moment a manifest is accepted to the end of the start.
 
     `exit` is how the start will be said to have ended; whatever is raised before it is set is a failure.
@@ -25,14 +25,14 @@ class Held:
         """Create or reopen the run folder and open the next start.
 
         Raises:
-            RunHeld: another process is at work there.
+            RunInUse: another process is at work there.
             JobError: the folder cannot be written, or holds a run with another fingerprint.
         """
         settings = self._config.model_dump(mode="json")
         folder = open_run(self._config.out, self._parts, settings, self._config.on_new_fingerprint)
         self._start = open_start(folder.uri, {"config": settings, "parts": self._parts})
 
-    def __enter__(self) -> "Held":
+    def __enter__(self) -> "RunStart":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
