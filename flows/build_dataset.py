@@ -11,21 +11,21 @@ from flows.prefect_engine import step
 from flows.progress import duration
 from refine_ops import storage
 from refine_ops.data.building.build import build
-from refine_ops.data.building.dataset_folder import Plan, open_folder
+from refine_ops.data.building.dataset_folder import BuildPlan, open_folder
 from refine_ops.data.card.card import write_card
 from refine_ops.data.config import BuildDatasetConfig
 from refine_ops.errors import JobError
 
 
 @step
-def plan(config: BuildDatasetConfig) -> Plan:
+def plan(config: BuildDatasetConfig) -> BuildPlan:
     found = open_folder(config)
-    get_run_logger().info("%d samples in %d parts, %d parts to do", found.candidates, found.parts, len(found.todo))
+    get_run_logger().info("%d samples in %d parts, %d parts to do", found.samples, found.parts, len(found.todo))
     return found
 
 
 @step
-def build_shards(config: BuildDatasetConfig, found: Plan) -> None:
+def build_shards(config: BuildDatasetConfig, found: BuildPlan) -> None:
     logger, started = get_run_logger(), time.monotonic()
     for done, report in enumerate(build(config, found.todo), start=1):
         busy_s = sum(report.seconds.values())

@@ -44,7 +44,7 @@ PLAN = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class PlannedSample:
     """One sample to try. `row` is None for the synthetic source, where `index` alone determines it."""
 
     sample_id: str
@@ -60,21 +60,27 @@ class Candidate:
         return self.row.source_id if self.row else self.sample_id
 
 
+Shards = Mapping[int, Sequence[PlannedSample]]
+"""Part number -> its samples, in order."""
+
+
 def sample_seed(seed: int, sample_id: str) -> int:
     """63 bits from the set's seed and the sample's id."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{sample_id}".encode()).digest()[:8], "big") >> 1
 
 
-def plan_synthetic(count: int, seed: int, validation_share: float) -> list[Candidate]:
+def plan_synthetic(count: int, seed: int, validation_share: float) -> list[PlannedSample]:
     """Sample i is i whatever `count` is; purity comes from rendering either split from photos of its own."""
     ids = [f"synthetic-{i:07d}" for i in range(count)]
     splits = ["validation" if _unit(f"{seed}/{i}") < validation_share else "train" for i in ids]
-    return [Candidate(s, split, sample_seed(seed, s), i) for i, (s, split) in enumerate(zip(ids, splits, strict=True))]
+    return [
+        PlannedSample(s, split, sample_seed(seed, s), i) for i, (s, split) in enumerate(zip(ids, splits, strict=True))
+    ]
 
 
 def plan_rows(
     rows: Sequence[SourceRow], samples_per_row: int, seed: int, validation_share: float, limits: ImageLimits
-) -> list[Candidate]:
+) -> list[PlannedSample]:
     """`samples_per_row` samples of every row, split by groups of rows that share an image, by content."""
     hashed = _hash_images(rows, limits)
     usable = [_with_problem(row, hashed) for row in rows]
@@ -83,7 +89,7 @@ def plan_rows(
     ]
     split_of = split_groups(links, seed, validation_share)
     return [
-        Candidate(
+        PlannedSample(
             sample_id := f"{row.source_id}-{k:03d}",
             split_of.get(link[0], "train") if link else "train",
             sample_seed(seed, sample_id),
@@ -124,11 +130,11 @@ def split_groups(links: Iterable[tuple[str, ...]], seed: int, validation_share: 
     return {x: "validation" if root(x) in validating else "train" for x in list(parent)}
 
 
-def to_table(candidates: Sequence[Candidate]) -> pa.Table:
-    return pa.Table.from_pylist([asdict(c) for c in candidates], schema=PLAN)
+def to_table(planned: Sequence[PlannedSample]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(c) for c in planned], schema=PLAN)
 
 
-def from_table(table: pa.Table) -> list[Candidate]:
+def from_table(table: pa.Table) -> list[PlannedSample]:
     """Inverse of `to_table`.
 
     Raises:
@@ -138,7 +144,7 @@ def from_table(table: pa.Table) -> list[Candidate]:
         raise JobError(
             f"plan.parquet has another schema than this version writes: {table.schema.names}; use a new folder"
         )
-    return [Candidate(**{**c, "row": _source_row(c["row"])}) for c in table.to_pylist()]
+    return [PlannedSample(**{**c, "row": _source_row(c["row"])}) for c in table.to_pylist()]
 
 
 def _source_row(values: Mapping[str, object] | None) -> SourceRow | None:

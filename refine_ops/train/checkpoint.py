@@ -31,7 +31,7 @@ _STATE: Final = "state.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class TrainingState:
     """Everything a run needs to go on: tensors by parameter name, and the optimizer's `state_dict`."""
 
     step: int
@@ -40,14 +40,14 @@ class Snapshot:
     optimizer: Mapping[str, Any]
 
 
-def take(step: int, parameters: Parameters, average: MovingAverage | None, optimizer: Any) -> Snapshot:
-    """A snapshot after `step`; where tensors are sharded, every rank must call it."""
+def take(step: int, parameters: Parameters, average: MovingAverage | None, optimizer: Any) -> TrainingState:
+    """The state after `step`; where tensors are sharded, every rank must call it."""
     values = optimizer.state_dict()
     state = {
         number: {name: whole(v) if isinstance(v, torch.Tensor) else v for name, v in entries.items()}
         for number, entries in values["state"].items()
     }
-    return Snapshot(
+    return TrainingState(
         step=step,
         parameters={name: whole(p.detach()) for name, p in parameters.items()},
         average=None if average is None else {name: whole(t) for name, t in average.values.items()},
@@ -55,33 +55,33 @@ def take(step: int, parameters: Parameters, average: MovingAverage | None, optim
     )
 
 
-def put_back(snapshot: Snapshot, parameters: Parameters, average: MovingAverage | None, optimizer: Any) -> None:
-    """Load a snapshot into live objects, sharded as they are."""
-    load_parameters(parameters, snapshot.parameters)
-    if average is not None and snapshot.average is not None:
+def put_back(saved: TrainingState, parameters: Parameters, average: MovingAverage | None, optimizer: Any) -> None:
+    """Load a state into live objects, sharded as they are."""
+    load_parameters(parameters, saved.parameters)
+    if average is not None and saved.average is not None:
         for name, tensor in average.values.items():
-            tensor.copy_(placed_like(snapshot.average[name], tensor))
+            tensor.copy_(placed_like(saved.average[name], tensor))
     live = list(parameters.values())
-    state = {number: _placed_entries(entries, live[number]) for number, entries in snapshot.optimizer["state"].items()}
-    optimizer.load_state_dict({**snapshot.optimizer, "state": state})
+    state = {number: _placed_entries(entries, live[number]) for number, entries in saved.optimizer["state"].items()}
+    optimizer.load_state_dict({**saved.optimizer, "state": state})
 
 
-def save_checkpoint(folder: Path, snapshot: Snapshot, adapter: bytes, keep: int) -> Path:
+def save_checkpoint(folder: Path, saved: TrainingState, adapter: bytes, keep: int) -> Path:
     """Write `folder/step-...`, then remove all but the last `keep`; `adapter` is the fp32 file (`adapter_bytes`).
 
     Raises:
         JobError: the disk is full or the folder cannot be written.
     """
-    final = folder / f"{_STEP}{snapshot.step:08d}"
+    final = folder / f"{_STEP}{saved.step:08d}"
     temporary = folder / f".tmp-{uuid.uuid4().hex}"
     try:
         temporary.mkdir(parents=True)
         (temporary / WEIGHTS_NAME).write_bytes(adapter)
-        if snapshot.average is not None:
-            save_file({name: _plain(t) for name, t in snapshot.average.items()}, temporary / "average.safetensors")
-        tensors, values = _split(snapshot.optimizer)
+        if saved.average is not None:
+            save_file({name: _plain(t) for name, t in saved.average.items()}, temporary / "average.safetensors")
+        tensors, values = _split(saved.optimizer)
         save_file(tensors, temporary / "optimizer.safetensors")
-        state = {"step": snapshot.step, "optimizer": values}
+        state = {"step": saved.step, "optimizer": values}
         (temporary / _STATE).write_text(json.dumps(state, indent=1))
         _flush(temporary)
         if final.exists():
@@ -100,7 +100,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"{_STEP}*") if (path / _STATE).is_file())
 
 
-def load_checkpoint(path: Path, names: list[str]) -> Snapshot:
+def load_checkpoint(path: Path, names: list[str]) -> TrainingState:
     """Read a checkpoint of parameters `names` (the denoiser's).
 
     Raises:
@@ -117,7 +117,7 @@ def load_checkpoint(path: Path, names: list[str]) -> Snapshot:
     keys = {key: name for name, key in zip(names, file_keys(dict.fromkeys(names, torch.empty(0))), strict=True)}
     if keys.keys() != stored.keys():
         raise JobError(f"{path}: holds another adapter than the settings describe; use a new run folder")
-    return Snapshot(
+    return TrainingState(
         step=state["step"],
         parameters={keys[key]: tensor for key, tensor in stored.items()},
         average=average,

@@ -36,7 +36,7 @@ _PARTS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Training:
     """What is trained: the run's folder and settings, batches, and what the adapter's header will say."""
 
     config: TrainLoraConfig
@@ -57,9 +57,9 @@ class Trainer:
     Every decision to stop is made from gathered values, so all ranks make it at the same step.
     """
 
-    def __init__(self, task: Task, model: Denoiser, accelerator: Any) -> None:
-        config = task.config
-        self._task, self._accelerator, self._device = task, accelerator, accelerator.device
+    def __init__(self, training: Training, model: Denoiser, accelerator: Any) -> None:
+        config = training.config
+        self._training, self._accelerator, self._device = training, accelerator, accelerator.device
         optimizer = make_optimizer(trainable(model), config.optimizer)
         sharded = config.run.sharding == "fsdp2"  # such a model exchanges its gradients itself
         self._model = model if sharded else accelerator.prepare_model(model)
@@ -81,13 +81,13 @@ class Trainer:
             JobError: the loss is not finite or explodes; `stopped.json` names the samples, checkpoints stay.
             Stopped: SIGTERM came.
         """
-        config, start = self._task.config, self._resume()
-        rows = read_metrics(self._task.run / METRICS)
+        config, start = self._training.config, self._resume()
+        rows = read_metrics(self._training.run / METRICS)
         watch = LossWatch(config.run.loss_limit, [r["loss"] for r in rows if "loss" in r and r["step"] <= start])
-        log = MetricsLog(self._task.run / METRICS, start) if self._accelerator.is_main_process else None
+        log = MetricsLog(self._training.run / METRICS, start) if self._accelerator.is_main_process else None
         pace = Pace(config.run.steps)
         place = (self._accelerator.process_index, self._accelerator.num_processes)
-        batches = rank_batches(self._task.batches, config.run, start, *place)
+        batches = rank_batches(self._training.batches, config.run, start, *place)
         if start == 0:
             self._validate(0, log)
         before = signal.signal(signal.SIGTERM, self._terminate)
@@ -106,7 +106,7 @@ class Trainer:
 
     def _after(self, done: int, log: MetricsLog | None) -> None:
         """Validate and checkpoint where `done` steps are a reason to; stop where SIGTERM came."""
-        run = self._task.config.run
+        run = self._training.config.run
         if done % run.validate_every == 0 or done == run.steps:
             self._validate(done, log)
         stop = self._any(self._terminated)
@@ -117,7 +117,7 @@ class Trainer:
 
     def _step(self, step: int, batches: Iterator[Batch], watch: LossWatch) -> dict[str, float]:
         """One optimizer step; returns its figures, gathered over ranks."""
-        optimizer, config = self._optimizer, self._task.config.optimizer
+        optimizer, config = self._optimizer, self._training.config.optimizer
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         parts = torch.zeros(self._accumulate, _PARTS + 1, dtype=torch.float64)
@@ -156,7 +156,7 @@ class Trainer:
                 batch.noisy, batch.condition, batch.text, batch.text_mask, batch.sigma, batch.shapes, batch.targets
             )
             parts = boundary_loss(
-                predicted, batch.velocity, batch.band, self._task.config.loss.boundary_alpha, batch.weight
+                predicted, batch.velocity, batch.band, self._training.config.loss.boundary_alpha, batch.weight
             )
             self._accelerator.backward(parts.objective / self._accumulate)
         values = [parts.objective.detach(), parts.plain, parts.band, parts.interior]
@@ -164,7 +164,7 @@ class Trainer:
 
     def _validate(self, step: int, log: MetricsLog | None) -> None:
         with self._average.applied() if self._average else nullcontext():
-            values = self._task.validate(self._inner, step)
+            values = self._training.validate(self._inner, step)
         if values:
             self._record(log, step, values)
 
@@ -173,39 +173,39 @@ class Trainer:
             return
         log.write(step, values)
         self._accelerator.log(values, step=step)
-        logger.info("step %d/%d %s", step, self._task.config.run.steps, _line(values))
+        logger.info("step %d/%d %s", step, self._training.config.run.steps, _line(values))
 
     def _save(self, step: int) -> None:
         """Checkpoint on the main process; the others help to put sharded tensors together."""
-        config = self._task.config
-        snapshot = take(step, self._parameters, self._average, self._optimizer)
+        config = self._training.config
+        saved = take(step, self._parameters, self._average, self._optimizer)
         if self._accelerator.is_main_process:
             adapter = adapter_bytes(
-                snapshot.parameters,
+                saved.parameters,
                 rank=config.lora.rank,
                 alpha=config.lora.alpha,
-                trained_as=self._task.trained_as,
-                fingerprint=self._task.fingerprint,
+                trained_as=self._training.trained_as,
+                fingerprint=self._training.fingerprint,
                 dtype=torch.float32,
             )
-            save_checkpoint(self._task.run / CHECKPOINTS, snapshot, adapter, config.run.keep_checkpoints)
+            save_checkpoint(self._training.run / CHECKPOINTS, saved, adapter, config.run.keep_checkpoints)
         self._accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
         """Load the newest checkpoint, if any; returns the number of steps done."""
-        found = checkpoints(self._task.run / CHECKPOINTS)
+        found = checkpoints(self._training.run / CHECKPOINTS)
         if not found:
             return 0
-        snapshot = load_checkpoint(found[-1], list(self._parameters))
-        put_back(snapshot, self._parameters, self._average, self._optimizer)
-        logger.info("going on after step %d from %s", snapshot.step, found[-1])
-        return snapshot.step
+        saved = load_checkpoint(found[-1], list(self._parameters))
+        put_back(saved, self._parameters, self._average, self._optimizer)
+        logger.info("going on after step %d from %s", saved.step, found[-1])
+        return saved.step
 
     def _stop_diverged(self, step: int, objection: str) -> None:
-        samples = self._task.batches.samples_of_step(step, micro_batches(self._task.config.run))
+        samples = self._training.batches.samples_of_step(step, micro_batches(self._training.config.run))
         if self._accelerator.is_main_process:
             record = {"step": step + 1, "reason": objection, "samples": samples}
-            (self._task.run / "stopped.json").write_text(json.dumps(record, indent=1))
+            (self._training.run / "stopped.json").write_text(json.dumps(record, indent=1))
         raise JobError(
             f"step {step + 1} was not taken: {objection}; samples {', '.join(samples[:8])}. The last checkpoint is "
             "good. Look at these samples, lower the learning rate or set optimizer.max_grad_norm, in a new run folder"

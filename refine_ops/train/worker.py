@@ -21,14 +21,14 @@ from refine_ops.train.adapter import adapter_bytes, trained_as
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.denoiser import Denoiser
 from refine_ops.train.observe import Observation
-from refine_ops.train.samples.batches import BatchSpec, TrainingBatches, candidates
+from refine_ops.train.samples.batches import BatchSpec, TrainingBatches, drawable
 from refine_ops.train.samples.cache import EncodedCache
 from refine_ops.train.samples.dataset import read_samples
 from refine_ops.train.samples.draws import DrawOrder
-from refine_ops.train.samples.encode import Planned, SampleEncoder, tasks
+from refine_ops.train.samples.encode import Planned, SampleEncoder, crops_to_encode
 from refine_ops.train.samples.encoders import Trainee, encoding_identity, load_encoders, load_trainee
 from refine_ops.train.shard import join_group, shard
-from refine_ops.train.trainer import Stopped, Task, Trainer
+from refine_ops.train.trainer import Stopped, Trainer, Training
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _encode(rank: _Rank, cache: EncodedCache) -> list[Planned]:
         cache,
         lambda: load_encoders(rank.model, rank.device, rank.dtype, config.model.target_ring),
     )
-    work = tasks(read_samples(config.dataset, config.exclude), config)
+    work = crops_to_encode(read_samples(config.dataset, config.exclude), config)
     share = work[accelerator.process_index :: accelerator.num_processes]
     results = []
     for result in encoder(share):
@@ -147,7 +147,7 @@ def _train(rank: _Rank, cache: EncodedCache, planned: list[Planned], trainee: Tr
     )
     if config.run.sharding == "fsdp2":
         shard(denoiser, rank.device, accelerator.num_processes)
-    task = Task(
+    training = Training(
         config=config,
         run=rank.run,
         batches=_batches(rank, cache, planned, spec),
@@ -165,7 +165,7 @@ def _train(rank: _Rank, cache: EncodedCache, planned: list[Planned], trainee: Tr
             sparse=rank.sparse_share == 1.0,
         ),
     )
-    return Trainer(task, denoiser, accelerator).fit()
+    return Trainer(training, denoiser, accelerator).fit()
 
 
 def _batches(rank: _Rank, cache: EncodedCache, planned: list[Planned], spec: BatchSpec) -> TrainingBatches:
@@ -173,7 +173,7 @@ def _batches(rank: _Rank, cache: EncodedCache, planned: list[Planned], spec: Bat
     drawn = [row for row in planned if row.split == "train" and not row.twin]
     twins = {(row.sample_id, row.variant): cache.entry(row.key) for row in planned if row.twin}
     entries = [(cache.entry(row.key), row.sample_id) for row in drawn]
-    offered = candidates(cache, entries, [row.has_reference for row in drawn], rank.sparse_share > 0, spec)
+    offered = drawable(cache, entries, [row.has_reference for row in drawn], rank.sparse_share > 0, spec)
     return TrainingBatches(
         cache,
         entries,

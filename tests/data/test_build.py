@@ -153,10 +153,10 @@ def test_a_sample_that_kills_its_workers_is_rejected_and_the_rest_is_built(
         "import os\n"
         "import refine_ops.data.stages.photo as photo\n"
         "read = photo.read_pair\n"
-        "def deadly(candidate, *rest):\n"
-        f"    if candidate.sample_id == {poisonous!r}:\n"
+        "def deadly(planned, *rest):\n"
+        f"    if planned.sample_id == {poisonous!r}:\n"
         "        os.kill(os.getpid(), 11)\n"
-        "    return read(candidate, *rest)\n"
+        "    return read(planned, *rest)\n"
         "photo.read_pair = deadly\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))

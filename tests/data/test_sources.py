@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from refine_ops import storage
 from refine_ops.config import AccessSettings, ImageLimits
-from refine_ops.data.plan import Candidate, from_table, plan_rows, plan_synthetic, sample_seed, split_groups, to_table
+from refine_ops.data.plan import (
+    PlannedSample,
+    from_table,
+    plan_rows,
+    plan_synthetic,
+    sample_seed,
+    split_groups,
+    to_table,
+)
 from refine_ops.data.source_manifest import SourceRow, read_manifest
 from refine_ops.data.stages.read import read_pair
 from refine_ops.errors import JobError
@@ -176,6 +184,6 @@ def test_a_cut_out_of_something_white_is_read_on_a_ground_that_shows_it(tmp_path
     data = encode_png(rgba)
     (tmp_path / "shirt.png").write_bytes(data)
     row = SourceRow("s", str(tmp_path / "shirt.png"))
-    _, target, _ = read_pair(Candidate("s-0", "train", 0, 0, row, storage.sha256(data)), ImageLimits(), None)
+    _, target, _ = read_pair(PlannedSample("s-0", "train", 0, 0, row, storage.sha256(data)), ImageLimits(), None)
     assert (target[10:30, 10:50] == 255).all()
     assert (target[:5] == 0).all()

@@ -20,8 +20,8 @@ from refine_ops.model.tiny import shapes
 from refine_ops.train.optimize import MovingAverage
 from refine_ops.train.tiny import assemble
 from refine_ops.train.tiny.run import Schedule, save, train
-from refine_ops.train.tiny.samples import Batch, Mix, input_spec, make_batch
-from refine_ops.train.tiny.transformer import Encoded, channel_weights, encode_batch, loss_of, velocity
+from refine_ops.train.tiny.samples import Mix, RenderedBatch, input_spec, make_batch
+from refine_ops.train.tiny.transformer import TokenBatch, channel_weights, encode_batch, loss_of, velocity
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -34,13 +34,13 @@ def vae() -> AutoencoderKLQwenImage:
     return one_frame.as_one_frame(vae).requires_grad_(False)
 
 
-def rendered(mix: Mix, number: int = 0) -> Batch:
+def rendered(mix: Mix, number: int = 0) -> RenderedBatch:
     processor, encoder = assemble.new_text_parts(all_prompts())
     return make_batch(number, mix, synthetic.library("train"), input_spec(processor), encoder)
 
 
 @pytest.fixture(scope="module")
-def batch(vae: AutoencoderKLQwenImage) -> Encoded:
+def batch(vae: AutoencoderKLQwenImage) -> TokenBatch:
     return encode_batch(vae, rendered(MIX), CPU)
 
 
@@ -55,7 +55,7 @@ def shaken_transformer() -> QwenImageTransformer2DModel:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_training_pass_equals_the_stock_transformer(batch: Encoded, padded: bool) -> None:
+def test_training_pass_equals_the_stock_transformer(batch: TokenBatch, padded: bool) -> None:
     model, tokens = shaken_transformer(), batch.target.shape[1]
     noisy = torch.randn(batch.target.shape, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([1.0, 0.8, 0.6, 0.4])
@@ -74,7 +74,7 @@ def test_training_pass_equals_the_stock_transformer(batch: Encoded, padded: bool
     torch.testing.assert_close(sparse, ours, atol=1e-5, rtol=1e-4)
 
 
-def test_an_undamaged_batch_costs_nearly_nothing_at_the_start(vae: AutoencoderKLQwenImage, batch: Encoded) -> None:
+def test_an_undamaged_batch_costs_nearly_nothing_at_the_start(vae: AutoencoderKLQwenImage, batch: TokenBatch) -> None:
     """The start predicts the crop: where the crop is the target, the loss is a small part of a damaged batch."""
     weights, model = torch.ones(shapes.TOKEN_CHANNELS), assemble.new_transformer()
     undamaged = replace(batch, conditions=(batch.target, *batch.conditions[1:]))
@@ -85,7 +85,7 @@ def test_an_undamaged_batch_costs_nearly_nothing_at_the_start(vae: AutoencoderKL
 
 
 @pytest.mark.long
-def test_training_on_one_batch_learns_it(batch: Encoded) -> None:
+def test_training_on_one_batch_learns_it(batch: TokenBatch) -> None:
     model, weights = assemble.new_transformer(), torch.ones(shapes.TOKEN_CHANNELS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)
 

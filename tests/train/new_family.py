@@ -33,7 +33,7 @@ from refine_ops.train.config import (
     TrainLoraConfig,
 )
 from refine_ops.train.run import train
-from refine_ops.train.samples.dataset import Sample, read_files, read_samples
+from refine_ops.train.samples.dataset import TrainingSample, read_files, read_samples
 from tests.support.dataset_folder import Picture, write_dataset
 
 STYLE, DAMAGE = "halftone", "washed_out"
@@ -123,7 +123,7 @@ def measure(dataset: Path, adapter: Path, model: str = "tiny") -> Scores:
     )
 
 
-def _refined(samples: list[Sample], model: ModelSettings) -> np.ndarray:
+def _refined(samples: list[TrainingSample], model: ModelSettings) -> np.ndarray:
     configured = RefineSettings(model=model, focus=FOCUS)
     configured = configured.model_copy(update={"write": configured.write.model_copy(update={"allow_unchanged": True})})
     refiner = load_refiner(model, torch.device("cpu"))
@@ -136,7 +136,7 @@ def _refined(samples: list[Sample], model: ModelSettings) -> np.ndarray:
     return np.array(scores)
 
 
-def _psnr(sample: Sample, made: bytes) -> float:
+def _psnr(sample: TrainingSample, made: bytes) -> float:
     files, limits = read_files(sample, ImageLimits()), ImageLimits()
     target = decode(files[sample.target], name=sample.target, limits=limits)
     mask = decode_mask(files[sample.mask], name=sample.mask, size=target.size, limits=limits)

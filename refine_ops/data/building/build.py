@@ -3,15 +3,14 @@
 Neither the number of workers nor a restart changes a byte of samples, rejects or images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from refine_ops import storage
-from refine_ops.data.building.dataset_folder import Shards
 from refine_ops.data.building.makers import make_maker
 from refine_ops.data.building.pool import WorkerDied, run_shards
 from refine_ops.data.building.shard import ShardReport, build_shard
 from refine_ops.data.config import BuildDatasetConfig
-from refine_ops.data.plan import Candidate
+from refine_ops.data.plan import PlannedSample, Shards
 from refine_ops.errors import JobError
 
 _MOST_POISON = 8
@@ -33,8 +32,8 @@ def build(config: BuildDatasetConfig, todo: Shards) -> Iterator[ShardReport]:
     left = dict(todo)
     if config.workers == 1:
         maker = make_maker(config, rank=0)
-        for part, candidates in sorted(left.items()):
-            yield build_shard(storage.resolve(config.out), part, candidates, maker)
+        for part, shard in sorted(left.items()):
+            yield build_shard(storage.resolve(config.out), part, shard, maker)
         return
     poison: set[str] = set()
     while left:
@@ -50,7 +49,7 @@ def build(config: BuildDatasetConfig, todo: Shards) -> Iterator[ShardReport]:
                 yield _alone(config, part, left.pop(part), poison)
 
 
-def _alone(config: BuildDatasetConfig, part: int, shard: list[Candidate], poison: set[str]) -> ShardReport:
+def _alone(config: BuildDatasetConfig, part: int, shard: Sequence[PlannedSample], poison: set[str]) -> ShardReport:
     """One suspect shard in a process of its own, again until it is through; who kills it joins `poison`."""
     while True:
         try:

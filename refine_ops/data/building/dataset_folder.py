@@ -14,15 +14,12 @@ import pyarrow.parquet as pq
 from refine_ops import __version__, identity, storage
 from refine_ops.data.building.parts import done_parts
 from refine_ops.data.config import BuildDatasetConfig, ManifestSource
-from refine_ops.data.plan import Candidate, from_table, plan_rows, plan_synthetic, to_table
+from refine_ops.data.plan import PlannedSample, Shards, from_table, plan_rows, plan_synthetic, to_table
 from refine_ops.data.schema import VERSION
 from refine_ops.data.source_manifest import read_manifest
 from refine_ops.data.stages.damages import check_exclude
 from refine_ops.data.synthetic.maker import FAMILIES, asset_hashes
 from refine_ops.errors import ItemError, JobError
-
-Shards = dict[int, list[Candidate]]
-"""Part number -> its candidates, in order."""
 
 _FREE_ON_RESUME = {
     *("out", "workers", "access", "timeout_s", "requests", "backoff_s", "cache", "base_url", "allow_hub"),
@@ -32,15 +29,15 @@ _FREE_ON_RESUME = {
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """All candidates of a set, and the shards that are still to do."""
+class BuildPlan:
+    """How many samples a set plans, and the shards that are still to do."""
 
-    candidates: int
+    samples: int
     parts: int
     todo: Shards
 
 
-def open_folder(config: BuildDatasetConfig) -> Plan:
+def open_folder(config: BuildDatasetConfig) -> BuildPlan:
     """Plan a new set in `out`, or take up the one that is there.
 
     Raises:
@@ -56,16 +53,16 @@ def open_folder(config: BuildDatasetConfig) -> Plan:
     _take_up(out, config, manifest)
     uri = storage.join(out, "plan.parquet")
     if storage.exists(uri):
-        candidates = from_table(pq.read_table(io.BytesIO(storage.read(uri))))
+        planned = from_table(pq.read_table(io.BytesIO(storage.read(uri))))
     else:
-        candidates = _candidates(config, manifest)
+        planned = _planned(config, manifest)
         sink = io.BytesIO()
-        pq.write_table(to_table(candidates), sink, compression="zstd")
+        pq.write_table(to_table(planned), sink, compression="zstd")
         storage.write(uri, sink.getvalue())
     size = config.samples_per_part
-    shards = {i // size: candidates[i : i + size] for i in range(0, len(candidates), size)}
+    shards = {i // size: planned[i : i + size] for i in range(0, len(planned), size)}
     done = done_parts(out)
-    return Plan(len(candidates), len(shards), {n: c for n, c in shards.items() if n not in done})
+    return BuildPlan(len(planned), len(shards), {n: c for n, c in shards.items() if n not in done})
 
 
 def _read_manifest(uri: str) -> bytes:
@@ -107,7 +104,7 @@ def _take_up(out: str, config: BuildDatasetConfig, manifest: bytes) -> None:
     raise JobError(f"{out} holds another set: {listed}. Use a new folder, or undo the change")
 
 
-def _candidates(config: BuildDatasetConfig, manifest: bytes) -> list[Candidate]:
+def _planned(config: BuildDatasetConfig, manifest: bytes) -> list[PlannedSample]:
     source = config.source
     if not isinstance(source, ManifestSource):
         check_exclude(config.exclude, FAMILIES)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from refine_ops import storage
 from refine_ops.data.building.images import ImageWriter
-from refine_ops.data.plan import Candidate
+from refine_ops.data.plan import PlannedSample
 from refine_ops.data.schema import REJECTS, SAMPLES
 from refine_ops.data.stages.sample import Sample
 from refine_ops.data.stages.validate import Rejected
@@ -32,15 +32,15 @@ def part_files(out: str, kind: str) -> list[str]:
     return list(storage.list_files(storage.join(out, kind), ".parquet"))
 
 
-def sample_row(images: ImageWriter, candidate: Candidate, sample: Sample) -> dict[str, Any]:
+def sample_row(images: ImageWriter, planned: PlannedSample, sample: Sample) -> dict[str, Any]:
     """Write the sample's images and return its row (`schema.SAMPLES`)."""
-    own = candidate.sample_id
+    own = planned.sample_id
     height, width = sample.mask.shape
     return {
-        "sample_id": candidate.sample_id,
-        "source_id": candidate.source_id,
+        "sample_id": planned.sample_id,
+        "source_id": planned.source_id,
         "setting": sample.setting,
-        "split": candidate.split,
+        "split": planned.split,
         "input": images.own("input", own, sample.input),
         "target": images.shared("target", sample.target),
         "mask": images.own("mask", own, sample.mask),
@@ -55,7 +55,7 @@ def sample_row(images: ImageWriter, candidate: Candidate, sample: Sample) -> dic
         "families": list(sample.families),
         "source_sha256": list(sample.source_sha256),
         "licences": list(sample.licences),
-        "seed": candidate.seed,
+        "seed": planned.seed,
         "degradations": _json(sample.degradations),
         "scores": _json(sample.scores),
         "models": _json(sample.models),
@@ -63,22 +63,22 @@ def sample_row(images: ImageWriter, candidate: Candidate, sample: Sample) -> dic
 
 
 def reject_row(
-    images: ImageWriter, candidate: Candidate, stage: str, error: ItemError, made: Mapping[str, U8Image | Mask]
+    images: ImageWriter, planned: PlannedSample, stage: str, error: ItemError, made: Mapping[str, U8Image | Mask]
 ) -> dict[str, Any]:
     """Write the images there are (`input`, `target`, `mask`) and return the row (`schema.REJECTS`)."""
-    kept = {n: images.own(f"rejected-{n}", candidate.sample_id, image) for n, image in made.items() if n != "target"}
+    kept = {n: images.own(f"rejected-{n}", planned.sample_id, image) for n, image in made.items() if n != "target"}
     if "target" in made:
         kept["target"] = images.shared("target", made["target"])
     return {
-        "sample_id": candidate.sample_id,
-        "source_id": candidate.source_id,
-        "split": candidate.split,
+        "sample_id": planned.sample_id,
+        "source_id": planned.source_id,
+        "split": planned.split,
         "stage": stage,
         "reason": error.reason,
         "message": str(error),
         "raw_answer": error.raw if isinstance(error, AnswerError) else None,
         "scores": _json(error.scores if isinstance(error, Rejected) else {}),
-        "seed": candidate.seed,
+        "seed": planned.seed,
         **{name: kept.get(name) for name in ("input", "target", "mask")},
     }
 

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -17,12 +17,9 @@ from refine_ops import storage
 from refine_ops.data.building.makers import make_maker
 from refine_ops.data.building.shard import ShardReport, build_shard
 from refine_ops.data.config import BuildDatasetConfig
-from refine_ops.data.plan import Candidate
+from refine_ops.data.plan import PlannedSample, Shards
 from refine_ops.data.stages.attempt import Maker
 from refine_ops.errors import RefineError
-
-Shards = Mapping[int, list[Candidate]]
-"""Part number -> its candidates, in order."""
 
 
 class WorkerDied(RefineError):
@@ -51,7 +48,7 @@ def run_shards(
     try:
         yield from _drain(pool, shards, ahead=2 * workers)
     except BrokenProcessPool as e:
-        by_index = {c.index: c.sample_id for candidates in shards.values() for c in candidates}
+        by_index = {c.index: c.sample_id for shard in shards.values() for c in shard}
         raise WorkerDied([by_index[i] for i in working_on if i >= 0]) from e
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -94,17 +91,17 @@ def _start_worker(
     _worker = _Worker(config, ranks.get(), working_on, poison)
 
 
-def _work(part: int, candidates: list[Candidate]) -> ShardReport:
+def _work(part: int, shard: Sequence[PlannedSample]) -> ShardReport:
     worker = _worker
     assert worker is not None
     if worker.maker is None:
         worker.maker = make_maker(worker.config, worker.rank)
 
-    def note(candidate: Candidate | None) -> None:
-        worker.working_on[worker.rank] = -1 if candidate is None else candidate.index
+    def note(planned: PlannedSample | None) -> None:
+        worker.working_on[worker.rank] = -1 if planned is None else planned.index
 
     out = storage.resolve(worker.config.out)
-    return build_shard(out, part, candidates, worker.maker, worker.poison, note)
+    return build_shard(out, part, shard, worker.maker, worker.poison, note)
 
 
 def _die_with_parent() -> None:

@@ -1,4 +1,4 @@
-"""One shard: candidates in, one Parquet part out. What cannot become a sample is recorded with its reason."""
+"""One shard: planned samples in, one Parquet part out. What cannot become a sample is recorded with its reason."""
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass
@@ -8,8 +8,8 @@ import cv2
 
 from refine_ops.data.building.images import ImageWriter
 from refine_ops.data.building.parts import reject_row, sample_row, write_part
-from refine_ops.data.plan import Candidate
-from refine_ops.data.stages.attempt import Attempt, Maker, StageTimes
+from refine_ops.data.plan import PlannedSample
+from refine_ops.data.stages.attempt import Maker, SampleAttempt, StageTimes
 from refine_ops.data.stages.sample import check
 from refine_ops.errors import ItemError
 from refine_ops.vlm.questions import Usage
@@ -30,12 +30,12 @@ class ShardReport:
 def build_shard(
     out: str,
     part: int,
-    candidates: Sequence[Candidate],
+    shard: Sequence[PlannedSample],
     maker: Maker,
     poison: Container[str] = (),
-    note: Callable[[Candidate | None], None] = lambda _: None,
+    note: Callable[[PlannedSample | None], None] = lambda _: None,
 ) -> ShardReport:
-    """Try every candidate, in order, and commit the part.
+    """Try every planned sample, in order, and commit the part.
 
     Args:
         poison: Ids of samples that killed their workers: rejected without a try.
@@ -47,20 +47,20 @@ def build_shard(
     times, before = StageTimes(), maker.usage
     samples, rejects = [], []
     with ImageWriter(out) as images:
-        for candidate in candidates:
-            attempt = Attempt(times)
-            note(candidate)
+        for planned in shard:
+            attempt = SampleAttempt(times)
+            note(planned)
             try:
-                if candidate.sample_id in poison:
+                if planned.sample_id in poison:
                     raise ItemError("worker.killed", "its worker died twice at this sample, once with it alone")
-                samples.append(_one(images, candidate, maker, attempt))
+                samples.append(_one(images, planned, maker, attempt))
             except ItemError as e:
-                rejects.append(reject_row(images, candidate, attempt.stage, e, attempt.images))
+                rejects.append(reject_row(images, planned, attempt.stage, e, attempt.images))
             except cv2.error as e:  # OpenCV's own checks: this image, not the job
                 error = ItemError("opencv.failed", str(e))
-                rejects.append(reject_row(images, candidate, attempt.stage, error, attempt.images))
+                rejects.append(reject_row(images, planned, attempt.stage, error, attempt.images))
         note(None)
-        with Attempt(times).enter("write"):
+        with SampleAttempt(times).enter("write"):
             images.finish()
     seconds, calls = dict(times.seconds), dict(times.calls)
     report = ShardReport(part, len(samples), len(rejects), seconds, calls, maker.usage - before)
@@ -68,9 +68,9 @@ def build_shard(
     return report
 
 
-def _one(images: ImageWriter, candidate: Candidate, maker: Maker, attempt: Attempt) -> dict[str, Any]:
-    sample = maker.make(candidate, attempt)
+def _one(images: ImageWriter, planned: PlannedSample, maker: Maker, attempt: SampleAttempt) -> dict[str, Any]:
+    sample = maker.make(planned, attempt)
     with attempt.enter("check"):
         check(sample)
     with attempt.enter("write"):
-        return sample_row(images, candidate, sample)
+        return sample_row(images, planned, sample)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from refine_ops.data.plan import Candidate
+from refine_ops.data.plan import PlannedSample
 from refine_ops.data.stages.sample import Sample
 from refine_ops.records import Mask, U8Image
 from refine_ops.vlm.questions import Usage
@@ -22,7 +22,7 @@ class StageTimes:
 
 
 @dataclass(slots=True)
-class Attempt:
+class SampleAttempt:
     """`stage` is the one entered last: a rejection is filed under it. `images` are kept when the sample is rejected."""
 
     times: StageTimes
@@ -41,10 +41,10 @@ class Attempt:
 
 
 class Maker(Protocol):
-    """Turns a planned candidate into a sample; deterministic in the candidate."""
+    """Turns a planned sample into one; deterministic in what is planned."""
 
-    def make(self, candidate: Candidate, attempt: Attempt) -> Sample:
-        """Raises ItemError where the candidate yields no sample."""
+    def make(self, planned: PlannedSample, attempt: SampleAttempt) -> Sample:
+        """Raises ItemError where it yields none."""
 
     @property
     def usage(self) -> Usage:

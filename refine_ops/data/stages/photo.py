@@ -6,8 +6,8 @@ import numpy as np
 
 from refine_ops.config import ImageLimits
 from refine_ops.data.config import ManifestSource
-from refine_ops.data.plan import Candidate
-from refine_ops.data.stages.attempt import Attempt
+from refine_ops.data.plan import PlannedSample
+from refine_ops.data.stages.attempt import SampleAttempt
 from refine_ops.data.stages.ground import choose, ground
 from refine_ops.data.stages.instruct import instruct
 from refine_ops.data.stages.load import Stages
@@ -40,16 +40,16 @@ class PhotoMaker:
     def usage(self) -> Usage:
         return self._stages.usage
 
-    def make(self, candidate: Candidate, attempt: Attempt) -> Sample:
+    def make(self, planned: PlannedSample, attempt: SampleAttempt) -> Sample:
         source, stages = self._source, self._stages
-        rngs = dict(zip(_STREAMS, np.random.default_rng(candidate.seed).spawn(len(_STREAMS)), strict=True))
+        rngs = dict(zip(_STREAMS, np.random.default_rng(planned.seed).spawn(len(_STREAMS)), strict=True))
         with attempt.enter("read"):
-            row, target, reference = read_pair(candidate, self._limits, source.max_side_px)
+            row, target, reference = read_pair(planned, self._limits, source.max_side_px)
         setting: Literal["reference", "free"] = "free" if reference is None else "reference"
         with attempt.enter("ground"):
             found = choose(ground(stages.grounder, row, target, reference), target, source.boxes, rngs["ground"])
         with attempt.enter("segment"):
-            segmented = self._segment(candidate.image_sha256, target, found)
+            segmented = self._segment(planned.image_sha256, target, found)
         with attempt.enter("mask"):
             kind, mask = draw_region(segmented.mask, source.masks, rngs["mask"])
         attempt.images.update(target=target, mask=mask)
@@ -83,7 +83,7 @@ class PhotoMaker:
             description=found.description,
             mask_kind=kind,
             families=tuple(dict.fromkeys((*row.families, *damaged.families))),
-            source_sha256=tuple(h for h in (candidate.image_sha256, candidate.reference_sha256) if h),
+            source_sha256=tuple(h for h in (planned.image_sha256, planned.reference_sha256) if h),
             licences=(row.licence,),
             degradations=damaged.steps,
             scores=scores | _confidences(found, segmented),

@@ -7,7 +7,7 @@ import cv2
 
 from refine_ops import storage
 from refine_ops.config import ImageLimits
-from refine_ops.data.plan import Candidate
+from refine_ops.data.plan import PlannedSample
 from refine_ops.data.source_manifest import SourceRow
 from refine_ops.errors import ItemError
 from refine_ops.image.reference import decode_reference, decode_visible
@@ -15,22 +15,22 @@ from refine_ops.records import Box, U8Image
 
 
 def read_pair(
-    candidate: Candidate, limits: ImageLimits, max_side_px: int | None
+    planned: PlannedSample, limits: ImageLimits, max_side_px: int | None
 ) -> tuple[SourceRow, U8Image, U8Image | None]:
     """The row with its boxes in pixels of the images returned, I* and I_ref (None for a single image).
 
     Raises:
         ItemError: the row's own problem, `source.changed`, or as the decoder.
     """
-    row = candidate.row
+    row = planned.row
     assert row is not None, "only manifest rows are read"
     if row.problem is not None:
         raise ItemError(*row.problem)
-    target, factors = _read(row.image, candidate.image_sha256, decode_visible, limits, max_side_px)
+    target, factors = _read(row.image, planned.image_sha256, decode_visible, limits, max_side_px)
     row = replace(row, box=_scaled(row.box, factors))
     if row.reference is None:
         return row, target, None
-    reference, factors = _read(row.reference, candidate.reference_sha256, decode_reference, limits, max_side_px)
+    reference, factors = _read(row.reference, planned.reference_sha256, decode_reference, limits, max_side_px)
     return replace(row, reference_box=_scaled(row.reference_box, factors)), target, reference
 
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from refine_ops.data.config import SyntheticSource
-from refine_ops.data.plan import Candidate, split_groups
-from refine_ops.data.stages.attempt import Attempt
+from refine_ops.data.plan import PlannedSample, split_groups
+from refine_ops.data.stages.attempt import SampleAttempt
 from refine_ops.data.stages.masks import dilated
 from refine_ops.data.stages.sample import Sample
 from refine_ops.data.stages.validate import band_filter
@@ -59,9 +59,9 @@ class DrawnMaker:
         self._bundled = {sha256(p) for files in _files(library("train")) for p in files}
         self._recipes = {s: _recipe(source, seed, frozenset(exclude), lib) for s, lib in self._libraries.items()}
 
-    def make(self, candidate: Candidate, attempt: Attempt) -> Sample:
+    def make(self, planned: PlannedSample, attempt: SampleAttempt) -> Sample:
         with attempt.enter("render"):
-            drawn = self._render(candidate)
+            drawn = self._render(planned)
         attempt.images.update(target=drawn.target, mask=drawn.mask, input=drawn.input)
         with attempt.enter("validate"):
             scores = band_filter(drawn.input, drawn.target, drawn.mask, self._source.validation)
@@ -87,9 +87,9 @@ class DrawnMaker:
             models={"render": "synthetic", "degrade": f"model-free (opencv {cv2.__version__})"},
         )
 
-    def _render(self, candidate: Candidate) -> SyntheticSample:
+    def _render(self, planned: PlannedSample) -> SyntheticSample:
         try:
-            return render(candidate.index, self._recipes[candidate.split], self._libraries[candidate.split])
+            return render(planned.index, self._recipes[planned.split], self._libraries[planned.split])
         except JobError as e:  # no try placed a mark: this index's bad luck, the checks on the recipe come before
             raise ItemError("mark.unplaceable", str(e)) from e
 

@@ -19,7 +19,7 @@ from refine_ops.records import Conditioning
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One fact; `remedy` says what to do where it is not `ok`."""
 
     name: str
@@ -28,7 +28,7 @@ class Finding:
     remedy: str = ""
 
 
-def check_attention(device: torch.device) -> Iterator[Finding]:
+def check_attention(device: torch.device) -> Iterator[CheckResult]:
     """Which attention kernels run here, against the plain one, on one small problem."""
     if device.type == "cuda" and not torch.cuda.is_available():
         return
@@ -47,7 +47,7 @@ def check_attention(device: torch.device) -> Iterator[Finding]:
             continue
         name = backend.name.removesuffix("_ATTENTION").lower()
         (working if torch.allclose(result.float(), exact, atol=0.02) else wrong).append(name)
-    yield Finding(
+    yield CheckResult(
         "attention kernels",
         not wrong,
         f"{', '.join(working) or 'only the plain one'}" + (f"; WRONG: {', '.join(wrong)}" if wrong else ""),
@@ -56,7 +56,7 @@ def check_attention(device: torch.device) -> Iterator[Finding]:
 
 
 @torch.no_grad()
-def check_positions() -> Iterator[Finding]:
+def check_positions() -> Iterator[CheckResult]:
     """Our prompt embeddings against the published position rule; diffusers' own for information."""
     networks = Networks.of(random_pipeline())
     refiner = _small_refiner("reference", torch.device("cpu"))
@@ -69,7 +69,7 @@ def check_positions() -> Iterator[Finding]:
     ours = model(input_ids=ids[None], mm_token_type_ids=types, **images).hidden_states[-1]
     theirs = model(input_ids=ids[None], **images).hidden_states[-1]
     error, stock = float((ours - right).abs().max()), float((theirs - right).abs().max())
-    yield Finding(
+    yield CheckResult(
         "image positions in prompts",
         error < selftest.TOLERANCE,
         f"error {error:.1e} (a stock diffusers pipeline on these libraries: {stock:.1e})",
@@ -77,13 +77,13 @@ def check_positions() -> Iterator[Finding]:
     )
 
 
-def check_zero_cond_t() -> Iterator[Finding]:
+def check_zero_cond_t() -> Iterator[CheckResult]:
     for flag in (False, True):
         recorded = selftest.recorded_velocity(flag)
         model = selftest.seeded_transformer(zero_cond_t=flag)
         for name, velocity in (("diffusers", selftest.diffusers_velocity), ("fast", selftest.fast_velocity)):
             error = float((velocity(model) - recorded).abs().max())
-            yield Finding(
+            yield CheckResult(
                 f"zero_cond_t {flag}, {name}",
                 error < selftest.TOLERANCE,
                 f"error {error:.1e} against the recorded velocity",
@@ -91,7 +91,7 @@ def check_zero_cond_t() -> Iterator[Finding]:
             )
 
 
-def check_refinement(device: torch.device) -> Iterator[Finding]:
+def check_refinement(device: torch.device) -> Iterator[CheckResult]:
     """A whole refinement: fast on `device` in its dtype, against the reference in fp32 on the CPU."""
     if device.type == "cuda" and not torch.cuda.is_available():
         return
@@ -99,7 +99,7 @@ def check_refinement(device: torch.device) -> Iterator[Finding]:
     exact = _small_refiner("reference", torch.device("cpu")).refine([item])[0].pixels
     fast = _small_refiner("fast", device).refine([item])[0].pixels
     error, bound = float(np.abs(fast - exact).mean()), 0.02 if device.type == "cuda" else selftest.TOLERANCE
-    yield Finding(
+    yield CheckResult(
         f"refinement on {device}",
         error < bound,
         f"mean error {error:.1e} (bound {bound:g})",

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
 from refine_ops.model.doctor.checks import (
-    Finding,
+    CheckResult,
     check_attention,
     check_positions,
     check_refinement,
@@ -35,7 +35,7 @@ _ROOM: Final = 1.15
 class Diagnosis:
     """All findings, in the order they were made."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckResult, ...]
 
     @property
     def ok(self) -> bool:
@@ -53,62 +53,62 @@ def diagnose(settings: ModelSettings, device: torch.device) -> Diagnosis:
     try:
         model = resolve_model(settings)
     except JobError as error:
-        findings.append(Finding(f"model {settings.model}", False, "not usable", str(error)))
+        findings.append(CheckResult(f"model {settings.model}", False, "not usable", str(error)))
     else:
         findings += [*_files(model, settings), *_memory(model, settings, device)]
     findings += [*check_positions(), *check_zero_cond_t(), *check_refinement(device)]
     return Diagnosis(tuple(findings))
 
 
-def _libraries() -> Iterator[Finding]:
+def _libraries() -> Iterator[CheckResult]:
     """Installed versions against the ranges this package declares."""
-    yield Finding("python", True, platform.python_version())
+    yield CheckResult("python", True, platform.python_version())
     try:
         declared = [Requirement(line) for line in importlib.metadata.requires("refine-ops") or []]
     except importlib.metadata.PackageNotFoundError:
         declared = []
-        yield Finding("refine-ops", True, "run from source: version ranges are not checked")
+        yield CheckResult("refine-ops", True, "run from source: version ranges are not checked")
     ranges = {requirement.name: requirement.specifier for requirement in declared if requirement.marker is None}
     for name in _LIBRARIES:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, False, "missing", f"pip install '{name}{ranges.get(name, '')}'")
+            yield CheckResult(name, False, "missing", f"pip install '{name}{ranges.get(name, '')}'")
             continue
         fits = name not in ranges or ranges[name].contains(version, prereleases=True)
-        yield Finding(name, fits, version, "" if fits else f"pip install '{name}{ranges[name]}'")
+        yield CheckResult(name, fits, version, "" if fits else f"pip install '{name}{ranges[name]}'")
 
 
-def _device(device: torch.device) -> Iterator[Finding]:
+def _device(device: torch.device) -> Iterator[CheckResult]:
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            yield Finding("device", False, "no CUDA device", "install a CUDA build of torch, or use --device cpu")
+            yield CheckResult("device", False, "no CUDA device", "install a CUDA build of torch, or use --device cpu")
             return
         free, total = torch.cuda.mem_get_info(device)
         name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
-        yield Finding("device", True, f"{name}, compute capability {capability[0]}.{capability[1]}")
-        yield Finding("device memory", True, f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+        yield CheckResult("device", True, f"{name}, compute capability {capability[0]}.{capability[1]}")
+        yield CheckResult("device memory", True, f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
     else:
-        yield Finding("device", True, f"CPU, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
+        yield CheckResult("device", True, f"CPU, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
 
 
-def _files(model: ResolvedModel, settings: ModelSettings) -> Iterator[Finding]:
-    yield Finding(f"model {settings.model}", True, str(model.folder))
+def _files(model: ResolvedModel, settings: ModelSettings) -> Iterator[CheckResult]:
+    yield CheckResult(f"model {settings.model}", True, str(model.folder))
     for key, value in fingerprint_model(model, settings).items():
         if key.startswith(("weights.", "lora.")):
-            yield Finding(key, True, value)
+            yield CheckResult(key, True, value)
     flag = model.preset.zero_cond_t
-    yield Finding("zero_cond_t", True, "as the checkpoint's config says" if flag is None else f"set to {flag}")
+    yield CheckResult("zero_cond_t", True, "as the checkpoint's config says" if flag is None else f"set to {flag}")
 
 
-def _memory(model: ResolvedModel, settings: ModelSettings, device: torch.device) -> Iterator[Finding]:
+def _memory(model: ResolvedModel, settings: ModelSettings, device: torch.device) -> Iterator[CheckResult]:
     """Whether the weights fit, taking the files to be bf16."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return
     size = sum(path.stat().st_size for path in model.folder.glob("*/*.safetensors"))
     wanted = size * _ROOM * (2 if model_dtype(settings, device) == torch.float32 else 1)
     free = torch.cuda.mem_get_info(device)[0]
-    yield Finding(
+    yield CheckResult(
         "room for the model",
         free >= wanted,
         f"{wanted / 2**30:.1f} GiB wanted, {free / 2**30:.1f} GiB free",

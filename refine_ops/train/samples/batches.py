@@ -18,7 +18,7 @@ from refine_ops.records import Mask
 from refine_ops.train.config import LossSettings
 from refine_ops.train.loss import band_on_latents, sample_sigma, sigma_weight
 from refine_ops.train.samples.cache import EncodedCache, Entry
-from refine_ops.train.samples.draws import Candidate, DrawOrder, derive_seed
+from refine_ops.train.samples.draws import DrawableSample, DrawOrder, derive_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class TrainingBatches(Dataset[Batch]):
     """Micro-batch `i` of the run, for a DataLoader with `batch_size=None`.
 
     Args:
-        entries: What may be drawn, in the order of `order`'s candidates, with the samples' ids.
+        entries: What may be drawn, in the order of `order`'s samples, with the samples' ids.
         twins: For entries with a reference, the entry without, if dropout is on.
         sparse_share: Share of micro-batches with sparse targets: 0, 1, or in between for mixed ones.
     """
@@ -173,12 +173,12 @@ class TrainingBatches(Dataset[Batch]):
         )
 
 
-def candidates(
+def drawable(
     cache: EncodedCache, entries: Sequence[tuple[Entry, str]], references: Sequence[bool], sparse: bool, spec: BatchSpec
-) -> list[Candidate]:
+) -> list[DrawableSample]:
     """The draw order's view of `entries`."""
     return [
-        Candidate(bucket_of(cache, entry, sparse, spec), reference)
+        DrawableSample(bucket_of(cache, entry, sparse, spec), reference)
         for (entry, _), reference in zip(entries, references, strict=True)
     ]
 

@@ -27,7 +27,7 @@ _COLUMNS: Final = ["sample_id", "setting", "split", "input", "target", "mask", "
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TrainingSample:
     """One row of the dataset; files are absolute URIs, `reference` is None for reference-free samples."""
 
     sample_id: str
@@ -48,7 +48,7 @@ class TrainingCrop:
     target: U8Image
 
 
-def read_samples(dataset: str, exclude: tuple[str, ...] = ()) -> list[Sample]:
+def read_samples(dataset: str, exclude: tuple[str, ...] = ()) -> list[TrainingSample]:
     """All samples, sorted by id, without those of an excluded family.
 
     Raises:
@@ -69,13 +69,15 @@ def read_samples(dataset: str, exclude: tuple[str, ...] = ()) -> list[Sample]:
     return sorted(samples, key=lambda s: s.sample_id)
 
 
-def read_files(sample: Sample, limits: ImageLimits) -> dict[str, bytes]:
+def read_files(sample: TrainingSample, limits: ImageLimits) -> dict[str, bytes]:
     """Bytes by URI of the sample's files."""
     uris = [sample.input, sample.target, sample.mask] + ([sample.reference] if sample.reference else [])
     return {uri: storage.read(uri, limits.max_bytes) for uri in uris}
 
 
-def crop_key(sample: Sample, files: Mapping[str, bytes], settings: CropSettings, variant: int, seed: int) -> str:
+def crop_key(
+    sample: TrainingSample, files: Mapping[str, bytes], settings: CropSettings, variant: int, seed: int
+) -> str:
     """What the crop's pixels depend on, as a digest: contents and geometry, not names or places."""
     contents = [storage.sha256(files[uri]) for uri in (sample.input, sample.target, sample.mask)]
     contents.append(storage.sha256(files[sample.reference]) if sample.reference else "")
@@ -86,7 +88,7 @@ def crop_key(sample: Sample, files: Mapping[str, bytes], settings: CropSettings,
 
 
 def make_crop(
-    sample: Sample,
+    sample: TrainingSample,
     files: Mapping[str, bytes],
     settings: CropSettings,
     preset: Preset,
@@ -130,7 +132,7 @@ def make_crop(
     return TrainingCrop(given, focus.view(target, found.crop))
 
 
-def without_reference(sample: Sample) -> Sample:
+def without_reference(sample: TrainingSample) -> TrainingSample:
     """The sample as reference dropout shows it."""
     return replace(sample, reference=None)
 
@@ -151,13 +153,13 @@ def _rows(part: str) -> list[dict[str, Any]]:
     return list(table.select(_COLUMNS).to_pylist())
 
 
-def _sample(row: dict[str, Any], dataset: str) -> Sample:
+def _sample(row: dict[str, Any], dataset: str) -> TrainingSample:
     reference = row["reference"] if row["setting"] == "reference" else None
     if (row["setting"] == "reference") != (row["reference"] is not None):
         raise JobError(
             f"{dataset}: sample {row['sample_id']} is {row['setting']!r} with reference {row['reference']!r}"
         )
-    return Sample(
+    return TrainingSample(
         sample_id=row["sample_id"],
         split=row["split"],
         input=storage.join(dataset, row["input"]),

@@ -15,7 +15,7 @@ from refine_ops.errors import JobError
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class DrawableSample:
     """One sample that may be drawn; equal `bucket`s may share a micro-batch."""
 
     bucket: Hashable
@@ -34,13 +34,13 @@ class DrawOrder:
     """
 
     def __init__(
-        self, candidates: Sequence[Candidate], micro_batch: int, reference_share: float | None, seed: int
+        self, drawable: Sequence[DrawableSample], micro_batch: int, reference_share: float | None, seed: int
     ) -> None:
-        if not candidates:
+        if not drawable:
             raise JobError("no training samples are left; check the dataset's split, `exclude` and the cache's log")
-        with_reference = [i for i, c in enumerate(candidates) if c.has_reference]
-        without = [i for i, c in enumerate(candidates) if not c.has_reference]
-        share = len(with_reference) / len(candidates) if reference_share is None else reference_share
+        with_reference = [i for i, c in enumerate(drawable) if c.has_reference]
+        without = [i for i, c in enumerate(drawable) if not c.has_reference]
+        share = len(with_reference) / len(drawable) if reference_share is None else reference_share
         if (share > 0 and not with_reference) or (share < 1 and not without):
             raise JobError(
                 f"run.reference_share is {share:.3g}, but the data holds {len(with_reference)} reference-based and "
@@ -48,12 +48,12 @@ class DrawOrder:
             )
         self._share = share
         self._seed = seed
-        self._pools = {True: _grouped(candidates, with_reference), False: _grouped(candidates, without)}
+        self._pools = {True: _grouped(drawable, with_reference), False: _grouped(drawable, without)}
         self._micro_batch = micro_batch
         self._epochs: dict[bool, tuple[int, list[tuple[int, ...]]]] = {}
 
     def at(self, index: int) -> tuple[int, ...]:
-        """Positions of the candidates in micro-batch `index` (from 0), all of one bucket."""
+        """Positions of the samples in micro-batch `index` (from 0), all of one bucket."""
         before, after = int(index * self._share + 1e-9), int((index + 1) * self._share + 1e-9)
         reference = after > before
         position = before if reference else index - before
@@ -85,8 +85,8 @@ def derive_seed(seed: int, *parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def _grouped(candidates: Sequence[Candidate], members: Sequence[int]) -> list[list[int]]:
+def _grouped(drawable: Sequence[DrawableSample], members: Sequence[int]) -> list[list[int]]:
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index in members:
-        groups[candidates[index].bucket].append(index)
+        groups[drawable[index].bucket].append(index)
     return list(groups.values())

@@ -16,7 +16,14 @@ from refine_ops.model.inputs import Prepared, prepare
 from refine_ops.model.presets import Preset
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.samples.cache import EncodedCache, Entry, address
-from refine_ops.train.samples.dataset import Sample, TrainingCrop, crop_key, make_crop, read_files, without_reference
+from refine_ops.train.samples.dataset import (
+    TrainingCrop,
+    TrainingSample,
+    crop_key,
+    make_crop,
+    read_files,
+    without_reference,
+)
 from refine_ops.train.samples.encoders import Encoders
 
 logger = logging.getLogger(__name__)
@@ -27,10 +34,10 @@ _AHEAD: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class CropToEncode:
     """One crop to encode. `twin` marks the version without reference that dropout draws."""
 
-    sample: Sample
+    sample: TrainingSample
     variant: int
     twin: bool
 
@@ -56,14 +63,14 @@ class Skipped:
     message: str
 
 
-def tasks(samples: Iterable[Sample], config: TrainLoraConfig) -> list[Task]:
+def crops_to_encode(samples: Iterable[TrainingSample], config: TrainLoraConfig) -> list[CropToEncode]:
     """What is encoded: all variants of training samples (with twins for dropout), the plain one for validation."""
-    planned: list[Task] = []
+    planned: list[CropToEncode] = []
     for sample in samples:
         variants = config.crop.variants if sample.split == "train" else 1
-        planned += [Task(sample, variant, False) for variant in range(variants)]
+        planned += [CropToEncode(sample, variant, False) for variant in range(variants)]
         if sample.split == "train" and sample.reference is not None and config.crop.reference_dropout > 0:
-            planned += [Task(without_reference(sample), variant, True) for variant in range(variants)]
+            planned += [CropToEncode(without_reference(sample), variant, True) for variant in range(variants)]
     return planned
 
 
@@ -82,33 +89,33 @@ class SampleEncoder:
         self._cache, self._load = cache, load
         self._encoders: Encoders | None = None
 
-    def __call__(self, work: Iterable[Task]) -> Iterator[Planned | Skipped]:
-        """One result per task, in order; everything is on disk when the iterator is exhausted."""
+    def __call__(self, work: Iterable[CropToEncode]) -> Iterator[Planned | Skipped]:
+        """One result per crop, in order; everything is on disk when the iterator is exhausted."""
         remaining = iter(work)
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             while ahead := list(islice(remaining, _AHEAD)):
-                for task, made in zip(ahead, pool.map(self._read, ahead), strict=True):
-                    yield self._finish(task, made)
+                for todo, made in zip(ahead, pool.map(self._read, ahead), strict=True):
+                    yield self._finish(todo, made)
         self._cache.flush()
 
-    def _read(self, task: Task) -> tuple[str, TrainingCrop | None] | ItemError:
+    def _read(self, todo: CropToEncode) -> tuple[str, TrainingCrop | None] | ItemError:
         """The crop's key and, unless it is encoded already, the crop."""
-        config, sample = self._config, task.sample
+        config, sample = self._config, todo.sample
         try:
             files = read_files(sample, config.limits)
-            pixels = crop_key(sample, files, config.crop, task.variant, config.seed)
+            pixels = crop_key(sample, files, config.crop, todo.variant, config.seed)
             sizes = (self._preset.focus_pixels, self._preset.vlm_pixels, self._preset.mask_pixels or 0)
             key = address(pixels, self._identity, self._preset.mask_image, sizes)
             if key in self._cache:
                 return key, None
             return key, make_crop(
-                sample, files, config.crop, self._preset, config.limits, variant=task.variant, seed=config.seed
+                sample, files, config.crop, self._preset, config.limits, variant=todo.variant, seed=config.seed
             )
         except ItemError as error:
             return error
 
-    def _finish(self, task: Task, made: tuple[str, TrainingCrop | None] | ItemError) -> Planned | Skipped:
-        sample = task.sample
+    def _finish(self, todo: CropToEncode, made: tuple[str, TrainingCrop | None] | ItemError) -> Planned | Skipped:
+        sample = todo.sample
         try:
             if isinstance(made, ItemError):
                 raise made
@@ -118,7 +125,7 @@ class SampleEncoder:
         except ItemError as error:
             logger.warning("sample %s is left out: %s", sample.sample_id, error)
             return Skipped(sample.sample_id, error.reason, str(error))
-        return Planned(key, sample.sample_id, sample.split, task.variant, task.twin, sample.reference is not None)
+        return Planned(key, sample.sample_id, sample.split, todo.variant, todo.twin, sample.reference is not None)
 
     @torch.no_grad()
     def _encode(self, key: str, crop: TrainingCrop) -> Entry:

@@ -35,7 +35,7 @@ Distance = Callable[[U8Image, synthetic.SyntheticSample], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class HeldOutSet:
     """A held-out set. `pose` None means there is no reference."""
 
     name: str
@@ -44,16 +44,16 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("marks, reference in the same pose", 0.0),
-    Setting("marks, reference in a near pose (0.25)", 0.25),
-    Setting("marks, reference in another pose (1.0)", 1.0),
-    Setting("marks, no reference", None),
-    Setting("photo regions, reference in the same pose", 0.0, PHOTO),
-    Setting("photo regions, no reference", None, PHOTO),
+    HeldOutSet("marks, reference in the same pose", 0.0),
+    HeldOutSet("marks, reference in a near pose (0.25)", 0.25),
+    HeldOutSet("marks, reference in another pose (1.0)", 1.0),
+    HeldOutSet("marks, no reference", None),
+    HeldOutSet("photo regions, reference in the same pose", 0.0, PHOTO),
+    HeldOutSet("photo regions, no reference", None, PHOTO),
 )
 
 
-def held_out(setting: Setting, cases: int) -> list[synthetic.SyntheticSample]:
+def held_out(setting: HeldOutSet, cases: int) -> list[synthetic.SyntheticSample]:
     """Samples of one set; the same for every model."""
     pose = (0.0, 0.0) if setting.pose is None else (setting.pose, setting.pose)
     recipe = synthetic.Recipe(
@@ -120,7 +120,7 @@ def measure(model: str, cases: int, lpips: str | None) -> list[dict[str, Any]]:
 
 
 def _row(
-    setting: Setting, name: str, scores: Scores, degraded: Scores, images: list[U8Image],
+    setting: HeldOutSet, name: str, scores: Scores, degraded: Scores, images: list[U8Image],
     samples: list[synthetic.SyntheticSample], distance: Distance | None,
 ) -> dict[str, Any]:  # fmt: skip
     case = np.arange(len(scores))

@@ -32,7 +32,7 @@ REPAIRABLE = {name: weight for name, weight in ALL_EQUAL.items() if name not in 
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class RenderedBatch:
     """One training batch of B samples. Images are `uint8 (B, 3, h, w)`.
 
     `images` are the condition images in order; `target` is I*. `text` `float32 (B, L, D)`, `text_mask` `bool (B, L)`.
@@ -66,13 +66,13 @@ class Mix:
     loose_share: float = 0.16
 
 
-class RenderedBatches(IterableDataset[Batch]):
+class RenderedBatches(IterableDataset[RenderedBatch]):
     """Endless batches; batch `n` of a seed is the same wherever it is rendered."""
 
     def __init__(self, mix: Mix, folders: tuple[Path, ...], prompts: list[str], first: int = 0) -> None:
         self.mix, self.folders, self.prompts, self.first = mix, folders, prompts, first
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[RenderedBatch]:
         torch.set_num_threads(1)
         library = synthetic.library("train", self.folders)
         processor, text_encoder = assemble.new_text_parts(self.prompts)
@@ -104,7 +104,7 @@ def input_spec(processor: Any) -> InputSpec:
 
 def make_batch(
     number: int, mix: Mix, library: synthetic.Library, spec: InputSpec, text_encoder: torch.nn.Module
-) -> Batch:
+) -> RenderedBatch:
     """Render and prepare batch `number`."""
     rng = np.random.default_rng((mix.recipe.seed, 7, number))
     with_reference = bool(rng.random() < mix.reference_share)
@@ -122,7 +122,7 @@ def make_batch(
     text, mask = encode_text(prepared, text_encoder)
     chosen, inside = _choose(items, mix, sparse, rng)
     images = tuple(torch.stack(images) for images in zip(*(one.images for one in prepared), strict=True))
-    return Batch(images, torch.stack(targets), text, mask, chosen, inside)
+    return RenderedBatch(images, torch.stack(targets), text, mask, chosen, inside)
 
 
 def _pose(mix: Mix, rng: np.random.Generator) -> float:

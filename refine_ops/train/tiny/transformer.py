@@ -15,7 +15,7 @@ import torch
 from refine_ops.model.network import transformer as fast
 from refine_ops.model.network import vae as one_frame
 from refine_ops.model.stages import pack
-from refine_ops.train.tiny.samples import Batch
+from refine_ops.train.tiny.samples import RenderedBatch
 
 ONE_STEP_SHARE = 0.9
 """Share of samples at sigma = 1."""
@@ -25,7 +25,7 @@ OUTSIDE_WEIGHT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class TokenBatch:
     """A batch as the transformer sees it: normalised latents as tokens, `(B, T, 4C)` each."""
 
     conditions: tuple[torch.Tensor, ...]
@@ -38,7 +38,7 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode_batch(vae: Any, batch: Batch, device: torch.device) -> Encoded:
+def encode_batch(vae: Any, batch: RenderedBatch, device: torch.device) -> TokenBatch:
     """Encode all images of a batch at once."""
     images = torch.cat([*batch.images, batch.target]).to(device)
     mean = torch.tensor(vae.config.latents_mean, device=device).view(1, -1, 1, 1)
@@ -47,7 +47,7 @@ def encode_batch(vae: Any, batch: Batch, device: torch.device) -> Encoded:
         raw = one_frame.encode(vae, images.float() / 127.5 - 1)
     tokens = torch.split(pack((raw.float() - mean) / std), len(batch.target))
     rows, columns = batch.target.shape[2] // 8, batch.target.shape[3] // 8
-    return Encoded(
+    return TokenBatch(
         conditions=tokens[:-1],
         target=tokens[-1],
         text=batch.text.to(device),
@@ -91,7 +91,7 @@ def velocity(model: Any, context: fast.Context, sigma: torch.Tensor, noisy: torc
 
 
 def loss_of(
-    model: Any, batch: Encoded, weights: torch.Tensor, generator: torch.Generator, run: Any = velocity
+    model: Any, batch: TokenBatch, weights: torch.Tensor, generator: torch.Generator, run: Any = velocity
 ) -> torch.Tensor:
     """Mean weighted squared error of the implied `x_0` (velocity's error times sigma).
 
@@ -122,14 +122,14 @@ def loss_of(
     return loss
 
 
-def replayed(fresh: Iterator[Encoded], keep: int, share: float, generator: torch.Generator) -> Iterator[Encoded]:
+def replayed(fresh: Iterator[TokenBatch], keep: int, share: float, generator: torch.Generator) -> Iterator[TokenBatch]:
     """Mix batches seen before (with new noise they are new tasks) into `fresh`: rendering and encoding cost time too.
 
     Args:
         keep: How many batches are remembered.
         share: Share of batches that are repeats, once a tenth of the memory is filled.
     """
-    memory: list[Encoded] = []
+    memory: list[TokenBatch] = []
     while True:
         if len(memory) > keep // 10 and torch.rand((), generator=generator) < share:
             yield memory[int(torch.randint(len(memory), (), generator=generator))]

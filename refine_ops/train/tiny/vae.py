@@ -27,7 +27,7 @@ LATENT_NOISE = 0.02
 """Noise added to latents in training, so that the decoder forgives the transformer small errors."""
 
 
-class Pictures(IterableDataset[torch.Tensor]):
+class RenderedCrops(IterableDataset[torch.Tensor]):
     """Endless batches of crops, `float32 (B, 3, 64, 64)` in [-1, 1]: targets, references and some masks."""
 
     def __init__(self, recipe: synthetic.Recipe, folders: tuple[Path, ...]) -> None:
@@ -55,7 +55,7 @@ def train(
     minutes: float, recipe: synthetic.Recipe, folders: tuple[Path, ...], device: torch.device, seed: int = 0
 ) -> Any:
     """A trained VAE (`AutoencoderKLQwenImage` in fp32, its latents' mean and deviation in its configuration)."""
-    batches = rendered_ahead(Pictures(recipe, folders))
+    batches = rendered_ahead(RenderedCrops(recipe, folders))
     sample = torch.cat([next(batches) for _ in range(12)])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -11,7 +11,7 @@ from refine_ops.model.sparse import choose_tokens
 from refine_ops.model.stages import pack
 from refine_ops.train.config import LossSettings, RunSettings
 from refine_ops.train.loss import band_on_latents
-from refine_ops.train.samples.batches import Batch, BatchSpec, TrainingBatches, candidates, make_batch
+from refine_ops.train.samples.batches import Batch, BatchSpec, TrainingBatches, drawable, make_batch
 from refine_ops.train.samples.cache import EncodedCache, Entry
 from refine_ops.train.samples.draws import DrawOrder
 from refine_ops.train.samples.loader import rank_batches
@@ -58,7 +58,7 @@ def _batches(
     named = [(entry, entry.key) for entry in entries]
     references = [len(entry.images) == 3 for entry in entries]
     values = {"dropout": 0.0, "sparse_share": 0.0, **options}
-    order = DrawOrder(candidates(cache, named, references, values["sparse_share"] > 0, SPEC), 2, None, seed=0)
+    order = DrawOrder(drawable(cache, named, references, values["sparse_share"] > 0, SPEC), 2, None, seed=0)
     return TrainingBatches(
         cache,
         named,

@@ -12,7 +12,7 @@ from refine_ops.config import FocusSettings, ImageLimits, PasteSettings, RefineS
 from refine_ops.model.presets import PRESETS
 from refine_ops.records import Item, Patch, Region
 from refine_ops.train.config import CropSettings
-from refine_ops.train.samples.dataset import Sample, make_crop
+from refine_ops.train.samples.dataset import TrainingSample, make_crop
 
 TINY = PRESETS["tiny"]
 FORMATS = {
@@ -52,7 +52,7 @@ def test_the_training_crop_is_the_runs_conditioning(kind: str) -> None:
     size = (180, 140, 3) if kind == "jpeg-turned" else (140, 180, 3)
     data = _file(np.random.default_rng(1).integers(0, 256, size).astype(np.uint8), **FORMATS[kind])
     files = {"i": data, "t": data, "m": _mask_file()}
-    sample = Sample("s", "train", "i", "t", "m", None, "restore the label", ())
+    sample = TrainingSample("s", "train", "i", "t", "m", None, "restore the label", ())
     seen = set()
     for confine, policy, margin in itertools.product(("none", "region"), ("mask", "box"), (0, 12, 64)):
         looks = FocusSettings(margin=margin, margin_unit="native" if margin == 12 else "image_1mp")

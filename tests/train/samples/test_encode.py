@@ -19,7 +19,7 @@ from refine_ops.train.grid import refine_entry
 from refine_ops.train.samples.batches import BatchSpec, unpack_regions
 from refine_ops.train.samples.cache import EncodedCache
 from refine_ops.train.samples.dataset import make_crop, read_files, read_samples
-from refine_ops.train.samples.encode import Planned, SampleEncoder, Skipped, tasks
+from refine_ops.train.samples.encode import Planned, SampleEncoder, Skipped, crops_to_encode
 from refine_ops.train.samples.encoders import Encoders, load_encoders, load_trainee
 
 pytestmark = pytest.mark.long
@@ -51,7 +51,7 @@ def _config(dataset: Path, **crop: object) -> TrainLoraConfig:
 def _run(
     config: TrainLoraConfig, model: ResolvedModel, cache: EncodedCache, load: Callable[[], Encoders]
 ) -> list[Planned | Skipped]:
-    work = tasks(read_samples(config.dataset, config.exclude), config)
+    work = crops_to_encode(read_samples(config.dataset, config.exclude), config)
     return list(SampleEncoder(config, model.preset, "weights 1", cache, load)(work))
 
 
@@ -70,7 +70,7 @@ def test_encoded_once_then_read(tmp_path: Path, dataset: Path, model: ResolvedMo
         _run(_config(dataset, region_jitter_px=0, focus=False), model, EncodedCache(tmp_path), _never)
     other = SampleEncoder(config, model.preset, "weights 2", EncodedCache(tmp_path), _never)
     with pytest.raises(AssertionError, match="loaded"):
-        list(other(tasks(read_samples(str(dataset)), config)))
+        list(other(crops_to_encode(read_samples(str(dataset)), config)))
 
 
 def test_a_shard_without_its_index_is_the_rest_of_a_killed_run(
