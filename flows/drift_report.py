@@ -5,7 +5,7 @@ from prefect import flow
 from flows.prefect_engine import UNDER_PREFECT
 from flows.steps.drift import report_drift
 from refine_ops.report.config import DriftReportConfig
-from refine_ops.report.review import Action, Mark, apply_decisions, read_decisions
+from refine_ops.report.review import Action, ReviewMark, apply_decisions, read_decisions
 
 
 @flow(name="drift-report")
@@ -18,7 +18,7 @@ def drift_report(config: DriftReportConfig) -> str:
     return report_drift(config, UNDER_PREFECT)
 
 
-def review_apply(decisions: str, run: str, rejected: Action = "redo") -> list[Mark]:
+def review_apply(decisions: str, run: str, rejected: Action = "redo") -> list[ReviewMark]:
     """Mark the items of `run` that a person rejected in `decisions` (`decisions.json`), to be redone or left out.
 
     Raises:

@@ -30,7 +30,7 @@ _MOST: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Mark:
+class MarkedRegion:
     """What one region marks: pixels, their share of the picture, how large the model sees them (1 is their own size),
     and what a person should look at. `cell` is set where it goes on the sheet."""
 
@@ -56,11 +56,11 @@ class Checked:
     plan: Plan
     problems: list[RowProblem]
     opened: int = 0
-    marks: list[Mark] = field(default_factory=list)
+    marks: list[MarkedRegion] = field(default_factory=list)
     noted: int = 0
     regions: int = 0
 
-    def add(self, marks: Sequence[Mark]) -> None:
+    def add(self, marks: Sequence[MarkedRegion]) -> None:
         """Count the marks, and keep some: memory is bounded however many there are."""
         self.opened += 1
         for mark in marks:
@@ -143,7 +143,7 @@ class _Opener:
         self._preset = apply_overrides(resolve_preset(config.refine.model), config.refine.model)
         self._budget = ByteBudget(WorkerSettings().queue_bytes)
 
-    def open(self, item: Item, draw: bool) -> list[Mark] | RowProblem:
+    def open(self, item: Item, draw: bool) -> list[MarkedRegion] | RowProblem:
         held = 0
         try:
             inputs = read_inputs(item, self._access, self._settings.limits.max_bytes)
@@ -156,7 +156,7 @@ class _Opener:
         finally:
             self._budget.release(held)
 
-    def _marks(self, item: Item, opened: Opened, draw: bool) -> Iterator[Mark]:
+    def _marks(self, item: Item, opened: Opened, draw: bool) -> Iterator[MarkedRegion]:
         preset, settings = self._preset, self._settings
         for region, marking in zip(item.regions, opened.markings, strict=True):
             found = place.find(
@@ -170,7 +170,7 @@ class _Opener:
             if draw:
                 figures = f"{marked_px:,} px, {share:.1%}, seen at {zoom:.2f}"
                 cell = MarkedCell(tinted(opened.source.rgb, mask), (label, figures, *notes), bool(notes))
-            yield Mark(item.row, label, _shape(region), marked_px, share, zoom, notes, cell)
+            yield MarkedRegion(item.row, label, _shape(region), marked_px, share, zoom, notes, cell)
 
 
 def _shape(region: Region) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.options import ConfigFile, Setting, fail, load_config, note_tiny
+from flows.cli.options import ConfigFile, SetOption, fail, load_config, note_tiny
 from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import EXIT_BAD_INPUT, ItemError, JobError
 
@@ -33,7 +33,7 @@ def image(
     mask_class: Annotated[int | None, typer.Option(help="The marked class of a label image.")] = None,
     mask_invert: Annotated[bool | None, typer.Option("--mask-invert", help="The mask marks what to keep.")] = None,
     config: ConfigFile = None,
-    set_: Setting = None,
+    set_: SetOption = None,
 ) -> None:
     """Refine one region of one picture, here and now, and say what changed."""
     started = time.monotonic()

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from flows.cli import quality, training, upkeep
 from flows.cli.image import image
-from flows.cli.options import ConfigFile, Setting, Verbose, fail, load_config, note_tiny, run_batch
+from flows.cli.options import ConfigFile, SetOption, Verbose, fail, load_config, note_tiny, run_batch
 from refine_ops.config import ModelSettings, RefineBatchConfig
 from refine_ops.errors import EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_JOB_ERROR, ItemError, JobError
 
@@ -132,7 +132,7 @@ def run(
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Count and estimate; refine nothing.")] = False,
     price: Annotated[float | None, typer.Option(help="With --plan-only: what one device costs per hour.")] = None,
     config: ConfigFile = None,
-    set_: Setting = None,
+    set_: SetOption = None,
     verbose: Verbose = False,
 ) -> None:
     """Refine every region of a manifest (flow `refine-batch`)."""
@@ -192,7 +192,7 @@ def check(
     ] = None,
     model: Annotated[str | None, typer.Option(help="The preset that the regions will be shown to.")] = None,
     config: ConfigFile = None,
-    set_: Setting = None,
+    set_: SetOption = None,
 ) -> None:
     """Print every row that could not be refined, with its reason; exit 1 if there is any."""
     settings = load_config(RefineBatchConfig, config, set_, {"manifest": manifest, "refine.model.model": model})

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound=BaseModel)
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="JSON or YAML file with the flow's settings.")]
-Setting = Annotated[
+SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="One setting by its path, e.g. refine.paste.confine=region. Repeatable."),
 ]

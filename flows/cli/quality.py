@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from flows.cli.options import ConfigFile, Setting, Verbose, load_config, start_prefect
+from flows.cli.options import ConfigFile, SetOption, Verbose, load_config, start_prefect
 
 review_app = typer.Typer(help="Act on what a person decided in a drift report.", no_args_is_help=True)
 
@@ -46,7 +46,7 @@ def report(
     ] = None,
     fail_on: Annotated[str | None, typer.Option(help="never, strict or alarm.")] = None,
     config: ConfigFile = None,
-    set_: Setting = None,
+    set_: SetOption = None,
     verbose: Verbose = False,
 ) -> None:
     """Measure background, drift, seams and effect from the published bytes, as HTML (flow `drift-report`)."""
@@ -94,7 +94,7 @@ def eval_run(
     out: Annotated[str | None, typer.Option(help="Results folder, local or s3://; the same folder continues.")] = None,
     cases: Annotated[str | None, typer.Option(help="Folder of a case set, or 'mini'.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N cases.")] = None,
-    set_: Setting = None,
+    set_: SetOption = None,
     verbose: Verbose = False,
 ) -> None:
     """Evaluate methods on cases: Tables 1-3 with intervals, a gallery (flow `refine-eval`)."""
@@ -116,7 +116,7 @@ def eval_build_cases(
     out: Annotated[str | None, typer.Option(help="Where the case set is written.")] = None,
     annotations: Annotated[str | None, typer.Argument(help="Folder with annotations.jsonl, or 'mini'.")] = None,
     config: ConfigFile = None,
-    set_: Setting = None,
+    set_: SetOption = None,
 ) -> None:
     """Make degraded inputs from clean, annotated images."""
     from refine_ops.eval.cases.build import build_cases
@@ -147,7 +147,7 @@ def eval_vae_crop(
     model: Annotated[str | None, typer.Option(help="'tiny', a folder in diffusers' layout, or a hub name.")] = None,
     allow_hub: Annotated[bool | None, typer.Option("--allow-hub")] = None,
     config: ConfigFile = None,
-    set_: Setting = None,
+    set_: SetOption = None,
 ) -> None:
     """Reconstruct regions from the full image and from their crop, at one budget (the paper's Fig. 3)."""
     from refine_ops.eval.config import VaeCropConfig

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import Setting, Verbose, load_config, start_prefect
+from flows.cli.options import SetOption, Verbose, load_config, start_prefect
 
 adapters_app = typer.Typer(
     help="The adapter registry: versions, the current one, and the way back.", no_args_is_help=True
@@ -30,7 +30,7 @@ def build_dataset(
     out: Annotated[str | None, typer.Option(help="Dataset folder, local or s3://. The same folder resumes.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Family held out of this set. Repeatable.")] = None,
-    set_: Setting = None,
+    set_: SetOption = None,
     verbose: Verbose = False,
 ) -> None:
     """Build training samples as Refine-30K was built (flow `build-dataset`)."""
@@ -58,7 +58,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="Base model: preset, folder or hub name.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     registry: Annotated[str | None, typer.Option(help="Publish to this registry, and promote if better.")] = None,
-    set_: Setting = None,
+    set_: SetOption = None,
     verbose: Verbose = False,
 ) -> None:
     """Train a LoRA with the Boundary Consistency Loss (flow `train-lora`)."""
@@ -80,7 +80,7 @@ def ablate(
     dataset: Annotated[str | None, typer.Option(help="Folder that build-dataset wrote.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder of all runs (local). The same folder resumes.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps of each training.")] = None,
-    set_: Setting = None,
+    set_: SetOption = None,
     verbose: Verbose = False,
 ) -> None:
     """Train with, without focus and without boundary loss, and compare: Table 3 (flow `train-ablations`)."""

@@ -15,7 +15,7 @@ from refine_ops.eval.metrics.text import TEXT
 from refine_ops.eval.metrics.vlm_grades import DIMENSIONS
 from refine_ops.eval.results import Results, load_results, merged, paired
 from refine_ops.eval.stats import PairedResult, holm, paired_comparison
-from refine_ops.eval.tables.layout import Row, Table
+from refine_ops.eval.tables.layout import ResultRow, ResultTable
 from refine_ops.eval.tables.render import as_markdown
 
 _REGION: Final = (MSE, PSNR, SSIM, MASK_PSNR, LPIPS_ALEX, LPIPS_VGG, VGG, DINO, CLIP, TEXT)
@@ -84,11 +84,13 @@ class Comparison:
             verdict = "worse" if f.worse(self.alpha) else "better" if f.p_value < self.alpha else "no difference shown"
             interval = f"{r.difference:+.4f} [{r.low:+.4f}, {r.high:+.4f}]"
             size = f"{r.minimum_detectable:.4f}"
-            rows.append(Row((metric.label + metric.arrow, interval, f"{f.p_value:.4f}", size, str(r.n_cases), verdict)))
+            rows.append(
+                ResultRow((metric.label + metric.arrow, interval, f"{f.p_value:.4f}", size, str(r.n_cases), verdict))
+            )
         header = ("Metric", "B - A", "p (Holm)", "least detectable", "cases", "B is")
         note = f"Inputs whose background B changes and A does not: {self.leaks}."
         verdict = "B is worse" if self.worse else "B is not shown to be worse"
-        return as_markdown([Table(f"A: {self.a}; B: {self.b}. {verdict}.", header, tuple(rows), (note,))])
+        return as_markdown([ResultTable(f"A: {self.a}; B: {self.b}. {verdict}.", header, tuple(rows), (note,))])
 
 
 def compare(

@@ -18,7 +18,7 @@ from refine_ops import storage
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.cases.case_set import CaseSet, EvalInput, LoadedInput, load_input
-from refine_ops.eval.methods.method import Method, Output
+from refine_ops.eval.methods.method import Method, MethodOutput
 from refine_ops.eval.metrics.metric import CaseBatch, Meter, Metric
 from refine_ops.eval.results import NOT_APPLICABLE, Score
 from refine_ops.image.formats.table import MEDIA_SUFFIX, sniff
@@ -58,10 +58,10 @@ class MethodRun:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Decoded:
+class _DecodedOutput:
     """An output, and what it shows: `uint8 (H, W, 3)`."""
 
-    output: Output
+    output: MethodOutput
     image: U8Image
 
 
@@ -108,7 +108,7 @@ def find_output(run: MethodRun, item: EvalInput) -> str | None:
 
 def _outputs(
     run: MethodRun, method: Method, loaded: Sequence[LoadedInput], limits: ImageLimits
-) -> tuple[dict[str, _Decoded], dict[str, str]]:
+) -> tuple[dict[str, _DecodedOutput], dict[str, str]]:
     """Outputs and failures by input id; makes those that are not on disk."""
     found = {i.item.input_id: find_output(run, i.item) for i in loaded}
     todo = [i for i in loaded if found[i.item.input_id] is None]
@@ -125,7 +125,7 @@ def _outputs(
         if made.alignment is not None:  # before the output: what is there has its alignment
             storage.write(run.alignment(item.item), json.dumps(asdict(made.alignment)).encode())
         storage.write(str(found[input_id]), made.data)
-    outputs: dict[str, _Decoded] = {}
+    outputs: dict[str, _DecodedOutput] = {}
     for item in loaded:
         uri = found[item.item.input_id]
         if uri is None:
@@ -134,11 +134,11 @@ def _outputs(
         image = decode(data, name=uri, limits=limits).rgb
         if image.shape != item.image.shape:
             raise JobError(f"{uri}: {image.shape}, expected {item.image.shape}")
-        outputs[item.item.input_id] = _Decoded(Output(data, _alignment(run.alignment(item.item))), image)
+        outputs[item.item.input_id] = _DecodedOutput(MethodOutput(data, _alignment(run.alignment(item.item))), image)
     return outputs, failures
 
 
-def _batch(loaded: Sequence[LoadedInput], outputs: Sequence[_Decoded], rules: Rules) -> CaseBatch:
+def _batch(loaded: Sequence[LoadedInput], outputs: Sequence[_DecodedOutput], rules: Rules) -> CaseBatch:
     first = loaded[0].item
     allowed = [
         allowed_change([(i.mask, "mask")], (i.item.width, i.item.height), i.data, made.output.data, rules).where

@@ -22,7 +22,7 @@ from refine_ops.eval.metrics.perceptual import perceptual_meters
 from refine_ops.eval.metrics.text import text_meter
 from refine_ops.eval.metrics.vlm_grades import open_grader
 from refine_ops.eval.results import Results, Score, save_results
-from refine_ops.eval.tables.layout import Table
+from refine_ops.eval.tables.layout import ResultTable
 from refine_ops.eval.tables.render import as_html, as_markdown
 from refine_ops.eval.tables.tables import all_tables
 from refine_ops.model.pretrained import pick_device
@@ -37,7 +37,7 @@ class Evaluation:
 
     uri: str
     results: Results
-    tables: tuple[Table, ...]
+    tables: tuple[ResultTable, ...]
 
     @property
     def markdown(self) -> str:

@@ -21,7 +21,7 @@ from refine_ops.data.synthetic.assets import DEMO_PHOTOS
 from refine_ops.errors import JobError
 from refine_ops.eval.config import VaeCropConfig
 from refine_ops.eval.stats import Interval, cluster_interval
-from refine_ops.eval.tables.layout import Row, Table
+from refine_ops.eval.tables.layout import ResultRow, ResultTable
 from refine_ops.eval.tables.plot import curves_svg
 from refine_ops.eval.tables.render import as_markdown
 from refine_ops.image.difference import psnr
@@ -139,13 +139,13 @@ def _summary(share: float, rows: Sequence[tuple[int, float, float]]) -> ShareRes
 
 def _write(config: VaeCropConfig, results: Sequence[ShareResult], pixels: int, images: int) -> None:
     out = storage.resolve(config.out)
-    rows = [Row((f"{r.share:.0%}", *(_cell(i) for i in (r.whole, r.crop, r.gain)))) for r in results]
+    rows = [ResultRow((f"{r.share:.0%}", *(_cell(i) for i in (r.whole, r.crop, r.gain)))) for r in results]
     header = ("Region side / image side", "whole image, dB", "crop, dB", "gain, dB")
     note = (
         f"PSNR of the region, VAE of {config.model}, budget {pixels:,} pixels, {images} images x {config.regions} "
         "regions; 95 % intervals clustered by image."
     )
-    table = Table("VAE reconstruction: whole image or crop (Fig. 3)", header, tuple(rows), (note,))
+    table = ResultTable("VAE reconstruction: whole image or crop (Fig. 3)", header, tuple(rows), (note,))
     storage.write(storage.join(out, "table.md"), as_markdown([table]).encode())
     storage.write(storage.join(out, "table.json"), json.dumps([asdict(r) for r in results], indent=1).encode())
     series = {"whole image": [r.whole for r in results], "crop": [r.crop for r in results]}

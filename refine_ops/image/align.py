@@ -10,7 +10,7 @@ from PIL import Image
 
 from refine_ops.config import AlignSettings
 from refine_ops.image import tone
-from refine_ops.image.focus import NO_DRIFT, Drift, unview
+from refine_ops.image.focus import NO_DISPLACEMENT, Displacement, unview
 from refine_ops.image.formats.native import F32
 from refine_ops.records import Alignment, F32Image, FocusCrop, Mask, U8Image
 
@@ -30,16 +30,16 @@ _MAX_ERROR_RATIO: Final = 0.9
 class Correction:
     """What `undo` will undo, and the record of it. `colour` is a 3x4 matrix in linear light, or None."""
 
-    drift: Drift
+    displacement: Displacement
     colour: F32 | None
     alignment: Alignment
 
     @property
     def applies(self) -> bool:
-        return self.drift != NO_DRIFT or self.colour is not None
+        return self.displacement != NO_DISPLACEMENT or self.colour is not None
 
 
-NO_CORRECTION: Final = Correction(NO_DRIFT, None, Alignment())
+NO_CORRECTION: Final = Correction(NO_DISPLACEMENT, None, Alignment())
 
 
 def known_pixels(crop: FocusCrop, support: Mask, generated: Mask) -> Mask:
@@ -71,40 +71,40 @@ def estimate(truth: U8Image, patch: F32Image, crop: FocusCrop, known: Mask, sett
         return NO_CORRECTION
     size, seen_truth, seen_known = _at_work_size(truth, crop, known)
     seen = unview(patch, crop, size=size)
-    drift, share = NO_DRIFT, 0.0
+    displacement, share = NO_DISPLACEMENT, 0.0
     if settings.geometry:
         found, share = _geometry(seen_truth, seen, seen_known, crop, settings)
-        moved = unview(patch, crop, found, size) if found != NO_DRIFT else seen
+        moved = unview(patch, crop, found, size) if found != NO_DISPLACEMENT else seen
         # Points can agree on a motion that the picture does not show (a moved pattern): the pixels have the last word.
         if _error(seen_truth, moved, seen_known) < _MAX_ERROR_RATIO * _error(seen_truth, seen, seen_known):
-            drift, seen = found, moved
+            displacement, seen = found, moved
     shift = tone.fit(seen_truth, seen, seen_known, max_de00=settings.max_de00)
     colour = shift.matrix if settings.tone and shift.worthwhile else None
     # What is recorded is what will be undone, not what was found and rejected.
     matrix = tone.IDENTITY if colour is None else colour
     alignment = Alignment(
         measured=True,
-        geometry_applied=drift != NO_DRIFT,
+        geometry_applied=displacement != NO_DISPLACEMENT,
         tone_applied=colour is not None,
-        dx_px=drift.dx_px,
-        dy_px=drift.dy_px,
-        scale=drift.scale,
+        dx_px=displacement.dx_px,
+        dy_px=displacement.dy_px,
+        scale=displacement.scale,
         gain=(float(matrix[0, 0]), float(matrix[1, 1]), float(matrix[2, 2])),
         offset=(float(matrix[0, 3]), float(matrix[1, 3]), float(matrix[2, 3])),
         de00_before=shift.de00_before,
         de00_after=shift.de00_before if colour is None else shift.de00_after,
         inlier_share=share,
     )
-    return Correction(drift, colour, alignment)
+    return Correction(displacement, colour, alignment)
 
 
 def undo(patch: F32Image, crop: FocusCrop, correction: Correction) -> F32:
-    """The patch on C at native resolution with its drift undone: one colour map, one resampling.
+    """The patch on C at native resolution with its displacement undone: one colour map, one resampling.
 
     Colour first, at model resolution, where the number of pixels is bounded.
     """
     mapped = patch if correction.colour is None else tone.apply(patch, correction.colour)
-    return unview(mapped, crop, correction.drift)
+    return unview(mapped, crop, correction.displacement)
 
 
 def _at_work_size(truth: U8Image, crop: FocusCrop, known: Mask) -> tuple[tuple[int, int], U8Image, Mask]:
@@ -120,20 +120,22 @@ def _at_work_size(truth: U8Image, crop: FocusCrop, known: Mask) -> tuple[tuple[i
     return size, small, np.asarray(covered) > 0.999  # known only where every pixel under it was; 1.0 is not exact
 
 
-def _geometry(truth: U8Image, seen: F32, known: Mask, crop: FocusCrop, settings: AlignSettings) -> tuple[Drift, float]:
-    """Drift in native pixels, and the share of tracked points that agree with it; `NO_DRIFT` when in doubt."""
+def _geometry(
+    truth: U8Image, seen: F32, known: Mask, crop: FocusCrop, settings: AlignSettings
+) -> tuple[Displacement, float]:
+    """Displacement and the share of tracked points that agree with it; `NO_DISPLACEMENT` when in doubt."""
     start, end = _tracked(truth, seen, known)
     if len(start) < _MIN_POINTS:
-        return NO_DRIFT, 0.0
+        return NO_DISPLACEMENT, 0.0
     _, inlying = cv2.estimateAffinePartial2D(start, end, method=cv2.RANSAC, ransacReprojThreshold=_INLIER_PX)
     # RANSAC may also turn the picture; only its choice of points is kept, and the model refits them without a turn.
     keep = np.zeros(len(start), np.bool_) if inlying is None else inlying[:, 0] > 0
     share = float(keep.mean())
     if keep.sum() < _MIN_POINTS or share < _MIN_INLIERS:
-        return NO_DRIFT, share
+        return NO_DISPLACEMENT, share
     height, width = truth.shape[:2]
     native_per_px = (crop.crop[2] - crop.crop[0]) / width
-    # Drift turns about the view's centre, padding included; in work pixels, relative to C's corner:
+    # It turns about the view's centre, padding included; in work pixels, relative to C's corner:
     left, top, right, bottom = (side / native_per_px for side in crop.pad)
     centre = np.array([(width + right - left) / 2, (height + bottom - top) / 2]) - 0.5
     scale, shift = _scale_and_shift(start[keep] - centre, end[keep] - centre, max(width, height) / 2)
@@ -141,8 +143,8 @@ def _geometry(truth: U8Image, seen: F32, known: Mask, crop: FocusCrop, settings:
     dx, dy = (float(v) * native_per_px for v in shift)
     # A large estimate is more likely a wrong one: what is over the limits is left alone, not clipped to them.
     if abs(scale - 1) > settings.max_scale or max(abs(dx), abs(dy)) * zoom > settings.max_shift_px:
-        return NO_DRIFT, share
-    return Drift(dx, dy, scale), share
+        return NO_DISPLACEMENT, share
+    return Displacement(dx, dy, scale), share
 
 
 def _tracked(truth: U8Image, seen: F32, known: Mask) -> tuple[F32, F32]:

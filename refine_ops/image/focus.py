@@ -21,7 +21,7 @@ _RATIOS: Final = ((1, 1), (5, 4), (4, 3), (3, 2), (2, 1), (3, 1), (4, 1))
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class Displacement:
     """How the model displaced the content of a view, in native pixels about the view's centre.
 
     What belongs at offset `x` from the centre is found at `scale * x + (dx, dy)`.
@@ -32,7 +32,7 @@ class Drift:
     scale: float = 1.0
 
 
-NO_DRIFT: Final = Drift()
+NO_DISPLACEMENT: Final = Displacement()
 COARSE: Final = 0.5
 """Seen at less than half its own size a region visibly loses detail: nothing finer than 2 px can be made."""
 
@@ -105,21 +105,24 @@ def view_mask(part: Mask, crop: FocusCrop) -> Mask:
     return np.asarray(covered) > 0
 
 
-def unview(patch: F32Image, crop: FocusCrop, drift: Drift = NO_DRIFT, size: tuple[int, int] | None = None) -> F32:
-    """The patch at native resolution on C, `float32 (crop h, crop w, 3)`, padding removed, drift undone.
+def unview(
+    patch: F32Image, crop: FocusCrop, displacement: Displacement = NO_DISPLACEMENT, size: tuple[int, int] | None = None
+) -> F32:
+    """The patch at native resolution on C, `float32 (crop h, crop w, 3)`, padding removed, `displacement` undone.
 
-    The only time a patch is resampled: scale, drift and the crop out of the padding are one antialiased Lanczos resize
-    from a sub-pixel box; there and back (`view`, then this) it loses 20 % less than bicubic. `size` = (width, height)
-    replaces C's own, for estimates on a smaller picture.
+    The only time a patch is resampled: displacement and the crop out of the padding are one antialiased Lanczos
+    resize from a sub-pixel box; there and back (`view`, then this) it loses 20 % less than bicubic. `size` = (width,
+    height) replaces C's own, for estimates on a smaller picture.
     """
     width, height = crop.size
     x0, y0, x1, y1 = crop.crop
     left, top, right, bottom = crop.pad
     view_width, view_height = left + (x1 - x0) + right, top + (y1 - y0) + bottom
     zoom = width / view_width
-    xs = [_drifted(edge, view_width, drift.scale, drift.dx_px) * zoom for edge in (left, left + x1 - x0)]
-    ys = [_drifted(edge, view_height, drift.scale, drift.dy_px) * zoom for edge in (top, top + y1 - y0)]
-    # Undoing a drift may ask for pixels just past the patch; Pillow refuses a box outside, so its edge is repeated.
+    scale, dx, dy = displacement.scale, displacement.dx_px, displacement.dy_px
+    xs = [_displaced(edge, view_width, scale, dx) * zoom for edge in (left, left + x1 - x0)]
+    ys = [_displaced(edge, view_height, scale, dy) * zoom for edge in (top, top + y1 - y0)]
+    # Undoing it may ask for pixels just past the patch; Pillow refuses a box outside, so the patch's edge is repeated.
     spare = max(0, math.ceil(max(-xs[0], -ys[0], xs[1] - width, ys[1] - height)))
     size = size or (x1 - x0, y1 - y0)
     box = (xs[0] + spare, ys[0] + spare, xs[1] + spare, ys[1] + spare)
@@ -179,6 +182,6 @@ def _place(start: int, stop: int, length: int, limit: int) -> tuple[int, int, in
     return first, first + length, 0, 0
 
 
-def _drifted(edge: float, length: int, scale: float, shift: float) -> float:
+def _displaced(edge: float, length: int, scale: float, shift: float) -> float:
     centre = length / 2
     return centre + scale * (edge - centre) + shift

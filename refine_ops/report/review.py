@@ -41,7 +41,7 @@ class Decisions(Settings):
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class ReviewMark:
     """What the next run does with an item's present output: keep it, redo it, or leave the item out.
 
     A mark holds for the output with this `fingerprint` only; once the item is redone it is spent.
@@ -62,7 +62,7 @@ def read_decisions(uri: str) -> Decisions:
         raise JobError(f"{uri} is not a decisions.json exported from a drift report: {e}") from e
 
 
-def apply_decisions(run: str, decisions: Decisions, rejected: Action = "redo") -> list[Mark]:
+def apply_decisions(run: str, decisions: Decisions, rejected: Action = "redo") -> list[ReviewMark]:
     """Add the decisions about `run` to its `review/` folder as one new object; returns the marks.
 
     Raises:
@@ -80,7 +80,7 @@ def apply_decisions(run: str, decisions: Decisions, rejected: Action = "redo") -
         if present.get(d.item_id) != d.fingerprint:
             stale.append(d.item_id)
         action: Literal["keep", "redo", "exclude"] = rejected if d.decision == "reject" else "keep"
-        marks.append(Mark(d.item_id, d.fingerprint, action, d.note, d.at))
+        marks.append(ReviewMark(d.item_id, d.fingerprint, action, d.note, d.at))
     if stale:
         raise JobError(
             f"{len(stale)} decision(s) are about outputs {folder.uri} does not have (any more), first {stale[0]!r}; "
@@ -92,12 +92,12 @@ def apply_decisions(run: str, decisions: Decisions, rejected: Action = "redo") -
     return marks
 
 
-def read_marks(run: str) -> dict[str, Mark]:
+def read_marks(run: str) -> dict[str, ReviewMark]:
     """All marks of a run by item id; of several about one item the one applied last holds."""
-    marks: dict[str, Mark] = {}
+    marks: dict[str, ReviewMark] = {}
     for uri in storage.list_files(storage.join(storage.resolve(run), "review"), ".json"):
         for row in json.loads(storage.read(uri))["marks"]:
-            marks[row["item_id"]] = Mark(**row)
+            marks[row["item_id"]] = ReviewMark(**row)
     return marks
 
 
@@ -116,7 +116,7 @@ def read_review(run: str) -> Review:
     return Review(excluded, {item: "+".join(fingerprints) for item, fingerprints in rejected.items()})
 
 
-def _add(run: str, marks: Sequence[Mark]) -> None:
+def _add(run: str, marks: Sequence[ReviewMark]) -> None:
     body: dict[str, Any] = {"schema": "refine-ops/marks/1", "marks": [asdict(m) for m in marks]}
     uri = storage.join(run, "review", f"marks-{time.time_ns():020d}.json")
     storage.write(uri, json.dumps(body, ensure_ascii=False, indent=1).encode(), only_if_absent=True)

@@ -38,7 +38,7 @@ _DISTINCT = 512
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Sample:
+class MemoryReading:
     """One look at a run: seconds since its start, outputs so far, resident MiB of the largest rank."""
 
     at_s: float
@@ -77,7 +77,7 @@ class Watched:
         env = {**os.environ, "REFINE_TEST_PUBLISHED": str(log), "OMP_NUM_THREADS": "1"}
         log.unlink(missing_ok=True)
         self._log, self._outputs, self._offset = log, 0, 0
-        self.samples: list[Sample] = []
+        self.samples: list[MemoryReading] = []
         self.started = time.monotonic()
         self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -86,7 +86,7 @@ class Watched:
     def _sample(self) -> None:
         while self.process.poll() is None:
             self.samples.append(
-                Sample(time.monotonic() - self.started, self.outputs(), _largest_rank(self.process.pid))
+                MemoryReading(time.monotonic() - self.started, self.outputs(), _largest_rank(self.process.pid))
             )
             time.sleep(1.0)
 

@@ -39,7 +39,7 @@ H100_BF16_TFLOPS = 785.0
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Timing:
     """One configuration's figures; `tflops` are model FLOP per second, `peak_gib` what the allocator held at most."""
 
     name: str
@@ -120,7 +120,7 @@ def measure(
     batch: Batch,
     arguments: argparse.Namespace,
     device: torch.device,
-) -> Row:
+) -> Timing:
     """Median over whole optimizer steps, the first ones left out."""
     optimizer = make_optimizer(trainable(model), OptimizerSettings())
     seconds, loss = [], torch.zeros(())
@@ -138,7 +138,7 @@ def measure(
         if number >= arguments.warmup:
             seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds)
-    return Row(
+    return Timing(
         name=name,
         side_px=batch.shapes[0][1] * 16,
         images=len(batch.shapes),
@@ -162,7 +162,7 @@ def variants(arguments: argparse.Namespace) -> Iterator[tuple[str, Checkpointing
             yield name, checkpointing, compiled
 
 
-def run(arguments: argparse.Namespace) -> list[Row]:
+def run(arguments: argparse.Namespace) -> list[Timing]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     full = arguments.size == "full"
@@ -175,7 +175,7 @@ def run(arguments: argparse.Namespace) -> list[Row]:
         checkpointing="block",
         compiled=False,
     )
-    rows: list[Row] = []
+    rows: list[Timing] = []
     print(f"{'':20} {'px':>5} {'img':>3} {'tokens':>7} {'s/sample':>9} {'+-':>6} {'TFLOP/s':>8} {'GiB':>6}  loss")
     for name, checkpointing, compiled in [("plain loop", "block", False), *variants(arguments)]:
         model.run_blocks_with(checkpointing, compiled)
@@ -205,7 +205,7 @@ def reset_adapter(model: Denoiser) -> None:
         )
 
 
-def _line(row: Row) -> str:
+def _line(row: Timing) -> str:
     tflops = "" if row.tflops is None else f"{row.tflops:.0f}"
     memory = "" if row.peak_gib is None else f"{row.peak_gib:.1f}"
     shape = f"{row.name:20} {row.side_px:5} {row.images:3} {row.tokens:7}"
@@ -223,7 +223,7 @@ def _free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def main(given: list[str] | None = None) -> list[Row]:
+def main(given: list[str] | None = None) -> list[Timing]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("full", "tiny"), default="tiny")
     parser.add_argument("--random", action="store_true", help="Random weights (the only kind; stated for the record).")

@@ -22,7 +22,7 @@ from refine_ops.eval.config import (
     RefinerMethod,
 )
 from refine_ops.eval.methods import open
-from refine_ops.eval.methods.method import Output
+from refine_ops.eval.methods.method import MethodOutput
 from refine_ops.eval.results import load_results
 from refine_ops.eval.run import Evaluation, evaluate
 from tests.support import tiny_checkpoints
@@ -156,7 +156,7 @@ def test_a_rerun_computes_only_what_is_new(
     run: list[str] = []
     original = open.OurRefiner.run
 
-    def watched(self: Any, inputs: Any) -> list[Output | ItemError]:
+    def watched(self: Any, inputs: Any) -> list[MethodOutput | ItemError]:
         run.extend(i.item.input_id for i in inputs)
         return original(self, inputs)
 
@@ -201,8 +201,10 @@ def test_outputs_made_elsewhere_are_found_by_input_id(evaluation: Evaluation, fr
 
 
 def test_a_method_that_fails_on_one_input_keeps_the_others(frozen: str, tmp_path: Path, monkeypatch: Any) -> None:
-    def run(self: Any, inputs: Any) -> list[Output | ItemError]:
-        return [ItemError("control.refused", "no") if "soft" in i.item.input_id else Output(i.data) for i in inputs]
+    def run(self: Any, inputs: Any) -> list[MethodOutput | ItemError]:
+        return [
+            ItemError("control.refused", "no") if "soft" in i.item.input_id else MethodOutput(i.data) for i in inputs
+        ]
 
     monkeypatch.setattr(open.ControlOutputs, "run", run)
     found = evaluate(config(frozen, tmp_path, CONTROLS[1]))

@@ -5,11 +5,11 @@ from dataclasses import astuple
 
 import pytest
 
-from tests.support.settle import Table
+from tests.support.settle import AddRow
 
 
 @pytest.fixture
-def table(record_property: Callable[[str, object], None]) -> Table:
+def table(record_property: Callable[[str, object], None]) -> AddRow:
     """Adds a row; it travels with the test's report, as tests may run in other processes."""
     return lambda row: record_property("fault", " | ".join(map(str, astuple(row))))
 

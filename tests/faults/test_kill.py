@@ -18,7 +18,7 @@ from refine_ops.config import RefineBatchConfig
 from refine_ops.job.ledger import read_ledger
 from tests.support.node import make_items, outputs_of
 from tests.support.servers.site import end, tree
-from tests.support.settle import Table, settle
+from tests.support.settle import AddRow, settle
 
 pytestmark = pytest.mark.processes
 
@@ -48,7 +48,7 @@ def finished(out: Path) -> int:
     ids=["7", "20"],
 )
 def test_a_run_killed_at_many_moments_ends_as_if_nothing_had_happened(
-    table: Table, tmp_path: Path, count: int, random_kills: int, exact_kills: tuple[str, ...]
+    table: AddRow, tmp_path: Path, count: int, random_kills: int, exact_kills: tuple[str, ...]
 ) -> None:
     """At moments that chance chose, and exactly between an output and its outcome, or in the middle of a part."""
     manifest = make_items(tmp_path / "images", count)

@@ -8,7 +8,7 @@ import pytest
 from refine_ops.config import RefineBatchConfig
 from refine_ops.job.ledger import read_ledger
 from tests.support.node import FAST, make_items, run_node
-from tests.support.settle import Table, settle
+from tests.support.settle import AddRow, settle
 
 pytestmark = pytest.mark.processes
 
@@ -22,7 +22,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_segfault_ends_in_the_dead_letter_after_two_solitary_tries(
-    table: Table, tmp_path: Path, published: Path
+    table: AddRow, tmp_path: Path, published: Path
 ) -> None:
     manifest = make_items(tmp_path / "images", 60, {23: "segfault"})
     config = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"), worker=FAST)
@@ -36,7 +36,7 @@ def test_a_segfault_ends_in_the_dead_letter_after_two_solitary_tries(
     assert set(attempts.values()) == {1, 2}, "who was in hand when the rank died was tried twice"
 
 
-def test_a_hung_model_call_is_ended_by_the_watchdog(table: Table, tmp_path: Path, published: Path) -> None:
+def test_a_hung_model_call_is_ended_by_the_watchdog(table: AddRow, tmp_path: Path, published: Path) -> None:
     manifest = make_items(tmp_path / "images", 12, {5: "hang"})
     worker = FAST.model_copy(update={"watchdog_s": 1.5})
     config = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"), worker=worker)
@@ -45,7 +45,7 @@ def test_a_hung_model_call_is_ended_by_the_watchdog(table: Table, tmp_path: Path
     settle(table, config, published, "model call hangs", promise, {"item-0005": "worker.killed"})
 
 
-def test_an_item_the_model_refuses_is_dead_and_its_batch_is_not(table: Table, tmp_path: Path, published: Path) -> None:
+def test_an_item_the_model_refuses_is_dead_and_its_batch_is_not(table: AddRow, tmp_path: Path, published: Path) -> None:
     manifest = make_items(tmp_path / "images", 12, {5: "raise"})
     config = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"), worker=FAST)
     verdict = run_node(config)

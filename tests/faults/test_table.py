@@ -23,7 +23,7 @@ from refine_ops.errors import ItemError, JobError
 from refine_ops.job.ledger import read_ledger
 from tests.support.node import make_items, run_node
 from tests.support.servers.s3_proxy import Fault, Kind, Proxy, s3_proxy
-from tests.support.settle import Table, settle
+from tests.support.settle import AddRow, settle
 
 pytestmark = pytest.mark.processes
 
@@ -68,7 +68,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
         subprocess.run(["umount", "-l", os.fspath(folder)], check=True)
 
 
-def test_disk_full(table: Table, tmp_path: Path, images: Path, published: Path) -> None:
+def test_disk_full(table: AddRow, tmp_path: Path, images: Path, published: Path) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk, 2):
         config = RefineBatchConfig(manifest=str(images), out=str(disk / "run"), worker=WORKER)
@@ -82,7 +82,7 @@ def test_disk_full(table: Table, tmp_path: Path, images: Path, published: Path) 
         settle(table, config, published, "disk full", "stops, names the remedy; the next start goes on", {})
 
 
-def test_read_only_disk(table: Table, tmp_path: Path, images: Path, published: Path) -> None:
+def test_read_only_disk(table: AddRow, tmp_path: Path, images: Path, published: Path) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk, 4):
         config = RefineBatchConfig(manifest=str(images), out=str(disk / "run"), worker=WORKER)
@@ -94,7 +94,7 @@ def test_read_only_disk(table: Table, tmp_path: Path, images: Path, published: P
         settle(table, config, published, "read-only disk", "stops before anything is run; then as usual", {})
 
 
-def test_permission_denied(table: Table, tmp_path: Path, images: Path, published: Path) -> None:
+def test_permission_denied(table: AddRow, tmp_path: Path, images: Path, published: Path) -> None:
     """Root may write anywhere but where the file system itself says no."""
     parent = tmp_path / "locked"
     parent.mkdir()
@@ -124,7 +124,7 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["truncated", "one bit flipped"])
-def test_damaged_ledger_part(how: str, table: Table, tmp_path: Path, images: Path, published: Path) -> None:
+def test_damaged_ledger_part(how: str, table: AddRow, tmp_path: Path, images: Path, published: Path) -> None:
     config = RefineBatchConfig(manifest=str(images), out=str(tmp_path / "run"), worker=WORKER)
     run_node(config)
     part = sorted((tmp_path / "run" / "outcomes").iterdir())[1]
@@ -134,7 +134,7 @@ def test_damaged_ledger_part(how: str, table: Table, tmp_path: Path, images: Pat
     settle(table, config, published, f"outcome part {how}", "its items are redone, with the same bytes", {})
 
 
-def test_half_written_plan(table: Table, tmp_path: Path, images: Path, published: Path) -> None:
+def test_half_written_plan(table: AddRow, tmp_path: Path, images: Path, published: Path) -> None:
     config = RefineBatchConfig(manifest=str(images), out=str(tmp_path / "run"), worker=WORKER)
     (tmp_path / "run").mkdir()
     run_node(config.model_copy(update={"limit": 4}))
@@ -148,7 +148,7 @@ def test_half_written_plan(table: Table, tmp_path: Path, images: Path, published
 
 
 @pytest.mark.slow  # five launches
-def test_memory(table: Table, tmp_path: Path, published: Path) -> None:
+def test_memory(table: AddRow, tmp_path: Path, published: Path) -> None:
     manifest = make_items(tmp_path / "images", COUNT, {7: "memory", 19: "oom"})
     config = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"), worker=WORKER)
     run_node(config)
@@ -185,7 +185,7 @@ def in_s3(images: Path, prefix: str) -> RefineBatchConfig:
 
 
 def test_a_store_with_a_bad_day(
-    table: Table, images: Path, published: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    table: AddRow, images: Path, published: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than half of all requests fail. Pauses, which `test_s3` looks at, are kept short here."""
     config = in_s3(images, "bad-day")
@@ -202,7 +202,7 @@ def test_a_store_with_a_bad_day(
 
 
 def test_an_object_that_cannot_be_read(
-    table: Table, images: Path, published: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    table: AddRow, images: Path, published: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = in_s3(images, "unreadable")
     monkeypatch.setenv("REFINE_TEST_RETRY_S", "1.0")
@@ -218,7 +218,7 @@ def test_an_object_that_cannot_be_read(
 
 
 def test_a_ledger_that_cannot_be_read_is_not_an_empty_one(
-    table: Table, images: Path, published: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    table: AddRow, images: Path, published: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = in_s3(images, "brown-out")
     run_node(config)
@@ -234,7 +234,7 @@ def test_a_ledger_that_cannot_be_read_is_not_an_empty_one(
 
 
 def test_credentials_expire_in_mid_run(
-    table: Table, images: Path, published: Path, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: AddRow, images: Path, published: Path, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = in_s3(images, "expiry")
     credentials = tmp_path / "credentials"
@@ -266,7 +266,7 @@ def test_credentials_expire_in_mid_run(
     settle(table, config, published, "credentials expire in mid-run", "pauses, and goes on once renewed", {})
 
 
-def test_a_bucket_that_is_not_there(table: Table, images: Path, published: Path, proxy: Proxy) -> None:
+def test_a_bucket_that_is_not_there(table: AddRow, images: Path, published: Path, proxy: Proxy) -> None:
     config = RefineBatchConfig(manifest=str(images), out="s3://puddle/run", worker=WORKER)
     with pytest.raises(JobError, match=r"cannot write s3://puddle/.*NoSuchBucket"):
         run_node(config)

@@ -81,7 +81,7 @@ def test_drift_is_undone_by_the_same_resampling() -> None:
     rgb = rng.integers(0, 256, (256, 256, 3)).astype(np.uint8)
     patch = focus.view(rgb, crop).astype(np.float32) / 255
     moved = np.roll(patch, (3, -2), axis=(0, 1))
-    back = focus.unview(moved, crop, focus.Drift(dx_px=-2, dy_px=3))
+    back = focus.unview(moved, crop, focus.Displacement(dx_px=-2, dy_px=3))
     assert np.abs(back - rgb / 255)[8:-8, 8:-8].max() < 1e-5
 
 

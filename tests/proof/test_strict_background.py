@@ -17,7 +17,7 @@ from PIL import Image
 
 from refine_ops.config import WriteSettings
 from refine_ops.errors import ItemError
-from tests.support.chain import Refined, jpeg_allowance, near, refine
+from tests.support.chain import ChainResult, jpeg_allowance, near, refine
 from tests.support.made_files import (
     MCU,
     SAMPLINGS,
@@ -108,7 +108,7 @@ def assert_unchanged(before: np.ndarray, after: np.ndarray, allowed: np.ndarray)
     assert not changed.any(), f"{changed.sum()} px changed outside, first at {np.argwhere(changed)[0]}"
 
 
-def check_jpeg(case: Case, sampling: str, odd: str | None, quality: int, progressive: bool, bleed: str) -> Refined:
+def check_jpeg(case: Case, sampling: str, odd: str | None, quality: int, progressive: bool, bleed: str) -> ChainResult:
     rng = np.random.default_rng(case.seed)
     image = stored_picture(case, rng)
     if odd:
@@ -207,7 +207,7 @@ def independent_samples(kind: str, data: bytes, orientation: int) -> np.ndarray:
     return np.stack(planes, axis=2)  # both turn TIFFs upright as they read
 
 
-def check_file(case: Case, kind: str, channels: int) -> Refined:
+def check_file(case: Case, kind: str, channels: int) -> ChainResult:
     if channels == 2:
         kind = kind.replace("16", "8")  # 16-bit grey with alpha is refused: no library here writes it
     rng = np.random.default_rng(case.seed)

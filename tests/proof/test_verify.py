@@ -10,7 +10,7 @@ from PIL import Image
 
 from refine_ops.config import PasteSettings, WriteSettings
 from refine_ops.proof.verify import VerifyError, verify
-from tests.support.chain import Refined, refine
+from tests.support.chain import ChainResult, refine
 from tests.support.made_files import (
     exif_block,
     jpeg,
@@ -28,7 +28,7 @@ RGB = picture(np.random.default_rng(5), 80, 64)
 BOX = (30, 20, 44, 33)
 
 
-def verdict(done: Refined, data: bytes, **changes: bool) -> VerifyError:
+def verdict(done: ChainResult, data: bytes, **changes: bool) -> VerifyError:
     with pytest.raises(VerifyError) as caught:
         verify(done.source, data, done.regions, done.rules, **changes)
     return caught.value

@@ -21,7 +21,7 @@ from refine_ops.report.config import MeasureSettings, TrendSettings
 from refine_ops.report.figures import FindingCode, ItemMeasure
 from refine_ops.report.measure.case import compare
 from refine_ops.report.trend import run_points
-from tests.support.made_runs import Edit, MadeRun, photo_edit
+from tests.support.made_runs import MadeEdit, MadeRun, photo_edit
 
 pytestmark = pytest.mark.long
 
@@ -37,7 +37,7 @@ class Planted:
     """A kind of defect: how it is made, and the finding that must name it."""
 
     name: str
-    make: Callable[[Edit, int], Edit]
+    make: Callable[[MadeEdit, int], MadeEdit]
     code: FindingCode
 
 
@@ -51,12 +51,12 @@ KINDS = [
 ]
 
 
-def _clean(seed: int) -> Edit:
+def _clean(seed: int) -> MadeEdit:
     """What a good model does: restored through the blend, the raw patch off by a quarter pixel and half a level."""
     return photo_edit(seed, tone=float(seed % 5 - 2)).with_raw(shift_px=0.25, angle=float(seed), offset=seed % 3 - 1.0)
 
 
-def _measured(folder: Path, edits: list[Edit]) -> list[ItemMeasure]:
+def _measured(folder: Path, edits: list[MadeEdit]) -> list[ItemMeasure]:
     run = MadeRun(folder)
     for i, edit in enumerate(edits):
         run.add(f"i{i}", edit)

@@ -17,7 +17,7 @@ LIMITS = ImageLimits()
 
 
 @dataclass(frozen=True)
-class Refined:
+class ChainResult:
     source: Source
     canvas: paste.Canvas
     encoded: Encoded
@@ -44,7 +44,7 @@ def refine(
     rng: np.random.Generator | None = None,
     confine: bool = False,
     policy: str = "full",
-) -> Refined:
+) -> ChainResult:
     """Every box is replaced by noise that never equals the source, then encoded and verified."""
     settings = settings or WriteSettings()
     rng = rng or np.random.default_rng(0)
@@ -62,7 +62,7 @@ def refine(
     regions = [(box_mask(source, box), "mask") for box in boxes]
     rules = Rules.of(PasteSettings(confine="region" if confine else "none"), settings)
     proof = verify.verify(source, encoded.data, regions, rules, allow_unchanged=confine)
-    return Refined(source, canvas, encoded, regions, rules, proof)
+    return ChainResult(source, canvas, encoded, regions, rules, proof)
 
 
 def near(boxes: list[tuple[int, int, int, int]], width: int, height: int, reach: int = 8) -> np.ndarray:

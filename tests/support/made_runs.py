@@ -28,7 +28,7 @@ MARGIN = 64
 
 
 @dataclass(frozen=True)
-class Edit:
+class MadeEdit:
     """A source, the true result, and the mask between them. `icc` says which of both files carries a profile."""
 
     before: U8Image
@@ -51,7 +51,7 @@ class Edit:
     def _allowed(self) -> npt.NDArray[np.bool_]:
         return cv2.dilate(self.mask.view(np.uint8), np.ones((17, 17), np.uint8)).astype(bool)
 
-    def with_stray_pixel(self, seed: int = 0) -> "Edit":
+    def with_stray_pixel(self, seed: int = 0) -> "MadeEdit":
         """One pixel off by one level in one channel, outside the allowed change."""
         rng = np.random.default_rng(seed)
         ys, xs = np.nonzero(~self._allowed())
@@ -61,19 +61,21 @@ class Edit:
         after[ys[at], xs[at], 1] = value + (1 if value < 255 else -1)
         return replace(self, after=after)
 
-    def without_icc(self) -> "Edit":
+    def without_icc(self) -> "MadeEdit":
         return replace(self, icc=(True, False))
 
-    def untouched(self) -> "Edit":
+    def untouched(self) -> "MadeEdit":
         return replace(self, after=self.before.copy())
 
-    def with_seam(self, levels: float) -> "Edit":
+    def with_seam(self, levels: float) -> "MadeEdit":
         """Pasted with a hard edge, in another tone."""
         patch = np.clip(self.sharp.astype(np.float32) + levels, 0, 255)
         after = np.where(self.mask[..., None], np.rint(patch), self.before).astype(np.uint8)
         return replace(self, after=after)
 
-    def with_raw(self, shift_px: float = 0.0, angle: float = 0.0, offset: float = 0.0, soft_px: float = 0.0) -> "Edit":
+    def with_raw(
+        self, shift_px: float = 0.0, angle: float = 0.0, offset: float = 0.0, soft_px: float = 0.0
+    ) -> "MadeEdit":
         """The patch the model made of the crop, kept: shifted, softened and off in tone, before it was aligned."""
         x0, y0, x1, y1 = self.crop
         move = np.float32([[1, 0, shift_px * np.cos(angle)], [0, 1, shift_px * np.sin(angle)]])
@@ -83,7 +85,7 @@ class Edit:
         toned = np.clip(made[y0:y1, x0:x1].astype(np.float32) + offset, 0, 255)
         return replace(self, raw=np.rint(toned).astype(np.uint8))
 
-    def with_raw_tone(self, de00: float) -> "Edit":
+    def with_raw_tone(self, de00: float) -> "MadeEdit":
         """A kept patch whose context is off by a median of `de00` CIEDE2000, as scikit-image measures it."""
         x0, y0, x1, y1 = self.crop
         context = ~self._allowed()[y0:y1, x0:x1]
@@ -98,7 +100,7 @@ class Edit:
         return self.with_raw(offset=high)
 
 
-def photo_edit(seed: int, tone: float = 0.0) -> Edit:
+def photo_edit(seed: int, tone: float = 0.0) -> MadeEdit:
     """A photo's region blurred (the source) and restored through the real blend (the result), `tone` levels off."""
     rng = np.random.default_rng(seed)
     photo = getattr(data, _PHOTOS[seed % len(_PHOTOS)])()
@@ -117,7 +119,7 @@ def photo_edit(seed: int, tone: float = 0.0) -> Edit:
     patch = np.clip(sharp.astype(np.float32) + rng.normal(0, 1.0, sharp.shape) + tone, 0, 255)
     blend = blend_mask(marked)[..., None]
     after = np.rint(before * (1 - blend) + patch * blend).astype(np.uint8)
-    return Edit(before, np.where(blend > 0, after, before), marked, sharp)
+    return MadeEdit(before, np.where(blend > 0, after, before), marked, sharp)
 
 
 def png(rgb: U8Image, icc: bool = False) -> bytes:
@@ -137,7 +139,7 @@ class MadeRun:
         self._start, self._number = start, 1
 
     def add(
-        self, item_id: str, edit: Edit, *, prompt: str = "restore it", category: str = "", **alignment: float
+        self, item_id: str, edit: MadeEdit, *, prompt: str = "restore it", category: str = "", **alignment: float
     ) -> None:
         name = f"{len(self._rows):05d}"
         source, mask = self.folder / "in" / f"{name}.png", self.folder / "in" / f"{name}-mask.png"

@@ -16,7 +16,7 @@ from tests.support.trivial_worker import TrivialRefiner
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FaultRow:
     """One injected fault, what is promised, and what was counted after the last start."""
 
     fault: str
@@ -28,11 +28,11 @@ class Row:
     duplicated: int
 
 
-Table = Callable[[Row], None]
+AddRow = Callable[[FaultRow], None]
 
 
 def settle(
-    table: Table, config: RefineBatchConfig, published: Path, fault: str, promise: str, dead: dict[str, str]
+    table: AddRow, config: RefineBatchConfig, published: Path, fault: str, promise: str, dead: dict[str, str]
 ) -> None:
     """Add the row, and hold what is there against the oracle. `dead` is reason by item."""
     items = [item for item in read_items(config.manifest) if isinstance(item, Item)]
@@ -45,7 +45,7 @@ def settle(
     lost = [item.item_id for item in items if item.item_id not in outcomes]
     twice = [uri for uri, digests in versions.items() if len(digests) > 1]
     died = {item_id: reason for item_id, reason in outcomes.items() if reason}
-    table(Row(fault, promise, len(items), len(outcomes) - len(died), len(died), len(lost), len(twice)))
+    table(FaultRow(fault, promise, len(items), len(outcomes) - len(died), len(died), len(lost), len(twice)))
     assert not lost
     assert not twice
     assert died == dead

@@ -11,7 +11,7 @@ from refine_ops.records import Alignment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Output:
+class MethodOutput:
     """An image file of the input's size; `alignment` is what `align` found in the patch, where the method has one."""
 
     data: bytes
@@ -25,11 +25,11 @@ class Method(Protocol):
     def digest(self) -> str:
         """Identifies everything that determines its pixels; outputs of another digest are never reused."""
 
-    def run(self, inputs: Sequence[LoadedInput]) -> list[Output | ItemError]:
+    def run(self, inputs: Sequence[LoadedInput]) -> list[MethodOutput | ItemError]:
         """One output per input of one case, or why there is none."""
 
 
-def output_or_error(make: Callable[[LoadedInput], Output], loaded: LoadedInput) -> Output | ItemError:
+def output_or_error(make: Callable[[LoadedInput], MethodOutput], loaded: LoadedInput) -> MethodOutput | ItemError:
     """What `make` gives, or why it gives nothing."""
     try:
         return make(loaded)

@@ -12,7 +12,7 @@ from refine_ops.data.stages.sample import damage
 from refine_ops.errors import ItemError
 from refine_ops.eval.cases.case_set import LoadedInput
 from refine_ops.eval.config import Control, FolderMethod
-from refine_ops.eval.methods.method import Output, digest_of, output_or_error
+from refine_ops.eval.methods.method import MethodOutput, digest_of, output_or_error
 from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.image.read import decode
 
@@ -31,15 +31,15 @@ class FolderOutputs:
         found = {uri: storage.identity(uri) for uri in storage.list_files(storage.resolve(self.config.folder))}
         return digest_of({"files": found, "resize": self.config.resize})
 
-    def run(self, inputs: Sequence[LoadedInput]) -> list[Output | ItemError]:
+    def run(self, inputs: Sequence[LoadedInput]) -> list[MethodOutput | ItemError]:
         return [output_or_error(self._find, i) for i in inputs]
 
-    def _find(self, loaded: LoadedInput) -> Output:
+    def _find(self, loaded: LoadedInput) -> MethodOutput:
         stem = storage.join(storage.resolve(self.config.folder), loaded.item.input_id)
         for suffix in _READ:
             uri = f"{stem}.{suffix}"
             if storage.exists(uri):
-                return Output(self._fitted(uri, storage.read(uri, self.limits.max_bytes), loaded))
+                return MethodOutput(self._fitted(uri, storage.read(uri, self.limits.max_bytes), loaded))
         raise ItemError("output.missing", f"{stem}.*: no output; expected one of {', '.join(_READ)}")
 
     def _fitted(self, uri: str, data: bytes, loaded: LoadedInput) -> bytes:
@@ -67,8 +67,8 @@ class ControlOutputs:
     def digest(self) -> str:
         return digest_of({"control": self.control, "version": 1})
 
-    def run(self, inputs: Sequence[LoadedInput]) -> list[Output | ItemError]:
-        return [Output(self._make(i)) for i in inputs]
+    def run(self, inputs: Sequence[LoadedInput]) -> list[MethodOutput | ItemError]:
+        return [MethodOutput(self._make(i)) for i in inputs]
 
     def _make(self, loaded: LoadedInput) -> bytes:
         image = loaded.image

@@ -14,7 +14,7 @@ from PIL import Image
 from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.cases.case_set import LoadedInput
 from refine_ops.eval.config import PipelineMethod
-from refine_ops.eval.methods.method import Output, digest_of
+from refine_ops.eval.methods.method import MethodOutput, digest_of
 from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.model.pretrained import load
 from refine_ops.records import U8Image
@@ -32,7 +32,7 @@ class EditPipeline:
     def digest(self) -> str:
         return digest_of({"pipeline": self.config.model_dump(mode="json"), "diffusers": diffusers.__version__})
 
-    def run(self, inputs: Sequence[LoadedInput]) -> list[Output | ItemError]:
+    def run(self, inputs: Sequence[LoadedInput]) -> list[MethodOutput | ItemError]:
         if self._pipeline is None:
             self._pipeline = load(
                 diffusers.DiffusionPipeline, self.config.model, self.config.allow_hub, weights=True
@@ -40,7 +40,7 @@ class EditPipeline:
             self._pipeline.set_progress_bar_config(disable=True)
         return [self._edit(i) for i in inputs]
 
-    def _edit(self, loaded: LoadedInput) -> Output | ItemError:
+    def _edit(self, loaded: LoadedInput) -> MethodOutput | ItemError:
         options = self._options(loaded)
         with torch.inference_mode():
             made = np.asarray(self._pipeline(**options, output_type="np").images[0], np.float32)
@@ -48,7 +48,7 @@ class EditPipeline:
             return ItemError("pipeline.not_finite", f"{self.config.model}: returned NaN or infinity")
         height, width = loaded.image.shape[:2]
         fitted = cv2.resize(made, (width, height), interpolation=cv2.INTER_CUBIC)
-        return Output(encode_png(np.rint(fitted.clip(0, 1) * 255).astype(np.uint8)))
+        return MethodOutput(encode_png(np.rint(fitted.clip(0, 1) * 255).astype(np.uint8)))
 
     def _options(self, loaded: LoadedInput) -> dict[str, Any]:
         """The call's arguments; one that the pipeline does not take is an error, not silence."""

@@ -10,7 +10,7 @@ from refine_ops.chain import Finished, Refinement, open_item, refine_image
 from refine_ops.config import RefineSettings, pixel_settings
 from refine_ops.errors import ItemError
 from refine_ops.eval.cases.case_set import LoadedInput
-from refine_ops.eval.methods.method import Output, digest_of, output_or_error
+from refine_ops.eval.methods.method import MethodOutput, digest_of, output_or_error
 from refine_ops.records import Item, Region
 
 
@@ -32,7 +32,7 @@ class OurRefiner:
         settings["model"]["adapters"] = []  # their contents are in the model's fingerprint, wherever they lie
         return digest_of({"model": model, "settings": settings})
 
-    def run(self, inputs: Sequence[LoadedInput]) -> list[Output | ItemError]:
+    def run(self, inputs: Sequence[LoadedInput]) -> list[MethodOutput | ItemError]:
         if self._refiner is None:
             from refine_ops.model.open import open_refiner
 
@@ -53,7 +53,7 @@ class OurRefiner:
         except ItemError as e:
             return e
 
-    def _alone(self, loaded: LoadedInput) -> Output:
+    def _alone(self, loaded: LoadedInput) -> MethodOutput:
         item, files = as_item(loaded)
         return _output(refine_image(item, files, self._refiner, self.settings))
 
@@ -68,7 +68,7 @@ def as_item(loaded: LoadedInput) -> tuple[Item, Mapping[str, bytes]]:
     return Item(item.input_id, item.input, item.input_id, (region,), row=0, category=item.category), files
 
 
-def _finish(refinement: Refinement, patch: Any) -> Output | ItemError:
+def _finish(refinement: Refinement, patch: Any) -> MethodOutput | ItemError:
     try:
         refinement.absorb(patch)
         return _output(refinement.verify(refinement.encode()))
@@ -76,5 +76,5 @@ def _finish(refinement: Refinement, patch: Any) -> Output | ItemError:
         return e
 
 
-def _output(finished: Finished) -> Output:
-    return Output(finished.data, finished.regions[0].alignment)
+def _output(finished: Finished) -> MethodOutput:
+    return MethodOutput(finished.data, finished.regions[0].alignment)

@@ -5,12 +5,12 @@ from typing import Final
 
 from refine_ops.eval.results import NOT_APPLICABLE, Results, Score, paired
 from refine_ops.eval.stats import holm, paired_comparison
-from refine_ops.eval.tables.layout import DIGITS, Row, Style, Table
+from refine_ops.eval.tables.layout import DIGITS, ResultRow, ResultTable, Style
 
 COMPARED: Final = ("lpips_alex", "mse", "psnr_mask", "ssim", "dino", "clip", "seam", "text")
 
 
-def strict_table(results: Results, style: Style) -> Table | None:
+def strict_table(results: Results, style: Style) -> ResultTable | None:
     rows = []
     for method in results.methods:
         changed = [v for _, v in results.values(method, "changed_outside_px").values()]
@@ -19,16 +19,20 @@ def strict_table(results: Results, style: Style) -> Table | None:
             continue
         dirty = sum(v > 0 for v in changed)
         means = (style.cell(results, method, n) for n in ("ssim_strict", "ssim_bg", "seam"))
-        rows.append(Row((method, f"{dirty} of {len(changed)}", f"{max(changed):.0f}", f"{max(worst):.0f}", *means)))
+        rows.append(
+            ResultRow((method, f"{dirty} of {len(changed)}", f"{max(changed):.0f}", f"{max(worst):.0f}", *means))
+        )
     header = ("Method", "inputs with a change", "changed px, worst", "difference, worst")
     note = (
         "Outside the allowed change: the mask grown by the blend's reach (8 px), in JPEG the MCUs it touches. A strict "
         "method has 0 everywhere."
     )
-    return Table("Strict background", (*header, *style.heads(("ssim_strict", "ssim_bg", "seam"))), tuple(rows), (note,))
+    return ResultTable(
+        "Strict background", (*header, *style.heads(("ssim_strict", "ssim_bg", "seam"))), tuple(rows), (note,)
+    )
 
 
-def paired_table(results: Results, compared: Collection[str], style: Style) -> Table | None:
+def paired_table(results: Results, compared: Collection[str], style: Style) -> ResultTable | None:
     """The first method against others, metric by metric; p adjusted over the whole table."""
     first, found = results.methods[0], []
     for other in (m for m in results.methods[1:] if m in compared):
@@ -44,34 +48,35 @@ def paired_table(results: Results, compared: Collection[str], style: Style) -> T
         digits = DIGITS.get(metric, 3)
         interval = f"{result.difference:+.{digits}f} [{result.low:+.{digits}f}, {result.high:+.{digits}f}]"
         size = f"{result.minimum_detectable:.{digits}f}"
-        rows.append(Row((other, *style.heads((metric,)), interval, f"{p:.4f}", size, f"{result.n_cases}")))
+        rows.append(ResultRow((other, *style.heads((metric,)), interval, f"{p:.4f}", size, f"{result.n_cases}")))
     header = ("Method", "Metric", f"difference to '{first}'", "p (Holm)", "least detectable", "cases")
     note = f"Method minus '{first}', same inputs; sign-flip test by case; least difference found with 80 % power."
-    return Table("Paired comparison", header, tuple(rows), (note,))
+    return ResultTable("Paired comparison", header, tuple(rows), (note,))
 
 
-def category_table(results: Results, style: Style) -> Table | None:
+def category_table(results: Results, style: Style) -> ResultTable | None:
     names = tuple(n for n in ("psnr_mask", "lpips_alex", "seam") if n in style.metrics)
     kinds = sorted({(s.setting, s.category) for s in results.scores})
     rows = []
     for setting, category in kinds:
         own = results.where(_is(setting, category))
-        rows += [Row((setting, category, m, *(style.cell(own, m, n) for n in names))) for m in own.methods]
-    return Table("By category", ("Setting", "Category", "Method", *style.heads(names)), tuple(rows)) if rows else None
+        rows += [ResultRow((setting, category, m, *(style.cell(own, m, n) for n in names))) for m in own.methods]
+    header = ("Setting", "Category", "Method", *style.heads(names))
+    return ResultTable("By category", header, tuple(rows)) if rows else None
 
 
 def _is(setting: str, category: str) -> Callable[[Score], bool]:
     return lambda s: (s.setting, s.category) == (setting, category)
 
 
-def missing_table(results: Results, style: Style) -> Table | None:
+def missing_table(results: Results, style: Style) -> ResultTable | None:
     """Metrics without a single value though they apply somewhere, and inputs that failed."""
     rows = []
     for name, metric in style.metrics.items():
         if not any(s.metric == name and s.value is not None for s in results.scores):
             notes = {note for m in results.methods for note in results.notes(m, name)}
             if notes != {NOT_APPLICABLE}:
-                rows.append(Row(("all", metric.label, "; ".join(sorted(notes))[:300])))
+                rows.append(ResultRow(("all", metric.label, "; ".join(sorted(notes))[:300])))
     for method in results.methods:
-        rows += [Row((method, input_id, note[:300])) for input_id, note in results.failures(method).items()]
-    return Table("Missing", ("Method", "Metric or input", "Why"), tuple(rows)) if rows else None
+        rows += [ResultRow((method, input_id, note[:300])) for input_id, note in results.failures(method).items()]
+    return ResultTable("Missing", ("Method", "Metric or input", "Why"), tuple(rows)) if rows else None

@@ -15,7 +15,7 @@ DIGITS: Final = {"psnr": 2, "psnr_mask": 2, "ssim_bg": 4, "ssim_strict": 4, "mse
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ResultRow:
     """Cells of one line; published ones are set apart."""
 
     cells: tuple[str, ...]
@@ -23,12 +23,12 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ResultTable:
     """`notes` stand below it."""
 
     title: str
     header: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
     notes: tuple[str, ...] = ()
 
 

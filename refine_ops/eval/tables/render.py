@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from refine_ops.eval.tables.layout import Table
+from refine_ops.eval.tables.layout import ResultTable
 
 _STYLE: Final = """
 :root{color-scheme:light dark;font:15px/1.5 system-ui,sans-serif}body{margin:2rem auto;max-width:90rem;padding:0 1rem}
@@ -14,7 +14,7 @@ tr.published{opacity:.65;font-style:italic}p.note{font-size:.85rem;opacity:.8;ma
 """
 
 
-def as_markdown(tables: Sequence[Table]) -> str:
+def as_markdown(tables: Sequence[ResultTable]) -> str:
     """GitHub's Markdown; cell text cannot break a table."""
     parts = ["# RefineEval\n"]
     for table in tables:
@@ -25,7 +25,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
     return "\n".join(parts)
 
 
-def as_html(tables: Sequence[Table]) -> str:
+def as_html(tables: Sequence[ResultTable]) -> str:
     """A whole page; everything from outside is escaped."""
     body = "".join(_section(t) for t in tables)
     policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
@@ -33,7 +33,7 @@ def as_html(tables: Sequence[Table]) -> str:
     return f'<!doctype html><html lang="en"><head>{head}<style>{_STYLE}</style></head><body><h1>RefineEval</h1>{body}'
 
 
-def _section(table: Table) -> str:
+def _section(table: ResultTable) -> str:
     header = "".join(f'<th scope="col">{escape(c)}</th>' for c in table.header)
     rows = "".join(
         f'<tr class="{row.kind}">' + "".join(f"<td>{escape(c)}</td>" for c in row.cells) + "</tr>" for row in table.rows

@@ -7,7 +7,7 @@ from refine_ops.eval.metrics.metric import Metric
 from refine_ops.eval.metrics.vlm_grades import DIMENSIONS
 from refine_ops.eval.results import Results
 from refine_ops.eval.tables.findings import category_table, missing_table, paired_table, strict_table
-from refine_ops.eval.tables.layout import Row, Style, Table
+from refine_ops.eval.tables.layout import ResultRow, ResultTable, Style
 from refine_ops.eval.tables.paper_figures import PUBLISHED_NOTE, TABLE_1, TABLE_1_COLUMNS
 
 ABLATION_COLUMNS: Final = ("mse", "psnr_mask", "lpips_alex", "dino", "clip", "ssim", "seam", "ssim_bg")
@@ -21,7 +21,7 @@ def all_tables(
     compared: Collection[str],
     confidence: float = 0.95,
     resamples: int = 4000,
-) -> list[Table]:
+) -> list[ResultTable]:
     """Every table that the results allow; `compared` names the methods that the first one is compared with."""
     style = Style({m.name: m for m in metrics}, confidence, resamples)
     reference = results.where(lambda s: s.setting == "reference" and not s.ablation)
@@ -40,36 +40,42 @@ def all_tables(
     return [t for t in made if t is not None]
 
 
-def _table_1(results: Results, style: Style) -> Table | None:
+def _table_1(results: Results, style: Style) -> ResultTable | None:
     if not results.scores:
         return None
-    rows = [Row((m, *(style.cell(results, m, c) for c in TABLE_1_COLUMNS))) for m in results.methods]
-    rows += [Row((f"{name} *", *values), "published") for name, values in TABLE_1.items()]
+    rows = [ResultRow((m, *(style.cell(results, m, c) for c in TABLE_1_COLUMNS))) for m in results.methods]
+    rows += [ResultRow((f"{name} *", *values), "published") for name, values in TABLE_1.items()]
     header = ("Method", *style.heads(TABLE_1_COLUMNS))
-    return Table("Table 1. Reference-based refinement", header, tuple(rows), (style.design(results), PUBLISHED_NOTE))
+    return ResultTable(
+        "Table 1. Reference-based refinement", header, tuple(rows), (style.design(results), PUBLISHED_NOTE)
+    )
 
 
-def _against_truth(results: Results, style: Style) -> Table | None:
+def _against_truth(results: Results, style: Style) -> ResultTable | None:
     """The reference-free inputs have a ground truth here, so they are scored against it as well."""
     if not results.scores:
         return None
-    rows = tuple(Row((m, *(style.cell(results, m, c) for c in TABLE_1_COLUMNS))) for m in results.methods)
+    rows = tuple(ResultRow((m, *(style.cell(results, m, c) for c in TABLE_1_COLUMNS))) for m in results.methods)
     note = "Not in the paper: reference-free refinement is open-ended, so a good repair may differ from the truth."
     header = ("Method", *style.heads(TABLE_1_COLUMNS))
-    return Table("Reference-free refinement against the ground truth", header, rows, (style.design(results), note))
+    return ResultTable(
+        "Reference-free refinement against the ground truth", header, rows, (style.design(results), note)
+    )
 
 
-def _table_2(results: Results, style: Style) -> Table | None:
+def _table_2(results: Results, style: Style) -> ResultTable | None:
     if not results.scores:
         return None
     names = [d.name for d in DIMENSIONS]
     scored = names[0] in style.metrics
     labels = tuple(f"{d.label}↑" for d in DIMENSIONS)
-    rows = [Row((m, *(style.cell(results, m, n) if scored else "not scored" for n in names))) for m in results.methods]
+    rows = [
+        ResultRow((m, *(style.cell(results, m, n) if scored else "not scored" for n in names))) for m in results.methods
+    ]
     if "judge_order" in style.metrics:
         labels += ("order effect↓",)
-        rows = [Row((*r.cells, style.cell(results, r.cells[0], "judge_order"))) for r in rows]
-    rows.append(Row(("published *", *[_NOT_AVAILABLE] * len(labels)), "published"))
+        rows = [ResultRow((*r.cells, style.cell(results, r.cells[0], "judge_order"))) for r in rows]
+    rows.append(ResultRow(("published *", *[_NOT_AVAILABLE] * len(labels)), "published"))
     notes = ["* The body of the paper's Table 2 is not in the text at hand."]
     if not scored:
         notes.insert(0, "No judge was configured (`judge`).")
@@ -77,27 +83,29 @@ def _table_2(results: Results, style: Style) -> Table | None:
         notes.insert(
             0, f"Judge: {_sources(results, names[0])}. (n/N): inputs with a readable answer; no score is imputed."
         )
-    return Table("Table 2. Reference-free refinement, VLM judge", ("Method", *labels), tuple(rows), tuple(notes))
+    return ResultTable("Table 2. Reference-free refinement, VLM judge", ("Method", *labels), tuple(rows), tuple(notes))
 
 
-def _table_3(results: Results, style: Style) -> Table | None:
+def _table_3(results: Results, style: Style) -> ResultTable | None:
     ablations = list(dict.fromkeys(s.method for s in results.scores if s.ablation))
     if not ablations:
         return None
     methods = [results.methods[0], *(a for a in ablations if a != results.methods[0])]
-    rows = [Row((m, *(style.cell(results, m, c) for c in ABLATION_COLUMNS))) for m in methods]
-    rows.append(Row(("published *", *[_NOT_AVAILABLE] * len(ABLATION_COLUMNS)), "published"))
+    rows = [ResultRow((m, *(style.cell(results, m, c) for c in ABLATION_COLUMNS))) for m in methods]
+    rows.append(ResultRow(("published *", *[_NOT_AVAILABLE] * len(ABLATION_COLUMNS)), "published"))
     notes = (style.design(results), "* The body of the paper's Table 3 is not in the text at hand.")
-    return Table("Table 3. Ablations, both settings", ("Method", *style.heads(ABLATION_COLUMNS)), tuple(rows), notes)
+    return ResultTable(
+        "Table 3. Ablations, both settings", ("Method", *style.heads(ABLATION_COLUMNS)), tuple(rows), notes
+    )
 
 
-def _text(results: Results, style: Style) -> Table | None:
+def _text(results: Results, style: Style) -> ResultTable | None:
     if "text" not in style.metrics or not any(s.metric == "text" and s.value is not None for s in results.scores):
         return None
     with_text = {s.input_id for s in results.scores if s.metric == "text" and s.value is not None}
     own = results.where(lambda s: s.input_id in with_text)
-    rows = tuple(Row((m, style.cell(own, m, "text"), style.cell(own, m, "psnr_mask"))) for m in own.methods)
-    return Table("Text accuracy (OCR) on cases with text", ("Method", *style.heads(("text", "psnr_mask"))), rows)
+    rows = tuple(ResultRow((m, style.cell(own, m, "text"), style.cell(own, m, "psnr_mask"))) for m in own.methods)
+    return ResultTable("Text accuracy (OCR) on cases with text", ("Method", *style.heads(("text", "psnr_mask"))), rows)
 
 
 def _sources(results: Results, metric: str) -> str:

@@ -62,7 +62,7 @@ class Windows:
     blurred_away: bool
 
 
-class Compared:
+class ComparedViews:
     """A view and a warped reference at the scale where windows are compared."""
 
     def __init__(self, view: U8Image, warped: U8Image, covered: Mask, mask: Mask) -> None:

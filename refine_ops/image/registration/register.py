@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 
 from refine_ops.image.registration import features, search
-from refine_ops.image.registration.agree import Compared
+from refine_ops.image.registration.agree import ComparedViews
 from refine_ops.image.registration.descend import Pictures, descend, score_at
 from refine_ops.image.registration.features import CoarsePose
 from refine_ops.image.registration.frames import Homography, centre_of, inverse, plausible, project, resized, scale_at
 from refine_ops.image.registration.harmonise import match_sharpness, match_tone
-from refine_ops.image.registration.verdict import Evidence, agreement
+from refine_ops.image.registration.verdict import PoseMeasures, agreement
 from refine_ops.image.registration.warp import warp
 from refine_ops.records import Agreement, Mask, U8Image
 
@@ -97,7 +97,7 @@ def best_of(references: Sequence[tuple[str, U8Image]], view: U8Image, mask: Mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
+class RefinedPose:
     """A refined pose, reference -> view. `overall` and `around` are robust correlations in [-1, 1], with the masked
     inside counted little and not at all; `trusted` says which of the two it was refined by."""
 
@@ -113,7 +113,7 @@ class Candidate:
         return max(self.overall, 0.0) ** 2 + max(self.around, 0.0) ** 2 / 2
 
 
-def find(pictures: Pictures) -> Candidate | None:
+def find(pictures: Pictures) -> RefinedPose | None:
     """The best pose of the reference in the view, right or wrong; None where nothing plausible was found."""
     seen, shown = features.keypoints(pictures.view), features.keypoints(pictures.reference, pictures.valid)
     tried = _tried(pictures, features.poses(shown, seen, max(pictures.mask.shape)))
@@ -130,10 +130,10 @@ def find(pictures: Pictures) -> Candidate | None:
     return max(likely, key=lambda c: c.rank, default=None)
 
 
-def _tried(pictures: Pictures, coarse: Sequence[CoarsePose]) -> list[Candidate]:
+def _tried(pictures: Pictures, coarse: Sequence[CoarsePose]) -> list[RefinedPose]:
     """The few that differ, refined at the second scale, best first."""
     coarse = [pose for pose in coarse if abs(np.linalg.det(pose.matrix)) > _SINGULAR]
-    tried: list[Candidate] = []
+    tried: list[RefinedPose] = []
     for trusted in (True, False):
         first = [_descended(pictures, pose, pose.matrix, (_FIRST_PX,), trusted, affine_first=True) for pose in coarse]
         first.sort(key=lambda c: -(c.overall if trusted else c.around))
@@ -150,28 +150,28 @@ def _descended(
     trusted: bool,
     affine_first: bool = False,
     check_px: int | None = None,
-) -> Candidate:
+) -> RefinedPose:
     matrix = descend(pictures, start, sides_px, _ROUNDS, affine_first, trusted).matrix
     scores = [score_at(pictures, matrix, check_px or sides_px[-1], inside) for inside in (True, False)]
-    return Candidate(coarse, matrix, trusted, *scores)
+    return RefinedPose(coarse, matrix, trusted, *scores)
 
 
-def _distinct(mask: Mask, candidates: Sequence[Candidate], apart: float) -> list[Candidate]:
+def _distinct(mask: Mask, poses: Sequence[RefinedPose], apart: float) -> list[RefinedPose]:
     """The plausible ones in their order, without those that say the same as one before."""
     middle, half = centre_of(mask)
     corners = middle + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-    kept: list[Candidate] = []
-    for candidate in candidates:
-        if abs(np.linalg.det(candidate.matrix)) < _SINGULAR:
+    kept: list[RefinedPose] = []
+    for pose in poses:
+        if abs(np.linalg.det(pose.matrix)) < _SINGULAR:
             continue
-        back = project(inverse(candidate.matrix), corners)
+        back = project(inverse(pose.matrix), corners)
         if any(np.abs(project(k.matrix, back) - corners).mean() < apart * 2 * half for k in kept):
             continue
-        kept.append(candidate)
+        kept.append(pose)
     return kept
 
 
-def _weighed(pictures: Pictures, found: Candidate) -> tuple[Candidate, Evidence]:
+def _weighed(pictures: Pictures, found: RefinedPose) -> tuple[RefinedPose, PoseMeasures]:
     """The pose and what speaks for it; where the region is blurred, refined once more with the reference as blurred."""
     compared, covered = _compared(pictures, found)
     inside = compared.inside()
@@ -183,16 +183,16 @@ def _weighed(pictures: Pictures, found: Candidate) -> tuple[Candidate, Evidence]
             if better.mean > inside.mean:
                 found = replace(found, matrix=again.matrix)
                 compared, covered, inside = other, other_covered, better
-    return found, Evidence(found.rank, found.around, covered, inside, compared.coarse(), compared.around())
+    return found, PoseMeasures(found.rank, found.around, covered, inside, compared.coarse(), compared.around())
 
 
-def _compared(pictures: Pictures, found: Candidate) -> tuple[Compared, float]:
+def _compared(pictures: Pictures, found: RefinedPose) -> tuple[ComparedViews, float]:
     view, mask = pictures.view, pictures.mask
     warped, covered = warp(pictures.reference, pictures.valid, found.matrix, mask.shape, mask)
-    return Compared(view, warped, covered, mask), float(covered[mask].mean())
+    return ComparedViews(view, warped, covered, mask), float(covered[mask].mean())
 
 
-def _sharpened(pictures: Pictures, found: Candidate, blur_px: float) -> Candidate:
+def _sharpened(pictures: Pictures, found: RefinedPose, blur_px: float) -> RefinedPose:
     """The pose refined against a blurred inside: with the reference blurred as much (view px), the inside is as good as
     any other pixel, and often all there is."""
     at = project(inverse(found.matrix), centre_of(pictures.mask)[0][None])[0]

@@ -31,7 +31,7 @@ _SURROUNDINGS: Final = (0.05, 0.25)
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class PoseMeasures:
     """What was measured of one pose; shares and correlations in [0, 1] and [-1, 1]."""
 
     rank: float
@@ -42,13 +42,13 @@ class Evidence:
     surroundings: Windows
 
 
-def judge(evidence: Evidence) -> tuple[Verdict, str]:
+def verdict_of(measured: PoseMeasures) -> tuple[Verdict, str]:
     """The verdict and its reason, as people read it."""
-    inside = evidence.inside
-    if evidence.rank < _LOCATED:
-        return "refused", f"it was not found in the picture (agreement {evidence.rank:.2f}, at least {_LOCATED} needed)"
-    if evidence.covered < _COVERED:
-        return "refused", f"it covers {evidence.covered:.0%} of the region, at least {_COVERED:.0%} needed"
+    inside = measured.inside
+    if measured.rank < _LOCATED:
+        return "refused", f"it was not found in the picture (agreement {measured.rank:.2f}, at least {_LOCATED} needed)"
+    if measured.covered < _COVERED:
+        return "refused", f"it covers {measured.covered:.0%} of the region, at least {_COVERED:.0%} needed"
     if 1 - inside.silence < _SPEAKS:
         return "cannot tell", f"{inside.silence:.0%} of the region shows nothing that could confirm it"
     numbers = f"{inside.support:.0%} of the region supports it, {inside.contradiction:.0%} contradicts"
@@ -56,36 +56,36 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
         return "fits", numbers
     if inside.contradiction > _TORN[1]:
         return "refused", numbers
-    if merely_blurred(evidence):
+    if merely_blurred(measured):
         return "cannot tell", f"{numbers}, too much for a region that is merely blurred: perhaps another edition"
-    if inside.support >= _TORN[0] and evidence.coarse.mean >= _TORN[2] and not inside.blurred_away:
+    if inside.support >= _TORN[0] and measured.coarse.mean >= _TORN[2] and not inside.blurred_away:
         return "fits", numbers
     return "cannot tell", numbers
 
 
-def merely_blurred(evidence: Evidence) -> bool:
+def merely_blurred(measured: PoseMeasures) -> bool:
     """Whether detail is lost rather than displaced or gone: the right reference then agrees everywhere."""
-    inside, around = evidence.inside, evidence.surroundings
+    inside, around = measured.inside, measured.surroundings
     if around.telling >= _SURROUNDINGS[0] and around.sharpness >= _SURROUNDINGS[1]:
         return inside.sharpness < _SOFTER[inside.support >= _NEARLY] * around.sharpness
     return inside.sharpness < _SOFT
 
 
-def agreement(evidence: Evidence, method: str, inliers: int) -> Agreement:
+def agreement(measured: PoseMeasures, method: str, inliers: int) -> Agreement:
     """The record of it."""
-    verdict, reason = judge(evidence)
+    verdict, reason = verdict_of(measured)
     return Agreement(
         verdict=verdict,
         reason=reason,
         method=method,
         inliers=inliers,
-        residual_px=evidence.inside.shift_px,
-        rank=evidence.rank,
-        outside=evidence.around,
-        inside=evidence.coarse.mean,
-        covered=evidence.covered,
-        support=evidence.inside.support,
-        contradiction=evidence.inside.contradiction,
-        silence=evidence.inside.silence,
-        worst=evidence.inside.worst,
+        residual_px=measured.inside.shift_px,
+        rank=measured.rank,
+        outside=measured.around,
+        inside=measured.coarse.mean,
+        covered=measured.covered,
+        support=measured.inside.support,
+        contradiction=measured.inside.contradiction,
+        silence=measured.inside.silence,
+        worst=measured.inside.worst,
     )

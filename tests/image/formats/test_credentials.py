@@ -11,7 +11,7 @@ from refine_ops.image.formats.tiff import first_directory, without_tag
 from refine_ops.image.formats.webp import join, riff
 from refine_ops.proof.metadata import not_kept
 from refine_ops.proof.verify import VerifyError, verify
-from tests.support.chain import Refined, refine
+from tests.support.chain import ChainResult, refine
 from tests.support.made_files import exif_block, jpeg, picture, png, tiff, webp, with_chunks, with_segments
 
 RGB = picture(np.random.default_rng(5), 80, 64)
@@ -79,11 +79,11 @@ SIGNED: dict[str, Callable[[], bytes]] = {
 }
 
 
-def proven(done: Refined, data: bytes) -> None:
+def proven(done: ChainResult, data: bytes) -> None:
     verify(done.source, data, done.regions, done.rules)
 
 
-def refined(kind: str, settings: WriteSettings | None = None) -> Refined:
+def refined(kind: str, settings: WriteSettings | None = None) -> ChainResult:
     box = (30, 3, 44, 12) if kind == "tiff of one strip" else BOX
     return refine(SIGNED[kind](), [box], settings)
 
