@@ -10,11 +10,11 @@ from flows.steps.engine import IN_PROCESS, Engine
 from refine_ops import storage
 from refine_ops.errors import JobError
 from refine_ops.report.build import Built, build_report
-from refine_ops.report.cases import Case, open_run
 from refine_ops.report.config import DriftReportConfig, PerceptualSettings
-from refine_ops.report.folders import folder_cases
+from refine_ops.report.folders import folder_items
 from refine_ops.report.measure.from_models import FILE
 from refine_ops.report.page.markdown import markdown_summary
+from refine_ops.report.run_items import ReportedItem, open_run
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +50,17 @@ def measure_with_models(config: DriftReportConfig, settings: PerceptualSettings)
     meter, limits = RunMeter(settings), config.measure.limits
     for uri in config.runs:
         run = open_run(uri, config.nights)
-        meter.measure(_shown(run.cases(), run.count()), storage.join(run.uri, FILE), limits)
+        meter.measure(_shown(run.items(), run.count()), storage.join(run.uri, FILE), limits)
     if config.folders is not None:
-        pairs = list(folder_cases(config.folders))
+        pairs = list(folder_items(config.folders))
         meter.measure(_shown(pairs, len(pairs)), storage.join(config.report_folder, FILE), limits)
 
 
-def _shown(cases: Iterable[Case], count: int) -> Iterator[Case]:
+def _shown(items: Iterable[ReportedItem], count: int) -> Iterator[ReportedItem]:
     display = ProgressDisplay("models")
-    for done, case in enumerate(cases):
+    for done, item in enumerate(items):
         display.update(done, count)
-        yield case
+        yield item
 
 
 def build(config: DriftReportConfig) -> Built:

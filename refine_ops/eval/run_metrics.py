@@ -16,10 +16,10 @@ from refine_ops.eval.metrics.text import TextMeter, accuracy, text_meter
 from refine_ops.eval.metrics.trunks import MissingWeights
 from refine_ops.image.focus import crop_of
 from refine_ops.records import Box, Region, U8Image
-from refine_ops.report.cases import Case
 from refine_ops.report.config import PerceptualSettings
 from refine_ops.report.measure.from_models import write_modelled
 from refine_ops.report.measure.pair import Pair, open_pair, raw_patch
+from refine_ops.report.run_items import ReportedItem
 
 _CONTEXT_PX: Final = 16
 _DRIFT_CONTEXT_PX: Final = 128
@@ -46,45 +46,45 @@ class RunMeter:
         if self._reader is not None and self._reader.missing:
             raise JobError(f"perceptual.text: {self._reader.missing}; or set perceptual.text to false")
 
-    def measure(self, cases: Iterable[Case], uri: str, limits: ImageLimits) -> int:
+    def measure(self, items: Iterable[ReportedItem], uri: str, limits: ImageLimits) -> int:
         """Write the regions' numbers to `uri` (`metrics.parquet`); returns how many regions were measured.
 
         What cannot be read is left out: the report says so itself.
         """
         rows: list[dict[str, Any]] = []
-        for case in cases:
-            if case.status != "done":
+        for item in items:
+            if item.status != "done":
                 continue
             try:
-                pair = open_pair(case, limits)
+                pair = open_pair(item, limits)
                 if pair.comparable:
-                    rows += [self._row(case, region, pair, limits) for region in case.regions]
+                    rows += [self._row(item, region, pair, limits) for region in item.regions]
             except ItemError:
                 continue
         write_modelled(uri, rows)
         return len(rows)
 
-    def _row(self, case: Case, region: Region, pair: Pair, limits: ImageLimits) -> dict[str, Any]:
+    def _row(self, item: ReportedItem, region: Region, pair: Pair, limits: ImageLimits) -> dict[str, Any]:
         box = pair.grown_box(region.region_id, max(_CONTEXT_PX, pair.reach_px))
         before, after = (crop_of(image.rgb, box) for image in (pair.source, pair.output))
         return {
-            "item_id": case.item_id,
+            "item_id": item.item_id,
             "region_id": region.region_id,
-            "output_sha256": case.output_sha256,
-            "raw_lpips": self._raw(case, region, pair, limits),
+            "output_sha256": item.output_sha256,
+            "raw_lpips": self._raw(item, region, pair, limits),
             "region_lpips": self._distance(before, after),
             "text_gain": self._text_gain(region.prompt, before, after),
         }
 
-    def _raw(self, case: Case, region: Region, pair: Pair, limits: ImageLimits) -> float | None:
+    def _raw(self, item: ReportedItem, region: Region, pair: Pair, limits: ImageLimits) -> float | None:
         """LPIPS between the crop and its raw patch, with the source's region put into the patch: the context's alone.
         For edits of another tool the patch is its output around the region; None where no patch was kept."""
-        if case.judge_output:
+        if item.drift_from_output:
             around = pair.grown_box(region.region_id, _DRIFT_CONTEXT_PX)
             box: Box | None = around
             patch: U8Image | None = crop_of(pair.output.rgb, around)
         else:
-            box, patch = case.crops.get(region.region_id), raw_patch(case, region, limits)
+            box, patch = item.crops.get(region.region_id), raw_patch(item, region, limits)
         if box is None or patch is None:
             return None
         source = crop_of(pair.source.rgb, box)

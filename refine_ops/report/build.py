@@ -9,14 +9,14 @@ from typing import Any
 from refine_ops import storage
 from refine_ops.progress import OnProgress, no_progress
 from refine_ops.report.alarms import Alarm, find_alarms
-from refine_ops.report.cases import open_run
 from refine_ops.report.config import DriftReportConfig
 from refine_ops.report.figures import ItemMeasure
-from refine_ops.report.folders import folder_cases
+from refine_ops.report.folders import folder_items
 from refine_ops.report.measure.from_models import FILE, with_modelled
-from refine_ops.report.measure.many import measure_cases
+from refine_ops.report.measure.many import measure_items
 from refine_ops.report.nights import by_night, night_name
 from refine_ops.report.page.html import render_html
+from refine_ops.report.run_items import open_run
 from refine_ops.report.summary import run_figures, summarise
 from refine_ops.report.trend import TrendPoint, append_trend, read_trend, run_points
 
@@ -65,15 +65,15 @@ def _measure(
 ) -> tuple[dict[str, list[ItemMeasure]], dict[str, int]]:
     """Measures by run, in the order given, and how many items each whole run planned."""
     if config.folders is not None:
-        pairs = folder_cases(config.folders)
+        pairs = folder_items(config.folders)
         if config.perceptual is not None:
             pairs = with_modelled(pairs, storage.join(folder, FILE))
         cases = list(pairs)
-        items = measure_cases(cases, len(cases), folder, config.measure, on_progress)
+        items = measure_items(cases, len(cases), folder, config.measure, on_progress)
         return {items[0].run: items}, {}
     runs = [open_run(uri, config.nights) for uri in config.runs]
-    found = (case for run in runs for case in with_modelled(run.cases(), storage.join(run.uri, FILE)))
-    items = measure_cases(found, sum(run.count() for run in runs), folder, config.measure, on_progress)
+    found = (case for run in runs for case in with_modelled(run.items(), storage.join(run.uri, FILE)))
+    items = measure_items(found, sum(run.count() for run in runs), folder, config.measure, on_progress)
     measured: dict[str, list[ItemMeasure]] = {run.uri: [] for run in runs}
     for item in items:
         measured[item.run].append(item)

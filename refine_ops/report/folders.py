@@ -1,4 +1,4 @@
-"""Two folders of images, made by whatever tool, as cases."""
+"""Two folders of images, made by whatever tool, as items."""
 
 import posixpath
 import unicodedata
@@ -13,16 +13,16 @@ from refine_ops.errors import ItemError, JobError
 from refine_ops.job.planning.rows import mask_reading
 from refine_ops.proof.allowed import Rules
 from refine_ops.records import Region
-from refine_ops.report.cases import Case
 from refine_ops.report.config import FolderPair
+from refine_ops.report.run_items import ReportedItem
 from refine_ops.tables.read import open_table, place
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 _TABLES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq")
 
 
-def folder_cases(pair: FolderPair) -> Iterator[Case]:
-    """One case per image of `pair.before`; one without a counterpart becomes a dead letter
+def folder_items(pair: FolderPair) -> Iterator[ReportedItem]:
+    """One item per image of `pair.before`; one without a counterpart becomes a dead letter
     `file.missing`, one whose row of regions cannot be understood `regions.invalid`.
 
     Raises:
@@ -40,7 +40,7 @@ def folder_cases(pair: FolderPair) -> Iterator[Case]:
         reason, message = ("", "") if output else ("file.missing", f"{after} holds no file named {stem!r}")
         if stem in marked.faults:
             reason, message = "regions.invalid", marked.faults[stem]
-        yield Case(
+        yield ReportedItem(
             run=after,
             item_id=stem,
             image=uri,
@@ -50,7 +50,7 @@ def folder_cases(pair: FolderPair) -> Iterator[Case]:
             reason=reason,
             message=message,
             regions=marked.regions.get(stem, ()),
-            judge_output=True,
+            drift_from_output=True,
             slices={"source": storage.folder_of(uri)} if uri else {},
         )
 

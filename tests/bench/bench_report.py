@@ -34,9 +34,9 @@ from refine_ops.image.read import decode
 from refine_ops.image.write import encode
 from refine_ops.proof.allowed import Rules
 from refine_ops.records import Alignment, FocusCrop, Region
-from refine_ops.report.cases import Case
 from refine_ops.report.config import MeasureSettings
-from refine_ops.report.measure.many import measure_cases
+from refine_ops.report.measure.many import measure_items
+from refine_ops.report.run_items import ReportedItem
 
 SIDE = 1024
 
@@ -54,7 +54,7 @@ def main() -> None:
         clock = time.process_time if options.processes == 1 else time.perf_counter
         started = clock()
         with _Memory() as memory:
-            items = measure_cases(_cases(pairs, options.items), options.items, f"{scratch}/report", settings)
+            items = measure_items(_items(pairs, options.items), options.items, f"{scratch}/report", settings)
         measured_s = clock() - started
         started = clock()
         _decode_only(pairs, options.items, options.processes)
@@ -88,11 +88,11 @@ def _pair(folder: Path, number: int, kind: str) -> tuple[str, str, Region]:
     return str(paths[0]), str(paths[1]), Region("r0", "restore it", box=(x, y, x + 200, y + 200))
 
 
-def _cases(pairs: list[tuple[str, str, Region]], count: int) -> Iterator[Case]:
+def _items(pairs: list[tuple[str, str, Region]], count: int) -> Iterator[ReportedItem]:
     drift = {"r0": Alignment(measured=True, dx_px=0.2, de00_before=1.0)}
     for i in range(count):
         before, after, region = pairs[i % len(pairs)]
-        yield Case("bench", f"item-{i}", before, after, Rules(), regions=(region,), alignments=drift)
+        yield ReportedItem("bench", f"item-{i}", before, after, Rules(), regions=(region,), alignments=drift)
 
 
 def _decode_only(pairs: list[tuple[str, str, Region]], count: int, processes: int) -> None:

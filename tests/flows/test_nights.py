@@ -23,7 +23,7 @@ from refine_ops.job.planning.manifest import read_items
 from refine_ops.job.planning.remaining import Remaining
 from refine_ops.job.run_folder import RunFolder, reopen_run
 from refine_ops.records import Item
-from refine_ops.report.cases import open_run
+from refine_ops.report.run_items import open_run
 from tests.support.node import FAST, make_items
 from tests.support.trivial_worker import TrivialRefiner
 
@@ -185,9 +185,9 @@ def test_new_weights_or_settings_end_no_night(shop: Catalogue) -> None:
     shop.night(refine=wider, on_new_fingerprint="new-work")
     assert shop.refined == 24 + 3
     assert shop.published() == shop.expected(other=dict.fromkeys(changed, new))
-    cases = {case.item_id: case.rules.paste.blur_px for case in open_run(str(shop.run)).cases()}
-    assert {cases[i] for i in changed} == {15}, "every item is judged by the settings it was made with"
-    assert {cases[i] for i in cases.keys() - changed} == {11}
+    blurs = {item.item_id: item.rules.paste.blur_px for item in open_run(str(shop.run)).items()}
+    assert {blurs[i] for i in changed} == {15}, "every item is judged by the settings it was made with"
+    assert {blurs[i] for i in blurs.keys() - changed} == {11}
 
     shop.night(refine=wider)
     assert shop.refined == 27, "these are the folder's settings now"

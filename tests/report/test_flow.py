@@ -13,10 +13,10 @@ from flows.steps.report_due import due_report
 from flows.steps.summary import RunSummary
 from refine_ops.config import RefineBatchConfig
 from refine_ops.report.build import build_report
-from refine_ops.report.cases import open_run
 from refine_ops.report.config import DriftReportConfig, MeasureSettings, TrendSettings
 from refine_ops.report.page.markdown import markdown_summary
 from refine_ops.report.review import read_marks
+from refine_ops.report.run_items import open_run
 from tests.support.made_runs import MadeRun, photo_edit
 
 ONE = MeasureSettings(processes=1)

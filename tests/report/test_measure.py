@@ -17,14 +17,14 @@ from refine_ops import storage
 from refine_ops.errors import JobError
 from refine_ops.proof.allowed import Rules
 from refine_ops.report.build import build_report
-from refine_ops.report.cases import Case, open_run
 from refine_ops.report.config import Cost, DriftReportConfig, FolderPair, MeasureSettings, TrendSettings
-from refine_ops.report.folders import folder_cases
+from refine_ops.report.folders import folder_items
 from refine_ops.report.items import item_of, read_items, read_pictures
 from refine_ops.report.measure import many
-from refine_ops.report.measure.case import compare
 from refine_ops.report.measure.from_models import FILE, with_modelled, write_modelled
+from refine_ops.report.measure.item import compare
 from refine_ops.report.measure.many import compare_all
+from refine_ops.report.run_items import ReportedItem, open_run
 from tests.support.made_runs import MadeRun, photo_edit, png
 
 ONE = MeasureSettings(processes=1)
@@ -57,13 +57,13 @@ def test_a_run_is_measured_and_its_worst_comes_first(small_run: str, tmp_path: P
 
 def test_few_cases_start_no_processes(small_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(many, "_pool", None)
-    cases = list(open_run(small_run).cases())
-    assert len(many.measure_cases(cases, len(cases), str(tmp_path), MeasureSettings())) == len(cases) > 1
+    items = list(open_run(small_run).items())
+    assert len(many.measure_items(items, len(items), str(tmp_path), MeasureSettings())) == len(items) > 1
 
 
 @pytest.mark.processes
 def test_processes_give_what_one_process_gives(small_run: str) -> None:
-    work = [(case, True) for case in open_run(small_run).cases()]
+    work = [(item, True) for item in open_run(small_run).items()]
     assert list(compare_all(work, ONE)) == list(compare_all(work, MeasureSettings(processes=2)))
 
 
@@ -77,14 +77,14 @@ def test_numbers_computed_elsewhere_are_joined_and_only_there(tmp_path: Path) ->
     rows += [{"item_id": "c", "region_id": "r0", "region_lpips": 0.5, "output_sha256": "of an earlier output"}]
     file = str(tmp_path / "run" / FILE)
     pq.write_table(pa.Table.from_pylist(rows), file)
-    cases = list(with_modelled(open_run(uri).cases(), file))
-    found = {c.item_id: compare(c, ONE, False).measure.metrics for c in cases}
+    items = list(with_modelled(open_run(uri).items(), file))
+    found = {c.item_id: compare(c, ONE, False).measure.metrics for c in items}
     assert found["a"]["region_lpips"] == 0.25
     assert "text_gain" not in found["a"]
     assert "region_lpips" not in found["b"]
     assert "region_lpips" not in found["c"], "the item was redone since"
     write_modelled(file, [{"item_id": "b", "region_id": "r0", "raw_lpips": 0.125}])
-    again = {c.item_id: c.extra for c in with_modelled(open_run(uri).cases(), file)}
+    again = {c.item_id: c.extra for c in with_modelled(open_run(uri).items(), file)}
     assert again == {"a": {"r0": {"region_lpips": 0.25}}, "b": {"r0": {"raw_lpips": 0.125}}, "c": {}}
 
 
@@ -95,7 +95,7 @@ def test_a_replaced_output_and_a_missing_one_are_found(tmp_path: Path) -> None:
     uri = run.write()
     (tmp_path / "run/outputs/00000001/00001.png").write_bytes(png(photo_edit(1).before, icc=True))
     (tmp_path / "run/outputs/00000001/00002.png").unlink()
-    found = {c.item_id: [f.code for f in compare(c, ONE, False).measure.findings] for c in open_run(uri).cases()}
+    found = {c.item_id: [f.code for f in compare(c, ONE, False).measure.findings] for c in open_run(uri).items()}
     assert found == {"kept": [], "replaced": ["strict.bytes", "effect.none"], "deleted": ["strict.unreadable"]}
 
 
@@ -117,8 +117,8 @@ def test_a_file_that_kills_its_process_costs_its_own_item_only(tmp_path: Path) -
     good = str(tmp_path / "good.png")
     storage.write(good, png(photo_edit(1).before))
     names = [*(f"good-{i}" for i in range(5)), "poison", *(f"late-{i}" for i in range(12))]
-    cases = [Case("run", n, _Poison(good) if n == "poison" else good, good, Rules()) for n in names]
-    results = list(compare_all([(c, False) for c in cases], MeasureSettings(processes=2)))
+    items = [ReportedItem("run", n, _Poison(good) if n == "poison" else good, good, Rules()) for n in names]
+    results = list(compare_all([(c, False) for c in items], MeasureSettings(processes=2)))
     assert [r.measure.item_id for r in results] == names
     (found,) = (r.measure for r in results if r.measure.findings)
     assert (found.item_id, found.findings[0].code) == ("poison", "strict.unreadable")
@@ -130,13 +130,13 @@ def test_no_item_is_lost_when_the_pool_breaks_while_more_are_handed_out(tmp_path
     good = str(tmp_path / "good.png")
     storage.write(good, png(photo_edit(1).before))
 
-    def work() -> Iterator[tuple[Case, bool]]:
-        yield Case("run", "poison", _Poison(good), good, Rules()), False
+    def work() -> Iterator[tuple[ReportedItem, bool]]:
+        yield ReportedItem("run", "poison", _Poison(good), good, Rules()), False
         while not Path(f"{good}.sign").exists():
             time.sleep(0.01)
         time.sleep(1.0)  # until the pool has noticed
         for i in range(3):
-            yield Case("run", f"late-{i}", good, good, Rules()), False
+            yield ReportedItem("run", f"late-{i}", good, good, Rules()), False
 
     results = compare_all(work(), MeasureSettings(processes=2))
     assert [r.measure.item_id for r in results] == ["poison", "late-0", "late-1", "late-2"]
@@ -145,8 +145,8 @@ def test_no_item_is_lost_when_the_pool_breaks_while_more_are_handed_out(tmp_path
 def test_a_kept_raw_patch_is_measured_again(tmp_path: Path) -> None:
     run = MadeRun(tmp_path / "run")
     run.add("a", photo_edit(3).with_raw(shift_px=2.0))
-    (case,) = open_run(run.write()).cases()
-    compared = compare(case, ONE, False)
+    (item,) = open_run(run.write()).items()
+    compared = compare(item, ONE, False)
     assert compared.measure.metrics["raw_shift_px"] == pytest.approx(2.0, abs=0.1)
     assert compared.windows[0].raw[:4] == b"RIFF"
 
@@ -181,9 +181,9 @@ def test_a_folder_of_masks_gives_the_regions(tmp_path: Path) -> None:
     mask = np.repeat(edit.mask[..., None] * np.uint8(255), 3, axis=2)
     storage.write(str(tmp_path / "masks/x.png"), png(mask))
     pair = FolderPair(before=str(tmp_path / "before"), after=str(tmp_path / "after"), regions=str(tmp_path / "masks"))
-    (case,) = folder_cases(pair)
-    assert compare(case, ONE, False).measure.findings == ()
-    (unmarked,) = folder_cases(pair.model_copy(update={"regions": None}))
+    (item,) = folder_items(pair)
+    assert compare(item, ONE, False).measure.findings == ()
+    (unmarked,) = folder_items(pair.model_copy(update={"regions": None}))
     assert [f.code for f in compare(unmarked, ONE, False).measure.findings] == ["strict.pixels"]
 
 
@@ -199,11 +199,11 @@ def test_a_label_image_beside_two_folders_is_read_as_told(tmp_path: Path) -> Non
     pair = FolderPair(
         before=str(tmp_path / "before"), after=str(tmp_path / "after"), regions=str(tmp_path / "regions.jsonl")
     )
-    (case,) = folder_cases(pair)
-    assert compare(case, ONE, False).measure.findings == ()
+    (item,) = folder_items(pair)
+    assert compare(item, ONE, False).measure.findings == ()
     storage.write(str(tmp_path / "regions.jsonl"), json.dumps({**row, "mask_class": "a tree"}).encode())
     with pytest.raises(JobError, match=r"line 1.*mask_class"):
-        list(folder_cases(pair))
+        list(folder_items(pair))
 
 
 def test_what_cannot_be_reported_says_so(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_what_cannot_be_reported_says_so(tmp_path: Path) -> None:
     (tmp_path / "regions.jsonl").write_text('{"image": "x.png"}')
     pair = FolderPair(before=str(tmp_path / "before"), after=str(tmp_path), regions=str(tmp_path / "regions.jsonl"))
     with pytest.raises(JobError, match=r"regions.jsonl, line 1"):
-        list(folder_cases(pair))
+        list(folder_items(pair))
     for wrong in ({}, {"runs": ("a",), "source": "b"}, {"folders": pair}):
         with pytest.raises(ValueError, match=r"exactly one|need out"):
             DriftReportConfig.model_validate(wrong)

@@ -12,10 +12,10 @@ from refine_ops.config import ImageLimits
 from refine_ops.errors import JobError
 from refine_ops.eval.run_metrics import RunMeter
 from refine_ops.report.build import build_report
-from refine_ops.report.cases import open_run
 from refine_ops.report.config import DriftReportConfig, FolderPair, MeasureSettings, PerceptualSettings
 from refine_ops.report.items import read_items
 from refine_ops.report.measure.from_models import FILE, with_modelled
+from refine_ops.report.run_items import open_run
 from tests.support.made_runs import MadeRun, photo_edit, png
 from tests.support.trunk_weights import write_trunk
 
@@ -38,8 +38,8 @@ def test_region_and_raw_lpips_say_what_changed_and_nothing_else(tmp_path: Path, 
     uri = run.write()
     file = storage.join(uri, FILE)
     meter = RunMeter(PerceptualSettings(weights=weights, device="cpu"))
-    assert meter.measure(open_run(uri).cases(), file, ImageLimits()) == 3
-    found = {c.item_id: c.extra["r0"] for c in with_modelled(open_run(uri).cases(), file)}
+    assert meter.measure(open_run(uri).items(), file, ImageLimits()) == 3
+    found = {c.item_id: c.extra["r0"] for c in with_modelled(open_run(uri).items(), file)}
     assert found["untouched"]["region_lpips"] == 0
     assert found["untouched"]["raw_lpips"] < 0.005, "the model returned the context as it was"
     assert found["restored"]["region_lpips"] > 0.02

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from refine_ops.report.alarms import find_alarms
-from refine_ops.report.cases import open_run
 from refine_ops.report.config import MeasureSettings, TrendSettings
 from refine_ops.report.figures import FindingCode, ItemMeasure
-from refine_ops.report.measure.case import compare
+from refine_ops.report.measure.item import compare
+from refine_ops.report.run_items import open_run
 from refine_ops.report.trend import run_points
 from tests.support.made_runs import MadeEdit, MadeRun, photo_edit
 
@@ -60,7 +60,7 @@ def _measured(folder: Path, edits: list[MadeEdit]) -> list[ItemMeasure]:
     run = MadeRun(folder)
     for i, edit in enumerate(edits):
         run.add(f"i{i}", edit)
-    return [compare(case, MeasureSettings(processes=1), False).measure for case in open_run(run.write()).cases()]
+    return [compare(item, MeasureSettings(processes=1), False).measure for item in open_run(run.write()).items()]
 
 
 Rates = dict[str, tuple[float, float, float]]
@@ -73,7 +73,7 @@ def _table(folder: Path, count: int) -> tuple[Rates, float]:
     false_alarms = float((severities > 0).mean())
     rng = np.random.default_rng(0)
     rates = {}
-    print(f"\n{'planted':52} {'cases':>6} {'found':>7} {'first of 12':>12} {'in first 10 of 101':>19}")
+    print(f"\n{'planted':52} {'items':>6} {'found':>7} {'first of 12':>12} {'in first 10 of 101':>19}")
     for number, kind in enumerate(KINDS):
         seeds = range(1000 * (number + 1), 1000 * (number + 1) + count)
         planted = _measured(folder / str(number), [kind.make(_clean(seed), seed) for seed in seeds])

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from refine_ops import storage
-from refine_ops.report.cases import open_run
 from refine_ops.report.config import Cost, MeasureSettings, Thresholds
 from refine_ops.report.figures import Compared, RegionMeasure
 from refine_ops.report.findings import region_findings
 from refine_ops.report.items import PAGE_ITEMS, write_items, write_pictures
-from refine_ops.report.measure.case import compare
+from refine_ops.report.measure.item import compare
 from refine_ops.report.page.html import render_html
+from refine_ops.report.run_items import open_run
 from refine_ops.report.summary import run_figures, summarise
 from tests.support.made_runs import MadeRun, photo_edit
 
@@ -33,8 +33,8 @@ def made_report(
     run = MadeRun(folder / "run")
     run.add("x", photo_edit(2))
     run_uri = run.write()
-    (case,) = open_run(run_uri).cases()
-    real = compare(case, MeasureSettings(processes=1), True)
+    (item,) = open_run(run_uri).items()
+    real = compare(item, MeasureSettings(processes=1), True)
     rng = np.random.default_rng(0)
     all_compared = [
         _varied(real, i, float(rng.uniform(1, 30)), flagged(i), (name(i), prompt(i), category(i)), pictures(i))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refine_ops import storage
-from refine_ops.report.cases import Case
+from refine_ops.report.run_items import ReportedItem
 
 FILE: Final = "metrics.parquet"
 MODELLED: Final = ("raw_lpips", "region_lpips", "text_gain")
@@ -22,19 +22,19 @@ _SCHEMA = pa.schema(
 )
 
 
-def with_modelled(cases: Iterable[Case], uri: str) -> Iterator[Case]:
-    """The cases with what `uri` says of their regions, if there is such a file; a row about another output than the
-    case's is left out, and what is absent is 'not measured'."""
+def with_modelled(items: Iterable[ReportedItem], uri: str) -> Iterator[ReportedItem]:
+    """The items with what `uri` says of their regions, if there is such a file; a row about another output than the
+    item's is left out, and what is absent is 'not measured'."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in _rows(uri):
         rows.setdefault(row["item_id"], []).append(row)
-    for case in cases:
+    for item in items:
         extra = {}
-        for row in rows.get(case.item_id, ()):
-            about, recorded = row.get("output_sha256") or "", case.output_sha256
+        for row in rows.get(item.item_id, ()):
+            about, recorded = row.get("output_sha256") or "", item.output_sha256
             if not about or not recorded or about == recorded:
                 extra[row["region_id"]] = {n: float(row[n]) for n in MODELLED if row.get(n) is not None}
-        yield replace(case, extra=extra) if extra else case
+        yield replace(item, extra=extra) if extra else item
 
 
 def write_modelled(uri: str, rows: Sequence[dict[str, Any]]) -> None:

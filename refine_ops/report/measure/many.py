@@ -1,4 +1,4 @@
-"""Many cases at once: a pool of processes reads and compares, this one writes; memory stays bounded."""
+"""Many items at once: a pool of processes reads and compares, this one writes; memory stays bounded."""
 
 import logging
 import os
@@ -12,37 +12,41 @@ from multiprocessing import get_context
 import cv2
 
 from refine_ops.progress import OnProgress, no_progress
-from refine_ops.report.cases import Case
 from refine_ops.report.config import MeasureSettings
 from refine_ops.report.figures import Compared, Finding, ItemMeasure
 from refine_ops.report.items import PAGE_ITEMS, write_items, write_pictures
-from refine_ops.report.measure.case import compare, failed
+from refine_ops.report.measure.item import compare, failed
+from refine_ops.report.run_items import ReportedItem
 
 logger = logging.getLogger(__name__)
 
 _WAITING_PER_PROCESS = 4
-_CASES_PER_PROCESS = 8
-"""Starting a pool costs 2 CPU seconds, as much as a few cases: fewer are compared in this process."""
+_ITEMS_PER_PROCESS = 8
+"""Starting a pool costs 2 CPU seconds, as much as a few items: fewer are compared in this process."""
 
-Work = tuple[Case, bool]
+Work = tuple[ReportedItem, bool]
 
 
-def measure_cases(
-    cases: Iterable[Case], count: int, folder: str, settings: MeasureSettings, on_progress: OnProgress = no_progress
+def measure_items(
+    items: Iterable[ReportedItem],
+    count: int,
+    folder: str,
+    settings: MeasureSettings,
+    on_progress: OnProgress = no_progress,
 ) -> list[ItemMeasure]:
-    """Compare all cases and write `items.parquet` and `evidence/` below `folder`; returns the measures.
+    """Compare all items and write `items.parquet` and `evidence/` below `folder`; returns the measures.
 
     Args:
-        count: how many cases there will be; pictures of clean items are kept evenly, every n-th.
+        count: how many items there will be; pictures of clean items are kept evenly, every n-th.
         on_progress: called with how many are measured, and `count`.
 
     Raises:
         JobError: the report cannot be written.
     """
     if settings.processes is None:
-        settings = settings.model_copy(update={"processes": min(_cores(), max(1, count // _CASES_PER_PROCESS))})
+        settings = settings.model_copy(update={"processes": min(_cores(), max(1, count // _ITEMS_PER_PROCESS))})
     stride = max(1, -(-count // max(1, settings.evidence.keep_items)))
-    work = ((case, i % stride == 0 and settings.evidence.keep_items > 0) for i, case in enumerate(cases))
+    work = ((item, i % stride == 0 and settings.evidence.keep_items > 0) for i, item in enumerate(items))
     measured: list[tuple[ItemMeasure, int]] = []
     results = iter(compare_all(work, settings))
     part = 0
@@ -56,14 +60,14 @@ def measure_cases(
 
 
 def compare_all(work: Iterable[Work], settings: MeasureSettings) -> Iterator[Compared]:
-    """Results in the order of `work`; at most four cases per process are under way.
+    """Results in the order of `work`; at most four items per process are under way.
 
     A file that kills its process (a decoder's segfault, the kernel's memory killer) becomes a finding of its own item:
     what was under way is then tried again one by one.
     """
     processes = settings.processes or _cores()
     if processes == 1:
-        yield from (compare(case, settings, keep) for case, keep in work)
+        yield from (compare(item, settings, keep) for item, keep in work)
         return
     waiting = iter(work)
     under_way: deque[Work] = deque()
@@ -103,7 +107,7 @@ def _one_by_one(suspects: deque[Work], settings: MeasureSettings) -> Iterator[Co
 def _pool(processes: int) -> ProcessPoolExecutor:
     # Not fork: callers have threads (Prefect, gRPC), and a forked lock never opens.
     context = get_context("forkserver")
-    context.set_forkserver_preload(["refine_ops.report.measure.case"])
+    context.set_forkserver_preload(["refine_ops.report.measure.item"])
     return ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread)
 
 

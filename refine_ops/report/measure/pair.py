@@ -1,4 +1,4 @@
-"""Both images of a case, decoded, and where change was allowed between them."""
+"""Both images of an item, decoded, and where change was allowed between them."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ from refine_ops.image.region import paste_mask, region_mask, tight_box
 from refine_ops.image.source import Source
 from refine_ops.proof.allowed import allowed_change
 from refine_ops.records import Box, Mask, Region, U8Image
-from refine_ops.report.cases import Case
 from refine_ops.report.figures import Finding
+from refine_ops.report.run_items import ReportedItem
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,34 +37,34 @@ class Pair:
         return grown(tight_box(self.marked[region_id]), by_px, self.source.size)
 
 
-def open_pair(case: Case, limits: ImageLimits) -> Pair:
+def open_pair(item: ReportedItem, limits: ImageLimits) -> Pair:
     """Raises: ItemError -- a file or a region's mask cannot be read."""
-    data = [storage.read(uri, limits.max_bytes) for uri in (case.image, case.output)]
+    data = [storage.read(uri, limits.max_bytes) for uri in (item.image, item.output)]
     findings = []
-    for what, recorded, got in zip(("source", "output"), (case.source_sha256, case.output_sha256), data, strict=True):
+    for what, recorded, got in zip(("source", "output"), (item.source_sha256, item.output_sha256), data, strict=True):
         if recorded and storage.sha256(got) != recorded:
             text = f"the {what} is not the file the run recorded (SHA-256 differs): it was replaced since"
             findings.append(Finding("strict.bytes", 1, 0, text))
     source, output = (
-        decode(d, name=uri, limits=limits) for d, uri in zip(data, (case.image, case.output), strict=True)
+        decode(d, name=uri, limits=limits) for d, uri in zip(data, (item.image, item.output), strict=True)
     )
     masks: dict[str, Mask] = {}
-    for region in case.regions:
+    for region in item.regions:
         mask_bytes = storage.read(region.mask, limits.max_bytes) if region.mask else None
         masks[region.region_id] = region_mask(region, source.size, mask_bytes, limits)
-    marked = {r.region_id: paste_mask(masks[r.region_id], r.paste) for r in case.regions}
-    regions = ((masks[r.region_id], r.paste) for r in case.regions)
-    allowed = allowed_change(regions, source.size, data[0], data[1], case.rules).where
-    return Pair(source, output, marked, allowed, case.rules.paste.reach_px, tuple(findings))
+    marked = {r.region_id: paste_mask(masks[r.region_id], r.paste) for r in item.regions}
+    regions = ((masks[r.region_id], r.paste) for r in item.regions)
+    allowed = allowed_change(regions, source.size, data[0], data[1], item.rules).where
+    return Pair(source, output, marked, allowed, item.rules.paste.reach_px, tuple(findings))
 
 
-def raw_patch(case: Case, region: Region, limits: ImageLimits) -> U8Image | None:
+def raw_patch(item: ReportedItem, region: Region, limits: ImageLimits) -> U8Image | None:
     """The kept raw patch, `uint8 (h, w, 3)` at the size of its crop (it is kept at the model's resolution); None where
     none was kept, or one that was padded."""
-    uri = case.patches.get(region.region_id)
-    if uri is None or region.region_id not in case.crops or not storage.exists(uri):
+    uri = item.patches.get(region.region_id)
+    if uri is None or region.region_id not in item.crops or not storage.exists(uri):
         return None
-    x0, y0, x1, y1 = case.crops[region.region_id]
+    x0, y0, x1, y1 = item.crops[region.region_id]
     patch = decode(storage.read(uri, limits.max_bytes), name=uri, limits=limits).rgb
     if abs(patch.shape[1] * (y1 - y0) - patch.shape[0] * (x1 - x0)) > max(patch.shape):
         return None

@@ -3,11 +3,11 @@
 from refine_ops.image.region import tight_box
 from refine_ops.proof.recheck import Strict
 from refine_ops.records import Box
-from refine_ops.report.cases import Case
 from refine_ops.report.config import MeasureSettings
 from refine_ops.report.figures import RegionMeasure, Window
 from refine_ops.report.measure.pair import Pair, raw_patch
 from refine_ops.report.measure.pictures import Line, Shown, thumbnail, window
+from refine_ops.report.run_items import ReportedItem
 
 _CONTEXT_PX = 64
 
@@ -24,7 +24,7 @@ def item_thumbnail(pair: Pair, settings: MeasureSettings) -> bytes:
 
 
 def item_windows(
-    case: Case,
+    item: ReportedItem,
     pair: Pair,
     strict: Strict,
     regions: list[RegionMeasure],
@@ -41,13 +41,13 @@ def item_windows(
         name = measured.region_id
         visible = measured.metrics.get("seam_de", 0.0) > settings.thresholds.seam_de
         mask, seam = pair.marked[name], seams.get(name, ()) if visible else ()
-        box = case.crops.get(name) or pair.grown_box(name, _CONTEXT_PX)
-        raw = raw_patch(case, next(r for r in case.regions if r.region_id == name), settings.limits)
+        box = item.crops.get(name) or pair.grown_box(name, _CONTEXT_PX)
+        raw = raw_patch(item, next(r for r in item.regions if r.region_id == name), settings.limits)
         windows.append(window(f"region {name}", box, shown, mask=mask, raw=raw, seam=seam, longest_px=look.crop_px))
         if windows[-1].scale < 1 and seam:
             near = centred(_around(seam), look.window_px, size)
             windows.append(window(f"region {name}, worst of its seam, 1:1", near, shown, mask=mask, seam=seam))
-    if not case.regions:
+    if not item.regions:
         windows.append(window("image", (0, 0, *size), shown, longest_px=look.crop_px))
     return tuple(windows)
 

@@ -1,4 +1,4 @@
-"""One case: read both files, measure everything, find what is wrong, cut the pictures."""
+"""One item: read both files, measure everything, find what is wrong, cut the pictures."""
 
 from dataclasses import replace
 
@@ -11,60 +11,60 @@ from refine_ops.judge.evidence.drift import Drift, from_alignment, measure_drift
 from refine_ops.judge.evidence.seam import measure_seam
 from refine_ops.proof.recheck import Strict, check_strict
 from refine_ops.records import Region
-from refine_ops.report.cases import Case
 from refine_ops.report.config import MeasureSettings
 from refine_ops.report.figures import FINDINGS, Compared, Finding, ItemMeasure, RegionMeasure
 from refine_ops.report.findings import region_findings, strict_findings
 from refine_ops.report.measure.pair import Pair, open_pair, raw_patch
 from refine_ops.report.measure.pictures import Line
 from refine_ops.report.measure.windows import item_thumbnail, item_windows
+from refine_ops.report.run_items import ReportedItem
 
 _CONTEXT_PX = 64
 _LEAST_IS_WORST = frozenset({"raw_ssim", "region_ssim", "change_levels", "text_gain"})
 
 
-def compare(case: Case, settings: MeasureSettings, keep_pictures: bool) -> Compared:
-    """Measure one case; whatever is wrong with its files becomes a finding, never an exception.
+def compare(item: ReportedItem, settings: MeasureSettings, keep_pictures: bool) -> Compared:
+    """Measure one item; whatever is wrong with its files becomes a finding, never an exception.
 
     Args:
         keep_pictures: keep pictures of a clean item too; flagged items always have them.
     """
-    if case.status == "dead":
-        return failed(case, Finding("dead", 1, 0, f"dead letter, {case.reason}: {case.message}"))
+    if item.status == "dead":
+        return failed(item, Finding("dead", 1, 0, f"dead letter, {item.reason}: {item.message}"))
     try:
-        pair = open_pair(case, settings.limits)
-        strict = check_strict(pair.source, pair.output, pair.allowed, case.rules)
-        regions, seams = _regions(case, pair, settings) if pair.comparable else ([], {})
+        pair = open_pair(item, settings.limits)
+        strict = check_strict(pair.source, pair.output, pair.allowed, item.rules)
+        regions, seams = _regions(item, pair, settings) if pair.comparable else ([], {})
     except ItemError as e:
-        return failed(case, Finding("strict.unreadable", 1, 0, f"{e.reason}: {e}"))
+        return failed(item, Finding("strict.unreadable", 1, 0, f"{e.reason}: {e}"))
     findings = [*pair.findings]
     findings += strict_findings(strict, settings.thresholds)
     for region in regions:
         findings += region_findings(region.region_id, region.metrics, settings.thresholds)
     wanted = pair.comparable and (keep_pictures or bool(findings))
     return Compared(
-        _measured(case, pair, strict, regions, findings),
+        _measured(item, pair, strict, regions, findings),
         item_thumbnail(pair, settings),
-        item_windows(case, pair, strict, regions, seams, settings) if wanted else (),
+        item_windows(item, pair, strict, regions, seams, settings) if wanted else (),
     )
 
 
-def failed(case: Case, finding: Finding) -> Compared:
-    """A case that cannot be measured, with the reason."""
-    unmeasured = tuple(RegionMeasure(r.region_id, r.prompt, {}) for r in case.regions)
-    return Compared(replace(_unmeasured(case), regions=unmeasured, findings=(finding,)))
+def failed(item: ReportedItem, finding: Finding) -> Compared:
+    """An item that cannot be measured, with the reason."""
+    unmeasured = tuple(RegionMeasure(r.region_id, r.prompt, {}) for r in item.regions)
+    return Compared(replace(_unmeasured(item), regions=unmeasured, findings=(finding,)))
 
 
-def _regions(case: Case, pair: Pair, settings: MeasureSettings) -> tuple[list[RegionMeasure], dict[str, Line]]:
+def _regions(item: ReportedItem, pair: Pair, settings: MeasureSettings) -> tuple[list[RegionMeasure], dict[str, Line]]:
     measured, seams = [], {}
-    for region in case.regions:
-        metrics, seams[region.region_id] = _region(case, region, pair, settings)
-        metrics |= case.extra.get(region.region_id, {})
+    for region in item.regions:
+        metrics, seams[region.region_id] = _region(item, region, pair, settings)
+        metrics |= item.extra.get(region.region_id, {})
         measured.append(RegionMeasure(region.region_id, region.prompt, metrics))
     return measured, seams
 
 
-def _region(case: Case, region: Region, pair: Pair, settings: MeasureSettings) -> tuple[dict[str, float], Line]:
+def _region(item: ReportedItem, region: Region, pair: Pair, settings: MeasureSettings) -> tuple[dict[str, float], Line]:
     box = pair.grown_box(region.region_id, max(_CONTEXT_PX, 3 * pair.reach_px))
     before, after = (np.ascontiguousarray(crop_of(image.rgb, box)) for image in (pair.source, pair.output))
     inside = np.ascontiguousarray(crop_of(pair.marked[region.region_id], box))
@@ -75,7 +75,7 @@ def _region(case: Case, region: Region, pair: Pair, settings: MeasureSettings) -
         "region_ssim": effect.ssim,
         "detail": effect.detail,
     }
-    metrics |= _drift_metrics(_raw_drift(case, region, pair, settings))
+    metrics |= _drift_metrics(_raw_drift(item, region, pair, settings))
     seam = measure_seam(before, after, inside, pair.reach_px)
     if seam is None:
         return metrics, ()
@@ -84,18 +84,18 @@ def _region(case: Case, region: Region, pair: Pair, settings: MeasureSettings) -
     )
 
 
-def _raw_drift(case: Case, region: Region, pair: Pair, settings: MeasureSettings) -> Drift | None:
+def _raw_drift(item: ReportedItem, region: Region, pair: Pair, settings: MeasureSettings) -> Drift | None:
     """As the worker's `align` step recorded it, completed from the kept patch where there is one; for edits of another
     tool, off the output around the region."""
-    if case.judge_output:
+    if item.drift_from_output:
         box = pair.grown_box(region.region_id, 2 * _CONTEXT_PX)
         before, after = crop_of(pair.source.rgb, box), crop_of(pair.output.rgb, box)
         return measure_drift(before, after, ~crop_of(pair.allowed, box))
-    recorded = from_alignment(case.alignments[region.region_id]) if region.region_id in case.alignments else None
-    patch = raw_patch(case, region, settings.limits)
+    recorded = from_alignment(item.alignments[region.region_id]) if region.region_id in item.alignments else None
+    patch = raw_patch(item, region, settings.limits)
     if patch is None:
         return recorded
-    box = case.crops[region.region_id]
+    box = item.crops[region.region_id]
     seen = measure_drift(crop_of(pair.source.rgb, box), patch, ~crop_of(pair.allowed, box))
     if recorded is None or seen is None:
         return recorded or seen
@@ -116,7 +116,7 @@ def _drift_metrics(drift: Drift | None) -> dict[str, float]:
 
 
 def _measured(
-    case: Case, pair: Pair, strict: Strict, regions: list[RegionMeasure], findings: list[Finding]
+    item: ReportedItem, pair: Pair, strict: Strict, regions: list[RegionMeasure], findings: list[Finding]
 ) -> ItemMeasure:
     metrics = {
         "changed_outside_px": float(strict.changed_outside_px),
@@ -127,7 +127,7 @@ def _measured(
             worst = min if name in _LEAST_IS_WORST else max
             metrics[name] = worst(metrics.get(name, value), value)
     return replace(
-        _unmeasured(case),
+        _unmeasured(item),
         format=pair.output.format,
         width=pair.output.width,
         height=pair.output.height,
@@ -138,19 +138,19 @@ def _measured(
     )
 
 
-def _unmeasured(case: Case) -> ItemMeasure:
+def _unmeasured(item: ReportedItem) -> ItemMeasure:
     return ItemMeasure(
-        run=case.run,
-        item_id=case.item_id,
-        fingerprint=case.fingerprint,
-        status=case.status,
-        reason=case.reason,
-        message=case.message,
-        image=case.image,
-        output=case.output,
-        slices=case.slices,
-        attempts=case.attempts,
-        gpu_s=case.gpu_s,
-        finished_at=case.finished_at,
-        start=case.start,
+        run=item.run,
+        item_id=item.item_id,
+        fingerprint=item.fingerprint,
+        status=item.status,
+        reason=item.reason,
+        message=item.message,
+        image=item.image,
+        output=item.output,
+        slices=item.slices,
+        attempts=item.attempts,
+        gpu_s=item.gpu_s,
+        finished_at=item.finished_at,
+        start=item.start,
     )

@@ -1,4 +1,4 @@
-"""What is compared: an image before and after, and the items of run folders as such cases."""
+"""What is compared: an image before and after, from a run folder or from two folders."""
 
 import logging
 from collections.abc import Iterator
@@ -27,9 +27,9 @@ _BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class ReportedItem:
     """One image before and after. `crops` and `alignments` are what the worker recorded, by region id; `patches` is
-    where raw patches lie if they were kept. `judge_output` says that raw drift is read off the output itself."""
+    where raw patches lie if they were kept. `drift_from_output` says that raw drift is read off the output itself."""
 
     run: str
     item_id: str
@@ -44,7 +44,7 @@ class Case:
     crops: dict[str, Box] = field(default_factory=dict)
     alignments: dict[str, Alignment] = field(default_factory=dict)
     patches: dict[str, str] = field(default_factory=dict)
-    judge_output: bool = False
+    drift_from_output: bool = False
     source_sha256: str = ""
     output_sha256: str = ""
     attempts: int = 1
@@ -66,8 +66,8 @@ class _Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class RunCases:
-    """A run, or its newest nights; iterate `cases()` once per use."""
+class ReportedRun:
+    """A run, or its newest nights; iterate `items()` once per use."""
 
     uri: str
     folder: RunFolder
@@ -75,10 +75,10 @@ class RunCases:
     nights: int | None = None
 
     def count(self) -> int:
-        """How many items `cases` will give at most."""
+        """How many items `items` will give at most."""
         return len(self._ledger(["finished_at"]))
 
-    def cases(self) -> Iterator[Case]:
+    def items(self) -> Iterator[ReportedItem]:
         """Items with an outcome, in manifest order; memory is bounded by the ledger's size.
 
         What the manifest no longer holds is left out: a done item with a warning, as there are no regions to judge it
@@ -100,7 +100,7 @@ class RunCases:
                 if position < 0 and still_dead is not None and row["item_id"] not in still_dead:
                     continue
                 regions = plan.item(int(position))[0].regions if position >= 0 else ()
-                yield self._case(row, regions, settings(row["start"]))
+                yield self._item(row, regions, settings(row["start"]))
 
     def _ledger(self, columns: list[str] | None = None) -> pa.Table:
         ledger = read_ledger(self.folder.outcomes, columns)
@@ -120,10 +120,10 @@ class RunCases:
         """How many items the run was to do."""
         return len(PlanReader(self.folder.plan))
 
-    def _case(self, row: dict[str, Any], regions: tuple[Region, ...], settings: _Settings) -> Case:
+    def _item(self, row: dict[str, Any], regions: tuple[Region, ...], settings: _Settings) -> ReportedItem:
         outcomes = row["regions"] or []
         timings = dict(row["timings_s"] or [])
-        return Case(
+        return ReportedItem(
             run=self.uri,
             item_id=row["item_id"],
             image=row["image"],
@@ -177,10 +177,10 @@ class RunCases:
         )
 
 
-def open_run(uri: str, nights: int | None = None) -> RunCases:
+def open_run(uri: str, nights: int | None = None) -> ReportedRun:
     """The run at `uri`, or its newest `nights`. Raises: JobError -- there is none."""
     folder, record = reopen_run(uri)
-    return RunCases(folder.uri, folder, record, nights)
+    return ReportedRun(folder.uri, folder, record, nights)
 
 
 def _alignment(row: dict[str, Any]) -> Alignment:
