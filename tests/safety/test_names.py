@@ -17,7 +17,7 @@ from refine_ops.job.planning.manifest import read_items
 from refine_ops.job.planning.rows import RowProblem
 from refine_ops.records import Item
 from refine_ops.report.config import FolderPair
-from refine_ops.report.folders import folder_cases
+from refine_ops.report.folders import folder_items
 
 REGION = {"box": [0, 0, 9, 9], "prompt": "Refine it"}
 
@@ -125,7 +125,7 @@ def test_two_folders_match_names_composed_otherwise(tmp_path: Path) -> None:
         (tmp_path / folder / name).parent.mkdir(parents=True)
         (tmp_path / folder / name).write_bytes(b"x")
     (tmp_path / "r.jsonl").write_text(json.dumps({"image": NFD, "box": [1, 2, 3, 4]}))
-    [case] = folder_cases(
+    [case] = folder_items(
         FolderPair(before=str(tmp_path / "before"), after=str(tmp_path / "after"), regions=str(tmp_path / "r.jsonl"))
     )
     assert (case.status, len(case.regions)) == ("done", 1)

@@ -16,7 +16,7 @@ from refine_ops.job.planning.plan import make_plan
 from refine_ops.job.planning.rows import RowProblem
 from refine_ops.records import Item
 from refine_ops.report.config import FolderPair
-from refine_ops.report.folders import folder_cases
+from refine_ops.report.folders import folder_items
 
 A = {"item_id": "a", "image": "photo.png", "box": [50, 50, 90, 90], "prompt": "x"}
 FLOATS = {"item_id": 7.0, "image": "photo.png", "category": 12}
@@ -234,7 +234,7 @@ def pair(tmp_path: Path) -> FolderPair:
 )
 def test_regions_of_two_folders_are_read_alike(tmp_path: Path, pair: FolderPair, name: str, data: str) -> None:
     (tmp_path / name).write_text(data)
-    [case] = folder_cases(pair.model_copy(update={"regions": str(tmp_path / name)}))
+    [case] = folder_items(pair.model_copy(update={"regions": str(tmp_path / name)}))
     assert (case.status, [r.box for r in case.regions]) == ("done", [(50, 50, 90, 90)])
 
 
@@ -243,7 +243,7 @@ def test_a_region_that_cannot_be_understood_is_its_image_s_problem(tmp_path: Pat
         (tmp_path / folder / "other.png").write_bytes(b"")
     rows = [{"image": "other.png", "box": [1, 2]}, {"image": "photo.png", "box": [1, 2, 3, 4]}]
     (tmp_path / "r.jsonl").write_text(lines(*rows) + "\n{broken\n")
-    found = {c.item_id: c for c in folder_cases(pair.model_copy(update={"regions": str(tmp_path / "r.jsonl")}))}
+    found = {c.item_id: c for c in folder_items(pair.model_copy(update={"regions": str(tmp_path / "r.jsonl")}))}
     assert {name: (c.status, c.reason) for name, c in found.items()} == {
         "other": ("dead", "regions.invalid"),
         "photo": ("done", ""),
