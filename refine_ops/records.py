@@ -256,9 +256,10 @@ class Evidence:
         zoom: model pixels per native pixel along one side; below 1 the model saw less than there is.
         detail_lost: share of the source's detail, above its noise and JPEG blocks, that is gone, in [0, 1].
         detail_gained: detail after over before, both above the noise, log2 (1.0: twice as much).
+        detail_kept: correlation of the fine detail before and after, in [-1, 1].
         detail_around: detail after over that around the region, log2 (0.0: as sharp as its surroundings).
-        overshoot: how far edges swing past both of their sides beyond what the source's do, in 1/255.
-        grain: noise after less noise before in what is flat, in 1/255.
+        overshoot: how far edges swing past what lies on either side of them in the source, in 1/255.
+        grain: noise after, where it is flat, less that around the region, in 1/255.
         structure: correlation of the coarse shapes before and after, in [-1, 1].
         colour: CIEDE2000 between the coarse colours before and after, mean.
         shift_px: how far the region's content lies off its old place, in native pixels.
@@ -278,6 +279,7 @@ class Evidence:
     zoom: float | None = None
     detail_lost: float | None = None
     detail_gained: float | None = None
+    detail_kept: float | None = None
     detail_around: float | None = None
     overshoot: float | None = None
     grain: float | None = None

@@ -1,6 +1,5 @@
 """LPIPS and text accuracy of finished items, for the drift report: the numbers that need a model."""
 
-import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -12,9 +11,10 @@ from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.metrics.metric import to_tensor
 from refine_ops.eval.metrics.perceptual import MIN_SIDE_PX, lpips_network
-from refine_ops.eval.metrics.text import TextMeter, accuracy, text_meter
+from refine_ops.eval.metrics.text import TextMeter, text_meter
 from refine_ops.eval.metrics.trunks import MissingWeights
 from refine_ops.image.focus import crop_of
+from refine_ops.judge.evidence.text import accuracy, quoted
 from refine_ops.records import Box, Region, U8Image
 from refine_ops.report.config import PerceptualSettings
 from refine_ops.report.measure.from_models import write_modelled
@@ -25,7 +25,6 @@ _CONTEXT_PX: Final = 16
 _DRIFT_CONTEXT_PX: Final = 128
 _LONGEST_PX: Final = 1536
 """Larger crops are shrunk to this, which bounds memory."""
-_QUOTED = re.compile(r"[\"\u201c\u201e]([^\"\u201c\u201d]{1,200})[\"\u201d]")
 
 
 class RunMeter:
@@ -99,7 +98,7 @@ class RunMeter:
 
     def _text_gain(self, prompt: str, before: U8Image, after: U8Image) -> float | None:
         """Accuracy after minus before, against the text that the prompt quotes; None where it quotes none."""
-        expected = " ".join(_QUOTED.findall(prompt))
+        expected = quoted(prompt)
         if not expected or not isinstance(self._reader, TextMeter):
             return None
         was, now = (accuracy(self._reader.read(image), expected) for image in (before, after))

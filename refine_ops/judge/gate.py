@@ -8,9 +8,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from refine_ops.errors import JobError
 from refine_ops.records import Evidence
@@ -34,8 +36,6 @@ MOST_TEXT_LOST: Final = 0.1
 MOST_REFERENCE_LOST: Final = 0.05
 LEAST_CHANGE: Final = 0.05
 """Of `change`, in 1/255: below it a region is the source's own but for rounding."""
-_REACH: Final = 4.0
-"""Spreads an evidence counts at most, either way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,44 +48,65 @@ class Ruling:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """A calibrated score over the evidence, and the threshold that keeps a promise.
+class Curve:
+    """What one signal adds to a score: `points` at the values `at`, straight between them and level beyond; `absent`
+    where it was not measured."""
 
-    The score is `intercept` plus, for each evidence, its weight times its value scaled (`(value - centre) / spread`,
-    cut to +-4), or the weight of its absence. A region is published where no fixed rule speaks against it and
-    the score is at least `threshold`. `promise` says at most which share of what is published is worse
-    (`max_harm`) with which `confidence`, and on how many cases that rests.
+    at: tuple[float, ...]
+    points: tuple[float, ...]
+    absent: float
+
+    def of(self, value: float | None) -> float:
+        """Points for a value."""
+        if value is None or not math.isfinite(value):
+            return self.absent
+        return float(np.interp(value, self.at, self.points))
+
+    @property
+    def weight(self) -> float:
+        """How far the signal can move a score."""
+        return max(self.points) - min(self.points)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A calibrated score over the signals, and the threshold that keeps a promise.
+
+    A region is published where no fixed rule speaks against it and its score, `intercept` and the curves' points
+    added up, is at least `threshold`. `promise` says that of what is published at most `max_harm` is worse, with which
+    `confidence`, on how many cases that rests and what they were. `fingerprint` is the file's hash without its card.
     """
 
     model: str
     intercept: float
-    weights: Mapping[str, float]
-    centres: Mapping[str, float]
-    spreads: Mapping[str, float]
-    absent: Mapping[str, float]
+    curves: Mapping[str, Curve]
     threshold: float
     promise: Mapping[str, Any]
     fingerprint: str
 
     def score(self, evidence: Evidence) -> float:
-        """Higher is better; the logit of `not worse` as fitted."""
-        total = self.intercept
-        for name, weight in self.weights.items():
-            value = getattr(evidence, name)
-            if value is None or not math.isfinite(value):
-                total += self.absent[name]
-            else:
-                scaled = (float(value) - self.centres[name]) / self.spreads[name]
-                total += weight * min(max(scaled, -_REACH), _REACH)
-        return total
+        """Higher is better; a logit of `not worse`."""
+        found = signals(evidence)
+        return self.intercept + sum(curve.of(found[name]) for name, curve in self.curves.items())
 
     def rule(self, evidence: Evidence) -> Ruling:
         """Accepted, or the reason."""
         score = self.score(evidence)
-        if reason := fixed_reason(evidence):
-            return Ruling(False, reason, score)
-        accepted = score >= self.threshold
-        return Ruling(accepted, "" if accepted else "judge.score", score)
+        reason = fixed_reason(evidence) or ("" if score >= self.threshold else "judge.score")
+        return Ruling(not reason, reason, score)
+
+
+def signals(evidence: Evidence) -> dict[str, float | None]:
+    """The numbers of an evidence, and the differences that matter: what a score is made of."""
+    found = {field.name: getattr(evidence, field.name) for field in fields(Evidence) if field.name != "finite"}
+    found["text_gain"] = _less(evidence.text_after, evidence.text_before)
+    found["reference_gain"] = _less(evidence.reference_after, evidence.reference_before)
+    found["detail_before"] = _less(evidence.detail_around, evidence.detail_gained)
+    return found
+
+
+def _less(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
 
 
 def fixed_reason(evidence: Evidence) -> str:
@@ -94,17 +115,18 @@ def fixed_reason(evidence: Evidence) -> str:
         return "judge.not_finite"
     if evidence.change is not None and evidence.change < LEAST_CHANGE:
         return "judge.unchanged"
-    if _lost(evidence.text_before, evidence.text_after, MOST_TEXT_LOST):
+    found = signals(evidence)
+    if _below(found["text_gain"], -MOST_TEXT_LOST):
         return "judge.text_worse"
-    if _lost(evidence.reference_before, evidence.reference_after, MOST_REFERENCE_LOST):
+    if _below(found["reference_gain"], -MOST_REFERENCE_LOST):
         return "judge.reference_lost"
     if evidence.detail_lost is not None and evidence.detail_lost > MOST_DETAIL_LOST:
         return "judge.detail_lost"
     return ""
 
 
-def _lost(before: float | None, after: float | None, most: float) -> bool:
-    return before is not None and after is not None and after < before - most
+def _below(value: float | None, limit: float) -> bool:
+    return value is not None and value < limit
 
 
 def rule(evidence: Evidence, gate: Gate | None = None) -> Ruling:
@@ -142,16 +164,29 @@ def read_gate(path: Path) -> Gate:
         JobError: no gate file, or one of another version or with evidence that is not known here.
     """
     try:
-        data = json.loads(path.read_text())
-        version = data.pop("version")
-        data.pop("card", None)
-        gate = Gate(**data, fingerprint=hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise JobError(f"{path}: no gate file ({type(e).__name__}: {e}); make one with refine-ops calibrate") from e
-    known = {field.name for field in fields(Evidence)}
-    if version != VERSION or not known.issuperset(gate.weights):
-        raise JobError(
-            f"{path}: version {version} over {sorted(gate.weights)}, expected {VERSION} over evidence that is measured "
-            "here; calibrate again"
-        )
-    return gate
+        return gate_of(json.loads(path.read_text()))
+    except (OSError, ValueError) as e:
+        raise JobError(f"{path}: no gate file ({e}); make one with refine-ops calibrate") from e
+
+
+def gate_of(data: Any) -> Gate:
+    """A gate from its file's JSON.
+
+    Raises:
+        ValueError: what is missing, or not known here.
+    """
+    try:
+        body = {name: data[name] for name in ("version", "model", "intercept", "curves", "threshold", "promise")}
+        curves = {n: Curve(tuple(c["at"]), tuple(c["points"]), c["absent"]) for n, c in body["curves"].items()}
+    except (KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"{type(e).__name__}: {e}") from e
+    if body["version"] != VERSION or not signals(Evidence()).keys() >= curves.keys():
+        raise ValueError(f"version {body['version']} over {', '.join(curves)}; version {VERSION} is read here")
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return Gate(body["model"], body["intercept"], curves, body["threshold"], body["promise"], digest)
+
+
+def gate_file(gate: Gate, card: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of a gate and, apart from what its fingerprint covers, of its card."""
+    body = {name: value for name, value in asdict(gate).items() if name != "fingerprint"}
+    return {"version": VERSION, **body, "card": dict(card)}

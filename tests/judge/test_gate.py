@@ -13,10 +13,7 @@ GATE = {
     "version": 1,
     "model": "mine",
     "intercept": 0.5,
-    "weights": {"detail_gained": 2.0},
-    "centres": {"detail_gained": 1.0},
-    "spreads": {"detail_gained": 0.5},
-    "absent": {"detail_gained": -3.0},
+    "curves": {"detail_gained": {"at": [0.0, 1.0, 2.0], "points": [-2.0, 0.0, 4.0], "absent": -3.0}},
     "threshold": 0.0,
     "promise": {"max_harm": 0.05, "confidence": 0.95, "cases": 200},
 }
@@ -49,8 +46,8 @@ def test_a_gate_scores_what_was_measured_and_what_was_not(folder: Path) -> None:
     gate = gate_for(str(folder))
     assert gate is not None
     assert gate.rule(Evidence(change=9.0, detail_gained=1.5)) == Ruling(True, "", 2.5)
-    assert gate.rule(Evidence(change=9.0, detail_gained=0.5)) == Ruling(False, "judge.score", -1.5)
-    assert gate.rule(Evidence(change=9.0, detail_gained=1e9)).score == pytest.approx(8.5)
+    assert gate.rule(Evidence(change=9.0, detail_gained=0.5)) == Ruling(False, "judge.score", -0.5)
+    assert gate.rule(Evidence(change=9.0, detail_gained=1e9)).score == pytest.approx(4.5)
     assert gate.rule(Evidence(change=9.0)).score == pytest.approx(-2.5)
     assert gate.rule(Evidence(change=9.0, detail_gained=9.0, detail_lost=0.9)).reason == "judge.detail_lost"
 
@@ -64,7 +61,12 @@ def test_a_gate_file_of_another_make_is_refused(folder: Path) -> None:
     first = read_gate(folder / "gate.json").fingerprint
     (folder / "gate.json").write_text(json.dumps(GATE | {"threshold": 1.0}))
     assert read_gate(folder / "gate.json").fingerprint != first
-    for broken in (GATE | {"version": 2}, GATE | {"weights": {"luck": 1.0}}, {"version": 1}, []):
+    for broken in (
+        GATE | {"version": 2},
+        GATE | {"curves": {"luck": GATE["curves"]["detail_gained"]}},
+        {"version": 1},
+        [],
+    ):
         (folder / "gate.json").write_text(json.dumps(broken))
         with pytest.raises(JobError, match="calibrate"):
             read_gate(folder / "gate.json")

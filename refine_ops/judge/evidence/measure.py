@@ -3,9 +3,11 @@
 import cv2
 import numpy as np
 
-from refine_ops.judge.evidence.change import measure_effect
-from refine_ops.judge.evidence.reader import Reader
+from refine_ops.judge.evidence.detail import measure_detail
+from refine_ops.judge.evidence.likeness import grey_of, measure_likeness
+from refine_ops.judge.evidence.reference import measure_reference
 from refine_ops.judge.evidence.seam import measure_seam
+from refine_ops.judge.evidence.text import Reader, measure_text
 from refine_ops.records import Alignment, Conditioning, Evidence, FocusCrop, Mask, U8Image
 
 
@@ -37,17 +39,33 @@ def measure(
         reader: reads text; without one that is not measured.
         finite: whether every value of the patch is a number.
     """
-    effect = measure_effect(before, after, mask)
+    detail = measure_detail(grey_of(before), grey_of(after), mask)
+    likeness = measure_likeness(before, after, mask)
     seam = measure_seam(before, after, mask, reach_px)
-    measured = alignment is not None and alignment.measured
+    referred = None if reference is None else measure_reference(before, after, mask, reference, covered)
+    text = None if reader is None else measure_text(before, after, mask, reader, prompt, reference)
+    moved = alignment if alignment is not None and alignment.measured else None
     return Evidence(
         finite=finite,
-        change=effect.levels,
+        change=sum(cv2.mean(cv2.absdiff(before, after), mask.astype(np.uint8))[:3]) / 3,
         zoom=zoom,
-        detail_lost=1.0 - min(1.0, 2.0**effect.detail),
-        detail_gained=effect.detail,
-        drift_px=alignment.shift_px if alignment and measured else None,
-        drift_de00=alignment.de00_before if alignment and measured else None,
+        detail_lost=detail.lost,
+        detail_gained=detail.gained,
+        detail_kept=detail.kept,
+        detail_around=detail.around,
+        overshoot=likeness.overshoot,
+        grain=detail.grain,
+        structure=likeness.structure,
+        colour=likeness.colour,
+        shift_px=likeness.shift_px,
+        reference_before=referred.before if referred else None,
+        reference_after=referred.after if referred else None,
+        reference_arrived=referred.arrived if referred else None,
+        reference_invented=referred.invented if referred else None,
+        text_before=text[0] if text else None,
+        text_after=text[1] if text else None,
+        drift_px=moved.shift_px if moved else None,
+        drift_de00=moved.de00_before if moved else None,
         seam=seam.de if seam else None,
     )
 

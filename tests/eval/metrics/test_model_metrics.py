@@ -13,7 +13,8 @@ import transformers
 from refine_ops.errors import JobError
 from refine_ops.eval.metrics.features import feature_meters
 from refine_ops.eval.metrics.perceptual import lpips_network, perceptual_meters
-from refine_ops.eval.metrics.text import accuracy, text_meter
+from refine_ops.eval.metrics.text import text_meter
+from refine_ops.judge.evidence.text import accuracy
 
 pytestmark = pytest.mark.long
 
