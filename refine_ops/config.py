@@ -4,12 +4,15 @@ Each flow takes one frozen model as its only parameter, so that the Prefect UI s
 *pixels* in `pixel_settings` enter the run's fingerprint; the others (lanes, queues, budgets) may change on resume.
 """
 
+import logging
 import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+logger = logging.getLogger(__name__)
 
 OnNewFingerprint = Literal["refuse", "new-work", "redo"]
 """What a start does whose pixels depend on other things than those of the starts before it."""
@@ -21,6 +24,16 @@ class Settings(BaseModel):
     """Root of all settings: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def renamed(values: Any, old: str, new: str) -> Any:
+    """What was given for a settings model, before it is checked: `old` is still understood as `new`, and says so."""
+    if not isinstance(values, dict) or old not in values:
+        return values
+    if new in values:
+        raise ValueError(f"{old} is called {new} now; both are given")
+    logger.warning("setting %s is called %s now, with the same keys in it; the old name will go", old, new)
+    return {new if name == old else name: value for name, value in values.items()}
 
 
 PretrainedModel = Annotated[str, Field(description="Folder in the library's own layout, or a hub name with allow_hub.")]
@@ -196,7 +209,7 @@ class AccessSettings(Settings):
     buckets: tuple[str, ...] = Field((), description="S3 buckets readable through a manifest; empty: any.")
 
 
-class CanaryGates(Settings):
+class CanaryLimits(Settings):
     """What the canary must keep for the run to go on."""
 
     max_dead: float = Field(0.05, ge=0, le=1, description="Largest share of dead items.")
@@ -239,7 +252,7 @@ class RefineBatchConfig(Settings):
         None, ge=1, description="Items per start that only a new fingerprint brings back; the others stay published."
     )
     canary: int | None = Field(None, ge=1, description="Refine a stratified sample of this size first.")
-    canary_gates: CanaryGates = CanaryGates()
+    canary_limits: CanaryLimits = CanaryLimits()
     lanes: Literal["local", "work-pool"] = Field("local", description="One node, or child runs on a work pool.")
     lane_count: int = Field(8, ge=1, description="Child runs with lanes='work-pool': more than nodes.")
     lane_attempts: int = Field(3, ge=1, description="Times a failed lane's shards are dispatched; preemption is free.")
@@ -251,6 +264,11 @@ class RefineBatchConfig(Settings):
         "night alone if it refined no more; it decodes every image twice more. For larger nights start the flow "
         "drift-report where there are cores; 0: never.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_name(cls, values: Any) -> Any:
+        return renamed(values, "canary_gates", "canary_limits")
 
     @model_validator(mode="before")
     @classmethod

@@ -219,7 +219,7 @@ def refine_canary(
     for nothing."""
     verdict = refine(config.model_copy(update={"lane_count": 1}), folder, sample, "canary", engine)
     try:
-        engine.note(check_canary(folder.outcomes, PlanReader(folder.plan), sample, config.canary_gates))
+        engine.note(check_canary(folder.outcomes, PlanReader(folder.plan), sample, config.canary_limits))
     except JobError:
         opened.start.void()
         opened.exit = "canary"

@@ -1,1 +1,1 @@
-"""Eval: RefineEval cases, metrics, judge, statistics and tables."""
+"""Eval: RefineEval cases, metrics, VLM grades, statistics and tables."""

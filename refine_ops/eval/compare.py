@@ -9,7 +9,7 @@ from refine_ops.eval.metrics.background import METRICS
 from refine_ops.eval.metrics.drift import RAW_DE00, RAW_SHIFT
 from refine_ops.eval.metrics.features import CLIP, DINO
 from refine_ops.eval.metrics.fidelity import MASK_PSNR, MSE, PSNR, SSIM
-from refine_ops.eval.metrics.metric import Metric
+from refine_ops.eval.metrics.metric import Metric, current_name
 from refine_ops.eval.metrics.perceptual import LPIPS_ALEX, LPIPS_BG, LPIPS_VGG, VGG
 from refine_ops.eval.metrics.text import TEXT
 from refine_ops.eval.metrics.vlm_grades import DIMENSIONS
@@ -131,9 +131,9 @@ def known_metric(name: str) -> Metric:
     Raises:
         JobError: there is none.
     """
-    if name not in KNOWN:
+    if (now := current_name(name)) not in KNOWN:
         raise JobError(f"no metric {name!r} in refine-eval; it has {', '.join(KNOWN)}")
-    return KNOWN[name]
+    return KNOWN[now]
 
 
 def paired_gain(results: Results, a: str, b: str, metric: Metric) -> Gain | None:

@@ -1,10 +1,10 @@
 """Settings of the evaluation: `RefineEvalConfig` is the one parameter of the flow `refine-eval`."""
 
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from refine_ops.config import ImageLimits, PatchSettings, RefineSettings, Settings
+from refine_ops.config import ImageLimits, PatchSettings, RefineSettings, Settings, renamed
 from refine_ops.data.config import DiffusersInpainting
 from refine_ops.vlm.config import Vlm
 
@@ -19,8 +19,20 @@ class RefinerMethod(Settings):
 
     kind: Literal["refiner"] = "refiner"
     name: Name
-    refine: RefineSettings = RefineSettings()
+    refine: RefineSettings = Field(
+        RefineSettings(),
+        validate_default=True,
+        description="As in refine-batch, but write.allow_unchanged is true unless given: a region left as it is is a "
+        "result; false: a failure of the method.",
+    )
     ablation: bool = Field(False, description="Belongs to Table 3 (ablations) rather than to Tables 1 and 2.")
+
+    @field_validator("refine")
+    @classmethod
+    def _unchanged_is_a_result(cls, refine: RefineSettings) -> RefineSettings:
+        if "allow_unchanged" in refine.write.model_fields_set:
+            return refine
+        return refine.model_copy(update={"write": refine.write.model_copy(update={"allow_unchanged": True})})
 
 
 class PipelineMethod(Settings):
@@ -139,12 +151,17 @@ class RefineEvalConfig(Settings):
     setting: Literal["both", "reference", "free"] = "both"
     limit: int | None = Field(None, ge=1, description="Evaluate only the first N cases.")
     metrics: MetricSettings = MetricSettings()
-    judge: GraderSettings | None = Field(None, description="None: Table 2 is not scored.")
+    grader: GraderSettings | None = Field(None, description="None: Table 2 is not scored.")
     primary: str = Field("lpips_alex", description="Orders the gallery; mse takes its place where it is missing.")
     confidence: float = Field(0.95, gt=0.5, lt=1)
     resamples: int = Field(4000, ge=200, description="Bootstrap resamples.")
     gallery: int = Field(24, ge=0, le=500, description="Inputs per method in the gallery, worst and best.")
     limits: ImageLimits = ImageLimits()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        return renamed(values, "judge", "grader")
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:
@@ -156,7 +173,7 @@ class RefineEvalConfig(Settings):
     @property
     def all_methods(self) -> tuple[MethodConfig, ...]:
         """The methods and, with VLM grades, the controls that show whether they can be believed."""
-        if self.judge is None:
+        if self.grader is None:
             return self.methods
         present = {m.control for m in self.methods if isinstance(m, ControlMethod)}
         return (*self.methods, *(c for c in GRADE_CONTROLS if c.control not in present))

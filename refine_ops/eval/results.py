@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from refine_ops import storage
 from refine_ops.errors import ItemError, JobError
-from refine_ops.eval.metrics.metric import Scores
+from refine_ops.eval.metrics.metric import Scores, current_name
 
 VERSION: Final = 1
 _ALWAYS: Final = "mse"
@@ -118,7 +118,8 @@ def load_results(uri: str) -> Results:
     if version != str(VERSION):
         raise JobError(f"{path}: results of version {version}; this release reads {VERSION}")
     digest = meta.get(b"refine_ops.cases.digest", b"").decode()
-    return Results(tuple(Score(**row) for row in table.to_pylist()), digest)
+    rows = (row | {"metric": current_name(row["metric"])} for row in table.to_pylist())
+    return Results(tuple(Score(**row) for row in rows), digest)
 
 
 def merged(parts: Sequence[Results]) -> Results:

@@ -120,6 +120,6 @@ def open_meters(config: RefineEvalConfig, device: torch.device) -> list[Meter]:
     ]
     if settings.text:
         meters.append(text_meter())
-    if config.judge is not None:
-        meters.append(open_grader(config.judge))
+    if config.grader is not None:
+        meters.append(open_grader(config.grader))
     return meters

@@ -4,7 +4,15 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from refine_ops.config import FocusSettings, ImageLimits, ModelSettings, PasteSettings, PatchSettings, Settings
+from refine_ops.config import (
+    FocusSettings,
+    ImageLimits,
+    ModelSettings,
+    PasteSettings,
+    PatchSettings,
+    Settings,
+    renamed,
+)
 from refine_ops.eval.config import MetricSettings
 from refine_ops.records import PastePolicy
 
@@ -140,9 +148,7 @@ class TrainLoraConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _renamed(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "gate" in values:
-            raise ValueError("gate: is called `promotion` now, with the same keys in it; rename it")
-        return values
+        return renamed(values, "gate", "promotion")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -118,7 +118,7 @@ def test_tables_1_and_3_have_intervals_and_say_what_is_missing(evaluation: Evalu
     assert "[" in ours
     assert "missing" in ours
     assert "| published * | not available |" in page
-    assert "No judge was configured" in page
+    assert "No VLM was configured" in page
     assert "no weights: facebook/dinov2-large is no folder here" in page
     assert "ours, confined" in page.split("## Table 3")[1].split("## ")[0]
     assert "ours, confined" not in page.split("## Table 1")[1].split("## ")[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refine_ops.config import CanaryGates, RefineBatchConfig
+from refine_ops.config import CanaryLimits, RefineBatchConfig
 from refine_ops.errors import JobError
 from refine_ops.job.launch import Node
 from refine_ops.job.ledger import read_ledger
@@ -63,9 +63,9 @@ def test_a_bad_canary_stops_the_run_before_the_rest(tmp_path: Path) -> None:
     sample = sample_canary(plan, todo, 8)
     Node(folder, config, 1, module="tests.support.trivial_worker").run(sample)
     with pytest.raises(JobError, match=r"canary failed, nothing else was run: 8 items, .* dead .*model\.failed"):
-        check_canary(folder.outcomes, plan, sample, CanaryGates())
+        check_canary(folder.outcomes, plan, sample, CanaryLimits())
     assert read_ledger(folder.outcomes, []).num_rows == 8
-    tolerant = CanaryGates(max_dead=1.0, max_de00=50.0)
+    tolerant = CanaryLimits(max_dead=1.0, max_de00=50.0)
     assert "8 items" in check_canary(folder.outcomes, plan, sample, tolerant)
     with pytest.raises(JobError, match=r"canary failed, nothing else was run: .* look at: .*doctor"):
         check_canary(folder.outcomes, plan, sample, tolerant.model_copy(update={"max_de00": 1.0}))

@@ -149,7 +149,7 @@ def test_the_canary_is_one_lane_and_what_follows_has_its_own(nodes: Site, tmp_pa
     out, count = "s3://lake/run-canary", 4
     gates = {"max_dead": 1.0, "max_de00": 99.0, "max_shift_px": 99.0}
     config = settings(upload(tmp_path / "images", count, "canary"), out, lane_count=4, shard_items=1)
-    config |= {"canary": 2, "canary_gates": gates, "lane_attempts": 1}
+    config |= {"canary": 2, "canary_limits": gates, "lane_attempts": 1}
     before = len(nodes.lanes())
     parent = nodes.run("refine-batch/refine-batch", config)
     wait_for("the canary's lane", lambda: len(nodes.lanes()) > before, WAIT_S)

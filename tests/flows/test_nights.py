@@ -15,7 +15,7 @@ from flows.steps.batch import ErrorBudgetExceeded, run_batch
 from flows.steps.engine import Engine
 from refine_ops import storage
 from refine_ops.chain import refine_image
-from refine_ops.config import CanaryGates, RefineBatchConfig, RefineSettings
+from refine_ops.config import CanaryLimits, RefineBatchConfig, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.job import export, starts, upkeep
 from refine_ops.job.launch import Node, NodeVerdict
@@ -29,7 +29,7 @@ from tests.support.trivial_worker import TrivialRefiner
 
 pytestmark = pytest.mark.processes
 
-TOLERANT = CanaryGates(max_dead=1.0, max_de00=50.0, max_shift_px=50.0, allow_unmeasured=True)
+TOLERANT = CanaryLimits(max_dead=1.0, max_de00=50.0, max_shift_px=50.0, allow_unmeasured=True)
 
 
 DEFAULT = RefineSettings()
@@ -55,7 +55,7 @@ class Catalogue:
                 "worker": FAST,
                 "lanes": "work-pool",
                 "report_items": 0,
-                "canary_gates": TOLERANT,
+                "canary_limits": TOLERANT,
                 **settings,
             }
         )
@@ -126,7 +126,7 @@ def test_a_week_of_nights(shop: Catalogue) -> None:
     shop.rows[12]["regions"][0]["prompt"] = "raise"
     shop.rows[13]["regions"][0]["box"] = [6, 6, 24, 24]
     with pytest.raises(JobError, match="canary failed"):
-        shop.night(canary=2, canary_gates=CanaryGates(max_dead=0.0, max_de00=50.0, max_shift_px=50.0))
+        shop.night(canary=2, canary_limits=CanaryLimits(max_dead=0.0, max_de00=50.0, max_shift_px=50.0))
     assert shop.published() == steady
 
     # Too many dead for the budget: nothing new; a start without new deaths publishes what is done.

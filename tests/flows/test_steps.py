@@ -18,7 +18,7 @@ from flows.prefect_engine import UNDER_PREFECT
 from flows.steps.batch import run_batch
 from flows.steps.engine import Engine, InProcess
 from flows.steps.weights import count_gpus
-from refine_ops.config import CanaryGates, RefineBatchConfig, prefect_is_set_up
+from refine_ops.config import CanaryLimits, RefineBatchConfig, prefect_is_set_up
 from refine_ops.errors import JobError
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.planning.remaining import Remaining
@@ -64,7 +64,7 @@ def test_what_the_canary_refined_counts_as_refined_now(tmp_path: Path, monkeypat
         out=str(tmp_path / "run"),
         worker=FAST,
         canary=2,
-        canary_gates=CanaryGates(max_dead=1.0, max_de00=50.0, max_shift_px=50.0),
+        canary_limits=CanaryLimits(max_dead=1.0, max_de00=50.0, max_shift_px=50.0),
         lanes="work-pool",
         report_items=0,
     )

@@ -133,7 +133,7 @@ def test_refine_batch(tmp_path: Path) -> None:
     refine = "refine[RefineSettings]"
     elsewhere = {
         "access[AccessSettings].buckets": "a manifest that names S3",
-        "canary_gates[CanaryGates].allow_unmeasured": "a canary of which nothing could be measured",
+        "canary_limits[CanaryLimits].allow_unmeasured": "a canary of which nothing could be measured",
         "max_removed": "20 published items and more",
         "lane_": "a work pool",
         f"{refine}.align[AlignSettings].max_s": "a patch that the model moved",
@@ -162,13 +162,12 @@ def test_refine_eval(tmp_path: Path) -> None:
     read = read_by(tmp_path, EVAL, {"RefineEvalConfig": ""}, config)
     refine = "methods[RefinerMethod].refine[RefineSettings]"
     elsewhere = {
-        "judge[": "a VLM",
+        "grader[": "a VLM",
         "methods[FolderMethod]": "outputs made elsewhere",
         "methods[PipelineMethod]": "a diffusers pipeline",
         "max_new": "a run folder of another fingerprint",
         f"{refine}.model[ModelSettings].allow_other_base": "an adapter by name",
         f"{refine}.model[ModelSettings].registry": "an adapter by name",
-        f"{refine}.write[WriteSettings].allow_unchanged": "nothing: a region left as it is is a result in any case",
         f"{refine}.write[WriteSettings].thumbnail": "a photo with a thumbnail",
         f"{refine}.write[WriteSettings].webp_lossy": "a WebP file",
     }

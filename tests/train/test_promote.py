@@ -120,11 +120,6 @@ def test_an_adapter_is_known_by_its_content_wherever_it_lies(adapters: dict[str,
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_the_former_name_of_the_settings_is_refused_with_the_new_one() -> None:
-    with pytest.raises(ValueError, match="is called `promotion` now"):
-        TrainLoraConfig.model_validate({"dataset": "data", "out": "run", "gate": {"limit": 3}})
-
-
 def test_a_metric_that_cannot_be_measured_stops_with_the_remedy(
     config: TrainLoraConfig, adapters: dict[str, bytes], good: str
 ) -> None:

@@ -17,10 +17,9 @@ def open_method(config: MethodConfig, device: torch.device, limits: ImageLimits)
     It runs on `device`, the refiner on its own `model.device` where that says which.
     """
     if isinstance(config, RefinerMethod):
-        write = config.refine.write.model_copy(update={"allow_unchanged": True})
         wanted = config.refine.model.device
         own = device if wanted == "auto" else pick_device(wanted=wanted, setting=f"{config.name}: model.device")
-        return OurRefiner(config.refine.model_copy(update={"write": write}), own)
+        return OurRefiner(config.refine, own)
     if isinstance(config, FolderMethod):
         return FolderOutputs(config, limits)
     if isinstance(config, ControlMethod):

@@ -16,7 +16,7 @@ from refine_ops.records import Item, Region
 
 @dataclass(slots=True)
 class OurRefiner:
-    """Focus-and-Refine as in production: the same chain, one region per image; leaving it unchanged is a result too."""
+    """Focus-and-Refine as in production: the same chain, one region per image."""
 
     settings: RefineSettings
     device: torch.device

@@ -26,7 +26,7 @@ class Metric:
     version: int
     label: str
     better: Literal["lower", "higher"]
-    group: Literal["region", "background", "strict", "drift", "judge", "text"]
+    group: Literal["region", "background", "strict", "drift", "grades", "text"]
     meaning: str
 
     @property
@@ -37,6 +37,11 @@ class Metric:
     @property
     def arrow(self) -> str:
         return "↓" if self.better == "lower" else "↑"
+
+
+def current_name(metric: str) -> str:
+    """What the metric of that name is called now: results of 0.1.0 have VLM grades as `judge_...`."""
+    return metric.replace("judge_", "grade_", 1) if metric.startswith("judge_") else metric
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class Grades(Reply):
 
 
 def _dimension(name: str, label: str, meaning: str) -> Metric:
-    return Metric(f"judge_{name}", PROMPT_VERSION, label, "higher", "judge", f"VLM judge, 1 to 5: {meaning}")
+    return Metric(f"grade_{name}", PROMPT_VERSION, label, "higher", "grades", f"VLM grade, 1 to 5: {meaning}")
 
 
 DIMENSIONS: Final = (
@@ -73,7 +73,7 @@ DIMENSIONS: Final = (
     _dimension("faith", "Faith.", "instruction faithfulness"),
 )
 ORDER: Final = Metric(
-    "judge_order", PROMPT_VERSION, "order effect", "lower", "judge",
+    "grade_order", PROMPT_VERSION, "order effect", "lower", "grades",
     "mean |change of a grade| when AFTER is shown before BEFORE",
 )  # fmt: skip
 

@@ -72,18 +72,18 @@ def _table_2(results: Results, style: Style) -> ResultTable | None:
     rows = [
         ResultRow((m, *(style.cell(results, m, n) if scored else "not scored" for n in names))) for m in results.methods
     ]
-    if "judge_order" in style.metrics:
+    if "grade_order" in style.metrics:
         labels += ("order effect↓",)
-        rows = [ResultRow((*r.cells, style.cell(results, r.cells[0], "judge_order"))) for r in rows]
+        rows = [ResultRow((*r.cells, style.cell(results, r.cells[0], "grade_order"))) for r in rows]
     rows.append(ResultRow(("published *", *[_NOT_AVAILABLE] * len(labels)), "published"))
     notes = ["* The body of the paper's Table 2 is not in the text at hand."]
     if not scored:
-        notes.insert(0, "No judge was configured (`judge`).")
+        notes.insert(0, "No VLM was configured (`grader`).")
     else:
         notes.insert(
-            0, f"Judge: {_sources(results, names[0])}. (n/N): inputs with a readable answer; no score is imputed."
+            0, f"Graded by {_sources(results, names[0])}. (n/N): inputs with a readable answer; no score is imputed."
         )
-    return ResultTable("Table 2. Reference-free refinement, VLM judge", ("Method", *labels), tuple(rows), tuple(notes))
+    return ResultTable("Table 2. Reference-free refinement, VLM grades", ("Method", *labels), tuple(rows), tuple(notes))
 
 
 def _table_3(results: Results, style: Style) -> ResultTable | None:

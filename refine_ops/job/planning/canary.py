@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from refine_ops.config import CanaryGates
+from refine_ops.config import CanaryLimits
 from refine_ops.errors import JobError
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.plan import PlanReader
@@ -35,7 +35,7 @@ def sample_canary(plan: PlanReader, todo: Remaining, size: int) -> Remaining:
     return Remaining(todo.positions[picked], todo.done, todo.dead)
 
 
-def check_canary(outcomes: str, plan: PlanReader, sample: Remaining, gates: CanaryGates) -> str:
+def check_canary(outcomes: str, plan: PlanReader, sample: Remaining, limits: CanaryLimits) -> str:
     """One sentence with the figures, if the sample passes.
 
     Raises:
@@ -51,16 +51,16 @@ def check_canary(outcomes: str, plan: PlanReader, sample: Remaining, gates: Cana
     de00 = float(np.median([d.de00_before for d in drifts])) if drifts else 0.0
     shift = float(np.median([d.shift_px for d in drifts])) if drifts else 0.0
     figures = (
-        f"{len(ids)} items, {share:.1%} dead (limit {gates.max_dead:.1%}), "
+        f"{len(ids)} items, {share:.1%} dead (limit {limits.max_dead:.1%}), "
         f"raw drift of {len(drifts)} measured regions: "
-        f"median {de00:.2f} dE00 (limit {gates.max_de00}) and {shift:.2f} px (limit {gates.max_shift_px})"
+        f"median {de00:.2f} dE00 (limit {limits.max_de00}) and {shift:.2f} px (limit {limits.max_shift_px})"
     )
-    if not drifts and len(dead) < len(ids) and not gates.allow_unmeasured:
+    if not drifts and len(dead) < len(ids) and not limits.allow_unmeasured:
         raise JobError(
             f"the canary failed, nothing else was run: of {len(ids)} items no region's drift could be measured (too "
-            "few known pixels around the regions?), which proves nothing; canary_gates.allow_unmeasured=true goes on"
+            "few known pixels around the regions?), which proves nothing; canary_limits.allow_unmeasured=true goes on"
         )
-    if share > gates.max_dead or de00 > gates.max_de00 or shift > gates.max_shift_px:
+    if share > limits.max_dead or de00 > limits.max_de00 or shift > limits.max_shift_px:
         reasons = ", ".join(sorted(set(dead["reason"].to_pylist()))) or "drift"
         raise JobError(
             f"the canary failed, nothing else was run: {figures}; look at: {reasons}, and `refine-ops doctor`"

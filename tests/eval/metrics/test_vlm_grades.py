@@ -1,4 +1,4 @@
-"""The judge end to end: a real HTTP endpoint with honest, adversarial and broken answers, and a local VLM class."""
+"""Grades end to end: a real HTTP endpoint with honest, adversarial and broken answers, and a local VLM class."""
 
 import json
 from collections.abc import Callable
@@ -28,12 +28,12 @@ def grades(*values: float) -> Answer:
 
 
 def settings(base_url: str, folder: Path, **changes: Any) -> GraderSettings:
-    vlm = OpenAiVlm(base_url=base_url, model="judge-1", cache=str(folder), backoff_s=0.01, requests=2, timeout_s=5)
+    vlm = OpenAiVlm(base_url=base_url, model="grader-1", cache=str(folder), backoff_s=0.01, requests=2, timeout_s=5)
     return GraderSettings(vlm=vlm, **changes)
 
 
-def detail_judge(body: dict[str, Any], number: int) -> Answer:
-    """A scripted judge that looks: the more of AFTER is flat, the lower its grades."""
+def detail_grader(body: dict[str, Any], number: int) -> Answer:
+    """A scripted grader that looks: the more of AFTER is flat, the lower its grades."""
     text, *pictures = body["messages"][1]["content"]
     after = pictures["picture 2 is AFTER" in text["text"]]
     flat = np.mean(np.diff(decode_data_url(after["image_url"]["url"]).astype(int), axis=1) == 0)
@@ -49,10 +49,10 @@ def test_scores_are_means_over_repeats_and_dimensions_stay_apart(tmp_path: Path)
         found = meter.measure(make_batch())
     assert [found[n][0] for n in NAMES] == pytest.approx([1.5, 2.0, 2.5, 4.0, 4.0])
     assert len(server.requests) == 2 * (3 + 1)
-    assert found["judge_order"] == pytest.approx([0.2, 0.2]), "repeat 0 said 3.0 where the mean is 4.0"
+    assert found["grade_order"] == pytest.approx([0.2, 0.2]), "repeat 0 said 3.0 where the mean is 4.0"
 
 
-def test_the_judge_sees_the_expanded_crop_before_and_after_and_the_request(tmp_path: Path) -> None:
+def test_the_grade_sees_the_expanded_crop_before_and_after_and_the_request(tmp_path: Path) -> None:
     batch = make_batch()
     outputs = batch.inputs.copy()
     outputs[:, 60:100, 110:150] = 255
@@ -69,15 +69,15 @@ def test_the_judge_sees_the_expanded_crop_before_and_after_and_the_request(tmp_p
     assert "Picture 1 is AFTER" in server.text(1)
 
 
-def test_controls_rank_under_a_judge_that_looks(tmp_path: Path) -> None:
+def test_controls_rank_under_a_grade_that_looks(tmp_path: Path) -> None:
     batch = make_batch()
-    with serve(detail_judge) as server:
+    with serve(detail_grader) as server:
         meter = open_grader(settings(server.base_url, tmp_path, repeats=1))
         truth = meter.measure(replace(batch, outputs=batch.target))
         blank = np.where(batch.mask[..., None], 128, batch.inputs).astype(np.uint8)
         damaged = meter.measure(replace(batch, outputs=blank))
-    assert (truth["judge_vq"] > damaged["judge_vq"]).all()
-    assert truth["judge_order"].max() == 0
+    assert (truth["grade_vq"] > damaged["grade_vq"]).all()
+    assert truth["grade_order"].max() == 0
 
 
 BROKEN: list[Callable[[], Answer]] = [
@@ -108,8 +108,8 @@ def test_readable_repeats_count_and_unreadable_ones_do_not(tmp_path: Path) -> No
 
     with serve(answer) as server:
         found = open_grader(settings(server.base_url, tmp_path, repeats=3, order_check=False)).measure(make_batch())
-    assert found["judge_faith"].tolist() == [3, 3]
-    assert "judge_order" not in found
+    assert found["grade_faith"].tolist() == [3, 3]
+    assert "grade_order" not in found
 
 
 def test_answers_are_asked_for_once(tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ def test_a_picture_that_is_refused_stays_unscored_and_the_others_are_graded(tmp_
     with serve(answer) as server:
         meter = open_grader(settings(server.base_url, tmp_path, repeats=2, order_check=False))
         found = meter.measure(replace(batch, outputs=outputs))
-    assert np.isnan(found["judge_vq"][0])
-    assert found["judge_vq"][1] == 3
+    assert np.isnan(found["grade_vq"][0])
+    assert found["grade_vq"][1] == 3
     assert len(server.requests) == 2 * 2 + 1, "one more, to tell a picture from the form of the request"
 
 
@@ -168,17 +168,17 @@ def test_repeats_are_sampled_so_that_they_can_differ(tmp_path: Path) -> None:
 def test_reference_based_cases_are_left_alone_unless_asked_for(tmp_path: Path) -> None:
     batch = replace(make_batch(), setting="reference")
     with serve(lambda body, number: grades(3, 3, 3, 3, 3)) as server:
-        assert np.isnan(open_grader(settings(server.base_url, tmp_path)).measure(batch)["judge_vq"]).all()
+        assert np.isnan(open_grader(settings(server.base_url, tmp_path)).measure(batch)["grade_vq"]).all()
         assert not server.requests
         asked = open_grader(settings(server.base_url, tmp_path, reference_based=True)).measure(batch)
-    assert asked["judge_vq"].tolist() == [3, 3]
+    assert asked["grade_vq"].tolist() == [3, 3]
 
 
 def test_a_local_vlm_that_cannot_answer_leaves_everything_unscored(tmp_path: Path) -> None:
     folder = tiny_checkpoints.qwen_vl(tmp_path / "vlm")
     vlm = LocalVlm(model=str(folder), max_new_tokens=4, max_side_px=64)
     meter = open_grader(GraderSettings(vlm=vlm, repeats=1, order_check=False))
-    assert np.isnan(meter.measure(make_batch())["judge_vq"]).all()
+    assert np.isnan(meter.measure(make_batch())["grade_vq"]).all()
     assert meter.chat.usage.calls == 2
 
 
