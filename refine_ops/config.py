@@ -163,6 +163,10 @@ class ModelSettings(Settings):
     first: Literal["transfer"] | None = Field(
         None, description="'transfer': where a reference fits it is pasted itself, and the model is not run."
     )
+    conditions: Literal["joint", "cached", "cached+text"] | None = Field(
+        None,
+        description="Condition images (and the prompt) see the noisy crop, or themselves alone and are computed once.",
+    )
     target_ring: int = Field(2, ge=0, description="Tokens around the support that sparse targets also denoise.")
     speed: Literal["reference", "fast"] = Field("fast", description="'reference' equals diffusers bit for bit.")
     compile: bool = Field(False, description="Regional torch.compile of the transformer blocks (GPU).")

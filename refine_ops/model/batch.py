@@ -1,8 +1,6 @@
 """One batch through the stages: items of one bucket, already padded to the batch size."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final
 
 import torch
 
@@ -11,14 +9,11 @@ from refine_ops.model import stages
 from refine_ops.model.inputs import Prepared, TextInput
 from refine_ops.model.load import Networks
 from refine_ops.model.memory import Footprint
-from refine_ops.model.network import transformer as fast
 from refine_ops.model.presets import Preset
 from refine_ops.model.prompts import PromptEncoder
 from refine_ops.model.sizes import token_grid
-from refine_ops.model.speed import best_attention, compiled_block
-
-_SCHEDULES_KEPT: Final = 4
-"""Modulations of a schedule take 35 MB at 8 steps (60 blocks, bf16); sizes differ in their schedules."""
+from refine_ops.model.speed import best_attention
+from refine_ops.model.velocities import velocities_of
 
 
 class BatchRunner:
@@ -30,9 +25,8 @@ class BatchRunner:
         self._device = device
         self._reference = settings.speed == "reference"
         self._encode = PromptEncoder(networks, device)
-        self._block = compiled_block(settings)
         self._encoders_away = False
-        self._modulations: OrderedDict[tuple[float, ...], fast.Modulations] = OrderedDict()
+        self._velocities = velocities_of(networks.transformer, preset, settings, device)
 
     @torch.no_grad()
     def run(
@@ -106,42 +100,17 @@ class BatchRunner:
             self._networks.scheduler, self._preset.steps, shapes[0][1] * shapes[0][2], self._preset.shift
         )
         condition = torch.cat([stages.pack(latent) for latent in latents], dim=1)
-        velocity = self._velocity(conditional, condition, shapes, targets, sigmas)
-        if unconditional is not None:
-            velocity = _guided(
-                velocity, self._velocity(unconditional, condition, shapes, targets, sigmas), self._preset.true_cfg_scale
-            )
+        # Rounded to the model's dtype before the division, as the pipeline does.
+        timesteps = (sigmas[:-1] * 1000).to(condition.dtype) / 1000
+        branches = [conditional] if unconditional is None else [conditional, unconditional]
+        velocity, *others = self._velocities(branches, condition, shapes, targets, timesteps)
+        if others:
+            velocity = _guided(velocity, others[0], self._preset.true_cfg_scale)
         clean = stages.denoise(velocity, noise, sigmas)
         if targets is not None:
             index = targets[..., None].expand(-1, -1, clean.shape[-1])
             clean = stages.pack(known).scatter(1, index, clean)
         return stages.unpack(clean, height, width)
-
-    def _velocity(
-        self,
-        text: tuple[torch.Tensor, torch.Tensor | None],
-        condition: torch.Tensor,
-        shapes: fast.Shapes,
-        targets: torch.Tensor | None,
-        sigmas: torch.Tensor,
-    ) -> stages.Velocity:
-        model, (embeds, mask) = self._networks.transformer, text
-        # Rounded to the model's dtype before the division, as the pipeline does.
-        timesteps = (sigmas[:-1] * 1000).to(condition.dtype) / 1000
-        if self._reference:
-            return _diffusers_velocity(model, embeds, mask, condition, shapes, timesteps.to(self._device))
-        mods = self._schedule_modulations(timesteps)
-        context = fast.context(model, embeds, mask, condition, shapes, targets)
-        return lambda step, x: fast.velocity(model, self._block, mods, step, context, x)
-
-    def _schedule_modulations(self, timesteps: torch.Tensor) -> fast.Modulations:
-        key = tuple(timesteps.tolist())
-        if key not in self._modulations:
-            self._modulations[key] = fast.modulations(self._networks.transformer, timesteps.to(self._device))
-            if len(self._modulations) > _SCHEDULES_KEPT:
-                self._modulations.popitem(last=False)
-        self._modulations.move_to_end(key)
-        return self._modulations[key]
 
     def _place_encoders(self, device: torch.device) -> None:
         self._networks.text_encoder.to(device)
@@ -153,27 +122,3 @@ class BatchRunner:
 
 def _guided(conditional: stages.Velocity, unconditional: stages.Velocity, scale: float) -> stages.Velocity:
     return lambda step, x: stages.guide(conditional(step, x), unconditional(step, x), scale)
-
-
-def _diffusers_velocity(
-    model: object,
-    embeds: torch.Tensor,
-    mask: torch.Tensor | None,
-    condition: torch.Tensor,
-    shapes: fast.Shapes,
-    timesteps: torch.Tensor,
-) -> stages.Velocity:
-    """The transformer's own forward pass: what `speed: reference` runs, and what the fast one is tested against."""
-
-    def velocity(step: int, x: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = model(  # type: ignore[operator]
-            hidden_states=torch.cat([x, condition], dim=1),
-            timestep=timesteps[step].expand(len(x)),
-            encoder_hidden_states=embeds,
-            encoder_hidden_states_mask=mask,
-            img_shapes=[shapes] * len(x),
-            return_dict=False,
-        )[0]
-        return output[:, : x.shape[1]]
-
-    return velocity

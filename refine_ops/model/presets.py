@@ -12,6 +12,7 @@ from refine_ops.records import ReferencePolicy
 
 MaskImage = Literal["vlm+vae", "vlm", "none"]
 Targets = Literal["dense", "sparse"]
+Conditions = Literal["joint", "cached", "cached+text"]
 
 PIPELINE_GRID_PX: Final = 32
 """Qwen-Image-Edit's pipeline rounds every image size to multiples of 32 px; so does training on it."""
@@ -50,6 +51,9 @@ class Preset:
         mask_pixels: Pixel budget of the mask in the VAE branch; None means the crop's own size.
         reference: `as_given`, or `registered`: in the region's pose, and none where it does not fit.
         targets: `dense` denoises the whole crop, `sparse` only what is pasted back (needs a LoRA trained so).
+        conditions: `joint` attention as released; `cached`: condition images attend to themselves alone, so that they
+            are computed once per batch instead of once per step; `cached+text` the prompt too (need a LoRA trained so,
+            and `zero_cond_t`).
     """
 
     source: str
@@ -65,6 +69,7 @@ class Preset:
     mask_image: MaskImage = "vlm+vae"
     mask_pixels: int | None = None
     targets: Targets = "dense"
+    conditions: Conditions = "joint"
     reference: ReferencePolicy = "as_given"
 
     def __post_init__(self) -> None:
@@ -87,6 +92,10 @@ _REFINE_2511: Final = Preset(
     shift=LIGHTNING_SHIFT,
 )
 
+CHANGING_CONDITIONS: Final = (
+    "conditions {!r} with zero_cond_t false: the condition images are modulated by the time, so that they change in "
+    "every step and cannot be cached; set zero_cond_t true (with an adapter trained so) or conditions 'joint'"
+)
 TRANSFER: Final = "transfer"
 PRESETS: Final = {
     "tiny": Preset(
@@ -143,10 +152,26 @@ def apply_overrides(preset: Preset, settings: ModelSettings) -> Preset:
     Raises:
         JobError: The combination cannot be run.
     """
-    fields = ("steps", "true_cfg_scale", "zero_cond_t", "mask_image", "mask_pixels", "targets", "reference")
+    fields = (
+        "steps",
+        "true_cfg_scale",
+        "zero_cond_t",
+        "mask_image",
+        "mask_pixels",
+        "targets",
+        "conditions",
+        "reference",
+    )
     preset = replace(preset, **{name: value for name in fields if (value := getattr(settings, name)) is not None})
     if settings.speed == "reference":
-        wishes = {"targets 'sparse'": preset.targets == "sparse", "compile": settings.compile, "fp8": settings.fp8}
+        wishes = {
+            "targets 'sparse'": preset.targets == "sparse",
+            f"conditions {preset.conditions!r}": preset.conditions != "joint",
+            "compile": settings.compile,
+            "fp8": settings.fp8,
+        }
         if asked := [name for name, wished in wishes.items() if wished]:
             raise JobError(f"speed 'reference' is diffusers as it is, without {', '.join(asked)}; set speed 'fast'")
+    if preset.conditions != "joint" and preset.zero_cond_t is False:
+        raise JobError(CHANGING_CONDITIONS.format(preset.conditions))
     return preset

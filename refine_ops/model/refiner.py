@@ -15,7 +15,7 @@ from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.inputs import Bucket, InputSpec, Prepared, prepare
 from refine_ops.model.load import Networks, load_networks, model_dtype
 from refine_ops.model.memory import MemoryLadder
-from refine_ops.model.presets import Preset
+from refine_ops.model.presets import CHANGING_CONDITIONS, Preset
 from refine_ops.model.sizes import token_grid
 from refine_ops.model.source import resolve_model
 from refine_ops.model.sparse import generated_mask
@@ -57,6 +57,8 @@ class StagedRefiner:
         config = networks.transformer.config
         if config.guidance_embeds:
             raise JobError("the transformer is guidance-distilled (guidance_embeds); Qwen-Image-Edit models are not")
+        if preset.conditions != "joint" and not networks.transformer.config.zero_cond_t:
+            raise JobError(CHANGING_CONDITIONS.format(preset.conditions))
         if preset.grid_px % (2 * networks.latent_px):
             raise JobError(f"grid_px {preset.grid_px} is no multiple of a token's {2 * networks.latent_px} px")
         self._settings, self._preset, self._device = settings, preset, device

@@ -1,8 +1,9 @@
 """What `speed: fast` changes in the networks, and the attention and compilation it runs them with."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -11,8 +12,10 @@ from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
 from refine_ops.model.load import Networks
 from refine_ops.model.network.fp8 import quantize_linears
-from refine_ops.model.network.transformer import BlockForward, block_forward
 from refine_ops.model.network.vae import OneFrameVae
+
+Form = Callable[..., Any]
+"""A forward pass of one transformer block."""
 
 
 def accelerate(networks: Networks, settings: ModelSettings, device: torch.device) -> Networks:
@@ -33,18 +36,18 @@ def accelerate(networks: Networks, settings: ModelSettings, device: torch.device
     return networks
 
 
-def compiled_block(settings: ModelSettings) -> BlockForward:
-    """The block's forward pass, compiled once for all blocks and all sizes if `settings.compile`.
+def compiled(form: Form, settings: ModelSettings) -> Form:
+    """One of a block's forward passes, compiled once for all blocks and all sizes if `settings.compile`.
 
-    Sizes are dynamic from the start: automatic dynamism compiles the first size statically, so an item's bits would
-    depend on which size a rank happened to see first.
+    Sizes are dynamic from the start: automatic dynamism compiles the first size statically, so that an item's bits
+    would depend on which size a rank happened to see first.
     """
     if not settings.compile:
-        return block_forward
+        return form
     # Batch of one or more, masked text or not, dense or sparse, last block or not: up to 16 graphs, the limit is 8.
     torch._dynamo.config.recompile_limit = 32
-    compiled: BlockForward = torch.compile(block_forward, dynamic=True, fullgraph=True)
-    return compiled
+    made: Form = torch.compile(form, dynamic=True, fullgraph=True)
+    return made
 
 
 @contextlib.contextmanager

@@ -55,5 +55,5 @@ def adapter_bytes(
 def trained_as(preset: Preset, mixed_targets: bool) -> dict[str, Any]:
     """What the refiner must know to run the adapter as it was trained; with mixed targets both ways are open."""
     fields = asdict(preset)
-    names = ["mask_image", "mask_pixels"] + ([] if mixed_targets else ["targets"])
+    names = ["mask_image", "mask_pixels", "conditions"] + ([] if mixed_targets else ["targets"])
     return {name: fields[name] for name in names}

@@ -11,7 +11,10 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from refine_ops.errors import JobError
+from refine_ops.model.network import cached_conditions as cached
 from refine_ops.model.network.transformer import Shapes, block_forward, context, modulations, velocity
+from refine_ops.model.presets import CHANGING_CONDITIONS, Conditions
 from refine_ops.train.config import LoraSettings
 from refine_ops.train.samples.draws import derive_seed
 
@@ -39,9 +42,19 @@ class Denoiser(torch.nn.Module):
     """
 
     def __init__(
-        self, transformer: Any, lora: LoraSettings, *, seed: int, checkpointing: Checkpointing, compiled: bool
+        self,
+        transformer: Any,
+        lora: LoraSettings,
+        *,
+        seed: int,
+        checkpointing: Checkpointing,
+        compiled: bool,
+        conditions: Conditions = "joint",
     ) -> None:
         super().__init__()
+        if conditions != "joint" and not transformer.config.zero_cond_t:
+            raise JobError(CHANGING_CONDITIONS.format(conditions))
+        self._conditions = conditions
         self.transformer = transformer
         add_lora(transformer, lora, seed)
         self._wrapped = {block: _Block(block) for block in transformer.transformer_blocks}
@@ -50,11 +63,12 @@ class Denoiser(torch.nn.Module):
 
     def run_blocks_with(self, checkpointing: Checkpointing, compiled: bool) -> None:
         """What the backward pass recomputes, and whether blocks are compiled: once for all, for all shapes."""
-        run = _block_runner(checkpointing)
-        if compiled:
-            run = torch.compile(run, dynamic=True)
+        runs = {}
+        for form in (block_forward, *cached.FORMS):
+            run = _block_runner(form, checkpointing)
+            runs[form] = torch.compile(run, dynamic=True) if compiled else run
         for wrapper in self._wrapped.values():
-            wrapper.run = run
+            wrapper.runs = runs
 
     def forward(
         self,
@@ -79,28 +93,32 @@ class Denoiser(torch.nn.Module):
         model = self.transformer
         dtype = model.dtype
         # Rounded as the pipeline rounds its timesteps, so that training sees the modulations inference uses.
-        mods = modulations(model, (sigma * 1000).to(dtype) / 1000)
+        with_text = self._conditions == "cached+text"
+        mods = modulations(model, (sigma * 1000).to(dtype) / 1000, text_at_zero=with_text)
         ctx = context(model, text.to(dtype), text_mask, condition.to(dtype), shapes, targets)
-        return velocity(model, self._run_block, mods, 0, ctx, x.to(dtype))
+        if self._conditions == "joint":
+            return velocity(model, partial(self._run, block_forward), mods, 0, ctx, x.to(dtype))
+        # The cache is made anew for each step, and the gradient goes through it: its layers are trained too.
+        known = cached.prefill_conditions(model, self._run, mods, ctx)
+        words = cached.prefill_text(model, self._run, mods, ctx, known) if with_text else []
+        return cached.velocity(model, self._run, mods, 0, ctx, cached.Prefix(known, words), x.to(dtype))
 
-    def _run_block(self, block: Any, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def _run(self, form: Callable[..., Any], block: Any, *arguments: Any) -> Any:
         # Called as a module: sharding gathers a block's weights in hooks around the call.
-        image, text = self._wrapped[block](*arguments)
-        return image, text
+        return self._wrapped[block](form, *arguments)
 
 
 class _Block(torch.nn.Module):
     """One transformer block as a module of its own, so that sharding and compilation can wrap it."""
 
-    run: Callable[..., Any]
+    runs: dict[Callable[..., Any], Callable[..., Any]]
 
     def __init__(self, block: Any) -> None:
         super().__init__()
         self.block = block
 
-    def forward(self, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        image, text = self.run(self.block, *arguments)
-        return image, text
+    def forward(self, form: Callable[..., Any], *arguments: Any) -> Any:
+        return self.runs[form](self.block, *arguments)
 
 
 def add_lora(transformer: Any, settings: LoraSettings, seed: int) -> None:
@@ -149,16 +167,16 @@ class _MasterLinear(torch.nn.Linear):
         return F.linear(x, self.weight.to(x.dtype))
 
 
-def _block_runner(checkpointing: Checkpointing) -> Callable[..., Any]:
+def _block_runner(form: Callable[..., Any], checkpointing: Checkpointing) -> Callable[..., Any]:
     """How a block is run: keep everything, recompute it whole, or recompute all but its attention.
 
     Attention is two fifths of a compiled step at 13k tokens, and its output is one of some twenty tensors of its size.
     """
     if checkpointing == "none":
-        return block_forward
+        return form
     if checkpointing == "block":
-        return partial(checkpoint, block_forward, use_reentrant=False)
-    return partial(checkpoint, block_forward, use_reentrant=False, context_fn=_keep_attention)
+        return partial(checkpoint, form, use_reentrant=False)
+    return partial(checkpoint, form, use_reentrant=False, context_fn=_keep_attention)
 
 
 def _keep_attention() -> Any:

@@ -144,6 +144,7 @@ def _train(rank: _Rank, cache: EncodedCache, planned: list[Planned], trainee: Tr
         seed=config.seed,
         checkpointing=config.run.checkpointing,
         compiled=config.model.compile,
+        conditions=rank.model.preset.conditions,
     )
     if config.run.sharding == "fsdp2":
         shard(denoiser, rank.device, accelerator.num_processes)

@@ -16,7 +16,7 @@ from refine_ops.model.inputs import PICTURE
 from refine_ops.model.load import Networks
 from refine_ops.model.network import transformer as fast
 from refine_ops.model.network.fp8 import quantize_linears
-from refine_ops.model.speed import accelerate, best_attention, compiled_block
+from refine_ops.model.speed import accelerate, best_attention, compiled
 
 TOKEN_LIMIT = 66_000
 """Larger batches show nothing new: rates are flat above 8k tokens."""
@@ -65,7 +65,7 @@ def measure_steps(setup: Setup, repeats: int) -> list[dict[str, Any]]:
     for mode in ("stock", "fast", *(("compiled", "sparse", "fp8") if gpu else ("sparse",))):
         if mode == "fp8":
             quantize_linears(model)
-        block = compiled_block(ModelSettings(compile=gpu and mode not in ("stock", "fast")))
+        block = compiled(fast.block_forward, ModelSettings(compile=gpu and mode not in ("stock", "fast")))
         for images, side, batch in itertools.product((2,) if mode == "sparse" else (3, 4), setup.sides, setup.batches):
             row = _measure(setup, model, mode, block, images, side // token_px, batch, (product, attention), repeats)
             if row:

@@ -10,10 +10,16 @@ import torch
 from refine_ops.errors import ItemError
 from refine_ops.model.inputs import draw_noise
 
-VARIANTS = [{"targets": "dense"}, {"targets": "sparse"}, {"true_cfg_scale": 3.0}]
+VARIANTS = [
+    {"targets": "dense"},
+    {"targets": "sparse"},
+    {"true_cfg_scale": 3.0},
+    {"targets": "sparse", "conditions": "cached", "true_cfg_scale": 3.0},
+    {"conditions": "cached+text", "true_cfg_scale": 3.0},
+]
 
 
-@pytest.mark.parametrize("options", VARIANTS, ids=["dense", "sparse", "guided"])
+@pytest.mark.parametrize("options", VARIANTS, ids=["dense", "sparse", "guided", "cached", "cached text"])
 def test_company_and_order_do_not_change_a_pixel(make_refiner: Any, make_item: Any, options: dict[str, Any]) -> None:
     refiner = make_refiner(batch_size=3, target_ring=0, **options)
     others = [make_item(1, prompt="Another prompt, much longer than the first"), make_item(2, reference=(60, 40))]

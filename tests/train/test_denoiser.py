@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from refine_ops.config import ModelSettings
+from refine_ops.errors import JobError
 from refine_ops.model.doctor.random_weights import random_pipeline
 from refine_ops.model.lora import fuse_loras
+from refine_ops.model.presets import Preset
 from refine_ops.model.source import training_settings
+from refine_ops.model.velocities import velocities_of
 from refine_ops.train.adapter import adapter_bytes
 from refine_ops.train.config import LoraSettings
 from refine_ops.train.denoiser import Denoiser, trainable
@@ -28,9 +32,16 @@ def _inputs(transformer: torch.nn.Module, batch: int = 2) -> dict[str, torch.Ten
     }
 
 
-def _denoiser(checkpointing: str = "none", lora: LoraSettings = LORA, zero_cond_t: bool = False) -> Denoiser:
+def _denoiser(
+    checkpointing: str = "none", lora: LoraSettings = LORA, zero_cond_t: bool = False, conditions: str = "joint"
+) -> Denoiser:
     model = Denoiser(
-        random_pipeline(zero_cond_t=zero_cond_t).transformer, lora, seed=0, checkpointing=checkpointing, compiled=False
+        random_pipeline(zero_cond_t=zero_cond_t).transformer,
+        lora,
+        seed=0,
+        checkpointing=checkpointing,
+        compiled=False,
+        conditions=conditions,
     )
     g = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -171,3 +182,25 @@ def test_bfloat16_weights_keep_fp32_masters_and_a_bfloat16_stream() -> None:
     assert velocity.dtype == torch.bfloat16
     velocity.float().square().mean().backward()
     assert all(p.dtype == torch.float32 and p.grad is not None for p in trainable(model).values())
+
+
+@pytest.mark.parametrize("conditions", ["cached", "cached+text"])
+def test_cached_conditions_are_trained_as_they_are_run(conditions: str) -> None:
+    model = _denoiser(checkpointing="selective", zero_cond_t=True, conditions=conditions)
+    inputs = _inputs(model.transformer)
+    trained = _velocity(model, inputs)
+    trained.square().mean().backward()
+    missing = [name for name, parameter in trainable(model).items() if parameter.grad is None]
+    # Of the last block's conditions nothing but keys and values is read, and those are shared with the targets'.
+    assert not missing, "every update reaches the targets, through the cache too"
+    preset = Preset(source="random", conditions=conditions)
+    with torch.no_grad():
+        run = velocities_of(model.transformer, preset, ModelSettings(), torch.device("cpu"))
+        text = (inputs["text"], None)
+        (velocity,) = run([text], inputs["condition"], SHAPES, None, inputs["sigma"])
+        torch.testing.assert_close(velocity(0, inputs["x"]), trained, atol=1e-5, rtol=1e-5)
+
+
+def test_conditions_that_change_in_every_step_cannot_be_trained_as_cached() -> None:
+    with pytest.raises(JobError, match="zero_cond_t"):
+        _denoiser(conditions="cached")
