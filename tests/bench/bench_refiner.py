@@ -4,18 +4,25 @@
     python tests/bench/bench_refiner.py --size full --random   # the 20.4 B architecture, random weights, one 80-GiB GPU
 
 Parts: `compare` (items/s and parity against diffusers' own loop), `steps` (seconds, TFLOP/s and share of the floor per
-denoising step), `stages` (prompts, latents, decoding alone), `worker` (end to end, JPEG in and out).
+denoising step), `conditions` (cached conditions and sparse targets against the joint dense step, FLOPs counted),
+`stages` (prompts, latents, decoding alone), `worker` (end to end, JPEG in and out). `--json` is written as the figures
+come, so that a run that is cut short leaves those it had; `--minutes` ends `steps` and `conditions` early.
 """
 
 import argparse
+import contextlib
 import json
+import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus as plus
 import numpy as np
+import refiner_conditions
 import refiner_steps
 import refiner_worker
 import torch
@@ -27,13 +34,19 @@ from refine_ops.model.load import Networks
 from refine_ops.model.refiner import build_refiner
 from refine_ops.records import Conditioning, F32Image
 
-PARTS = {
+Save = Callable[[Any], None]
+"""Takes what a part has measured so far."""
+
+PARTS: dict[str, Callable[[Setup, argparse.Namespace, Save], Any]] = {
     # In this order: the worker is another process and wants the device's memory for itself, `stages` converts the VAE
     # and `steps` ends with quantised weights.
-    "worker": lambda setup, options: refiner_worker.measure_worker(setup, options.items),
-    "compare": lambda setup, options: compare(setup, options.items, options.batch_size, options.repeats),
-    "stages": lambda setup, options: refiner_steps.measure_stages(setup, options.repeats),
-    "steps": lambda setup, options: refiner_steps.measure_steps(setup, options.repeats),
+    "worker": lambda setup, options, _: refiner_worker.measure_worker(setup, options.items),
+    "compare": lambda setup, options, _: compare(setup, options.items, options.batch_size, options.repeats),
+    "stages": lambda setup, options, _: refiner_steps.measure_stages(setup, options.repeats),
+    "conditions": lambda setup, options, save: refiner_conditions.measure_conditions(setup, options.repeats, save),
+    "steps": lambda setup, options, save: refiner_steps.measure_steps(
+        setup, options.repeats, options.modes, options.sides, save
+    ),
 }
 
 
@@ -94,6 +107,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=None, help="default 8 for tiny, 1 for full")
     parser.add_argument("--steps", type=int, default=None, help="default 4 for tiny, 8 for full")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--modes", nargs="+", choices=refiner_steps.MODES, help="of `steps`; default all")
+    parser.add_argument("--sides", nargs="+", type=int, help="crops of `steps`, px; default 1024 512 256, tiny 128 64")
+    parser.add_argument("--minutes", type=float, help="no further row of `steps` or `conditions` after this long")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     if options.size == "full" and not (options.random and torch.cuda.is_available()):
@@ -101,9 +117,24 @@ def main() -> None:
     options.batch_size = options.batch_size or (8 if options.size == "tiny" else 1)
     setup = make_setup(options.size, options.random, options.steps)
     print(f"{setup.name} on {setup.device_name}, {setup.dtype}, torch {torch.__version__}")
-    figures = {part: PARTS[part](setup, options) for part in PARTS if part in options.parts}
-    if options.json:
-        options.json.write_text(json.dumps({"device": setup.device_name, **figures}, indent=1))
+    figures: dict[str, Any] = {"device": setup.device_name}
+    until = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
+
+    def save(part: str, measured: Any) -> None:
+        figures[part] = measured
+        if options.json:
+            options.json.write_text(json.dumps(figures, indent=1))
+        if time.monotonic() > until:
+            raise _TimeIsUp
+
+    for part in PARTS:
+        if part in options.parts:
+            with contextlib.suppress(_TimeIsUp):
+                save(part, PARTS[part](setup, options, partial(save, part)))
+
+
+class _TimeIsUp(Exception):
+    pass
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from refine_ops.model.network import transformer as fast
 from refine_ops.model.network.fp8 import quantize_linears
 from refine_ops.model.speed import accelerate, best_attention, compiled
 
+MODES = ("stock", "fast", "compiled", "sparse", "fp8")
+"""diffusers' own pass; ours, eager; ours, compiled; compiled over a quarter of the crop; fp8 linears, which stay."""
+_GPU_MODES = ("compiled", "fp8")
 TOKEN_LIMIT = 66_000
 """Larger batches show nothing new: rates are flat above 8k tokens."""
 
@@ -54,22 +57,34 @@ def work_of(model: Any, tokens: int) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def measure_steps(setup: Setup, repeats: int) -> list[dict[str, Any]]:
-    """Every mode at every size; 3 images are crop, mask and target, 4 have a reference, `sparse` has crop and 25 %."""
+def measure_steps(
+    setup: Setup,
+    repeats: int,
+    modes: Sequence[str] | None,
+    sides: Sequence[int] | None,
+    save: Callable[[list[dict[str, Any]]], None],
+) -> list[dict[str, Any]]:
+    """Every mode at every size, `save` given the rows so far after each.
+
+    3 images are crop, mask and target, 4 have a reference, `sparse` has crop and 25 %.
+    """
     networks = Networks.of(setup.pipeline())
     model, token_px = networks.transformer, 2 * networks.latent_px
     product, attention = ceilings(setup, repeats)
     print(f"ceilings: matrix product {product / 1e12:.3g}, attention {attention / 1e12:.3g} TFLOP/s")
     rows = []
     gpu = setup.device.type == "cuda"
-    for mode in ("stock", "fast", *(("compiled", "sparse", "fp8") if gpu else ("sparse",))):
+    for mode in [mode for mode in MODES if mode in (modes or MODES) and (gpu or mode not in _GPU_MODES)]:
         if mode == "fp8":
             quantize_linears(model)
         block = compiled(fast.block_forward, ModelSettings(compile=gpu and mode not in ("stock", "fast")))
-        for images, side, batch in itertools.product((2,) if mode == "sparse" else (3, 4), setup.sides, setup.batches):
+        for images, side, batch in itertools.product(
+            (2,) if mode == "sparse" else (3, 4), sides or setup.sides, setup.batches
+        ):
             row = _measure(setup, model, mode, block, images, side // token_px, batch, (product, attention), repeats)
             if row:
                 rows.append(row)
+                save(rows)
     return rows
 
 
