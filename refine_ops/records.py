@@ -25,7 +25,7 @@ PastePolicy = Literal["mask", "box"]
 Status = Literal["done", "dead"]
 ReferencePolicy = Literal["as_given", "registered"]
 """What a refiner is given of a reference: as it came, or in the region's pose and none where it does not fit."""
-Maker = Literal["model", "transfer"]
+MadeBy = Literal["model", "transfer"]
 Verdict = Literal["fits", "refused", "cannot tell"]
 """Of a reference: it is the right one in its pose; it is not; nothing left of the region says so."""
 
@@ -150,7 +150,7 @@ class Patch:
     batch_size: int
     step_down: str = "none"
     roundtrip: F32Image | None = None
-    made_by: Maker = "model"
+    made_by: MadeBy = "model"
 
 
 class Prepared(Protocol):
@@ -319,7 +319,7 @@ class RegionOutcome:
     step_down: str
     alignment: Alignment
     agreement: Agreement | None = None
-    made_by: Maker = "model"
+    made_by: MadeBy = "model"
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class DiffusersInpainting(Settings):
     prompt: str = Field("{object}", description="What to paint; {object} is the object's description.")
 
 
-Degrader = Annotated[ModelFree | DiffusersInpainting, Field(discriminator="kind")]
+DegraderConfig = Annotated[ModelFree | DiffusersInpainting, Field(discriminator="kind")]
 
 
 class BandSettings(Settings):
@@ -135,12 +135,12 @@ class ManifestSource(Settings):
     segment: Segmentation = GrabCutSegmentation()
     segment_limits: SegmentLimits = SegmentLimits()
     masks: MaskSettings = MaskSettings()
-    degrade: tuple[Degrader, ...] = Field((ModelFree(),), min_length=1)
+    degrade: tuple[DegraderConfig, ...] = Field((ModelFree(),), min_length=1)
     validation: ValidateSettings = ValidateSettings()
     instruct: InstructSettings = InstructSettings()
 
 
-Source = Annotated[SyntheticSource | ManifestSource, Field(discriminator="kind")]
+SourceConfig = Annotated[SyntheticSource | ManifestSource, Field(discriminator="kind")]
 
 
 class BuildDatasetConfig(Settings):
@@ -150,7 +150,7 @@ class BuildDatasetConfig(Settings):
     """
 
     out: str = Field(description="Dataset folder, local or s3://. The same folder resumes.")
-    source: Source = SyntheticSource()
+    source: SourceConfig = SyntheticSource()
     seed: int = Field(0, ge=0, lt=1 << 63)
     exclude: tuple[str, ...] = Field((), description="Style and degradation families held out of this set, by name.")
     validation_share: float = Field(0.1, ge=0, lt=1, description="Share of source images whose samples validate.")

@@ -20,7 +20,7 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 F64 = npt.NDArray[np.float64]
 Real = TypeVar("Real", np.float32, np.float64)
-Window = TypeVar("Window", np.float32, np.float64, np.bool_)
+Windowed = TypeVar("Windowed", np.float32, np.float64, np.bool_)
 
 
 def mean_squared_error(first: U8Image, second: U8Image, where: Mask | None = None) -> float:
@@ -69,7 +69,7 @@ def ssim_of_change(first: U8Image, second: U8Image) -> F64:
     return inner(similarity)
 
 
-def inner(windows: npt.NDArray[Window]) -> npt.NDArray[Window]:
+def inner(windows: npt.NDArray[Windowed]) -> npt.NDArray[Windowed]:
     """Of a map over windows `(H, W)` those that lie in the image."""
     return windows[RADIUS_PX:-RADIUS_PX, RADIUS_PX:-RADIUS_PX]
 

@@ -142,7 +142,7 @@ def crop_of(image: npt.NDArray[Pixel], box: Box) -> npt.NDArray[Pixel]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fit:
+class _SizeFit:
     """A model size and the native view `(width, height)` of the same ratio that holds the crop."""
 
     size: tuple[int, int]
@@ -154,7 +154,7 @@ class _Fit:
         return self.size[0] / self.view[0], -self.padded
 
 
-def _fits(need: tuple[int, int], image: tuple[int, int], grid_px: int, pixels: int) -> Iterator[_Fit]:
+def _fits(need: tuple[int, int], image: tuple[int, int], grid_px: int, pixels: int) -> Iterator[_SizeFit]:
     cells = pixels // grid_px**2
     found = False
     for long, short in _RATIOS:
@@ -166,7 +166,7 @@ def _fits(need: tuple[int, int], image: tuple[int, int], grid_px: int, pixels: i
             shape = across * units, down * units
             padded = max(0, shape[0] - image[0]) * shape[1] + max(0, shape[1] - image[1]) * shape[0]
             found = True
-            yield _Fit((across * steps * grid_px, down * steps * grid_px), shape, padded)
+            yield _SizeFit((across * steps * grid_px, down * steps * grid_px), shape, padded)
     if not found:
         raise ItemError(
             "focus.too_small", f"a budget of {pixels} px holds no {grid_px} x {grid_px} cell; raise focus_pixels"

@@ -6,7 +6,7 @@ import torch
 
 from refine_ops.config import ModelSettings
 from refine_ops.model import stages
-from refine_ops.model.inputs import Prepared, TextInput
+from refine_ops.model.inputs import PreparedInputs, TextInput
 from refine_ops.model.load import Networks
 from refine_ops.model.memory import Footprint
 from refine_ops.model.presets import Preset
@@ -30,7 +30,7 @@ class BatchRunner:
 
     @torch.no_grad()
     def run(
-        self, batch: Sequence[Prepared], footprint: Footprint, masked_text: bool
+        self, batch: Sequence[PreparedInputs], footprint: Footprint, masked_text: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Refine `batch`, whose items share one bucket: patches and their crops' round trips, on the device.
 
@@ -57,12 +57,12 @@ class BatchRunner:
             return stages.decode(self._networks.vae, clean), stages.decode(self._networks.vae, latents[0])
 
     def _embed(
-        self, texts: Sequence[TextInput], batch: Sequence[Prepared], length: int, masked: bool
+        self, texts: Sequence[TextInput], batch: Sequence[PreparedInputs], length: int, masked: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         embeds, mask = self._encode(texts, [(item.pixel_values, item.grid_thw) for item in batch], length)
         return embeds, mask if masked else None
 
-    def _condition_latents(self, batch: Sequence[Prepared]) -> list[torch.Tensor]:
+    def _condition_latents(self, batch: Sequence[PreparedInputs]) -> list[torch.Tensor]:
         """Latents `(B, C, h, w)` of every condition image; images of equal size are encoded together."""
         stacks = [torch.stack(images).to(self._device) for images in zip(*(item.images for item in batch), strict=True)]
         if self._reference:
@@ -80,7 +80,7 @@ class BatchRunner:
 
     def _denoise(
         self,
-        batch: Sequence[Prepared],
+        batch: Sequence[PreparedInputs],
         latents: list[torch.Tensor],
         conditional: tuple[torch.Tensor, torch.Tensor | None],
         unconditional: tuple[torch.Tensor, torch.Tensor | None] | None,

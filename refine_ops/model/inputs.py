@@ -50,7 +50,7 @@ class TextInput:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedInputs:
     """One item, ready for the stages.
 
     `images` are `uint8 (3, h, w)`; `pixel_values` `float32 (patches, 1176)` and `grid_thw` `int64 (n, 3)` are Qwen's
@@ -96,7 +96,7 @@ class InputSpec:
         )
 
 
-def prepare(item: Conditioning, spec: InputSpec, text_multiple: int) -> Prepared:
+def prepare(item: Conditioning, spec: InputSpec, text_multiple: int) -> PreparedInputs:
     """Make one item's inputs, its text padded to a multiple of `text_multiple` tokens; safe in several threads.
 
     Raises:
@@ -120,7 +120,7 @@ def prepare(item: Conditioning, spec: InputSpec, text_multiple: int) -> Prepared
     targets = None
     if spec.preset.targets == "sparse":
         targets = choose_tokens(item.support, grid, spec.target_ring)
-    return Prepared(
+    return PreparedInputs(
         bucket=Bucket(
             images=tuple((image.shape[2], image.shape[1]) for image in images),
             thumbnails=tuple(image.size for image in thumbnails),

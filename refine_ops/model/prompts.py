@@ -14,7 +14,7 @@ from refine_ops.model.stages import encode_prompts
 CACHE_BYTES: Final = 256 << 20
 """Embeddings kept on the device: about 50 at Qwen-Image-Edit's size (5 MB each)."""
 
-Pictures = tuple[torch.Tensor, torch.Tensor]
+PictureTokens = tuple[torch.Tensor, torch.Tensor]
 """`pixel_values (patches, 1176)` and `grid_thw (n, 3)` of one item."""
 
 
@@ -32,7 +32,7 @@ class PromptEncoder:
         self._bytes = 0
 
     def __call__(
-        self, texts: Sequence[TextInput], pictures: Sequence[Pictures], length: int
+        self, texts: Sequence[TextInput], pictures: Sequence[PictureTokens], length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Embed a batch: `(B, length, D)` and the mask of its tokens, `bool (B, length)`."""
         keys = [(text.key, length, len(texts)) for text in texts]
@@ -47,7 +47,7 @@ class PromptEncoder:
         mask = torch.arange(length)[None] < counts[:, None]
         return batch, mask.to(self._device)
 
-    def _encode(self, texts: Sequence[TextInput], pictures: Sequence[Pictures], length: int) -> torch.Tensor:
+    def _encode(self, texts: Sequence[TextInput], pictures: Sequence[PictureTokens], length: int) -> torch.Tensor:
         total = length + self._networks.template_tokens
         pad = self._networks.processor.tokenizer.pad_token_id
         ids = torch.stack([F.pad(text.ids, (0, total - len(text.ids)), value=pad) for text in texts])

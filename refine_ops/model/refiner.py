@@ -12,7 +12,7 @@ from refine_ops.config import ModelSettings
 from refine_ops.errors import ItemError, JobError
 from refine_ops.model.batch import BatchRunner
 from refine_ops.model.fingerprint import fingerprint_model
-from refine_ops.model.inputs import Bucket, InputSpec, Prepared, prepare
+from refine_ops.model.inputs import Bucket, InputSpec, PreparedInputs, prepare
 from refine_ops.model.load import Networks, load_networks, model_dtype
 from refine_ops.model.memory import MemoryLadder
 from refine_ops.model.presets import CHANGING_CONDITIONS, Preset
@@ -36,7 +36,7 @@ TEXT_MULTIPLE: Final = 32
 @dataclass(frozen=True, slots=True)
 class _Task:
     position: int
-    item: Prepared
+    item: PreparedInputs
 
 
 class StagedRefiner:
@@ -96,7 +96,7 @@ class StagedRefiner:
         """Items per batch for crops of `(width, height)`: as set, else by the token budget (1 on a CPU)."""
         return self._memory.footprint(size, self._planned(size)).batch_size
 
-    def prepare(self, item: Conditioning) -> Prepared:
+    def prepare(self, item: Conditioning) -> PreparedInputs:
         """The host's part of one item, for threads that read ahead; `bucket` says which items share a batch.
 
         Raises:
@@ -113,7 +113,7 @@ class StagedRefiner:
         """
         return self.refine_prepared([self.prepare(item) for item in batch])
 
-    def refine_prepared(self, batch: Sequence[Prepared]) -> list[Patch]:
+    def refine_prepared(self, batch: Sequence[PreparedInputs]) -> list[Patch]:
         """Refine what `prepare` made; see `refine`."""
         buckets: dict[Bucket, list[_Task]] = defaultdict(list)
         for position, item in enumerate(batch):
@@ -132,7 +132,7 @@ class StagedRefiner:
                 done += len(step)
         return [patches[position] for position in range(len(batch))]
 
-    def _run(self, items: list[Prepared]) -> list[Patch] | None:
+    def _run(self, items: list[PreparedInputs]) -> list[Patch] | None:
         """One padded batch; None if device memory ran out."""
         size = items[0].bucket.images[0]
         footprint = self._memory.footprint(size, self._planned(size))

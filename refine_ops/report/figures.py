@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Group = Literal["strict", "raw drift", "seam", "effect", "run"]
-Kind = Literal["count", "ratio", "magnitude"]
+FigureKind = Literal["count", "ratio", "magnitude"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Figure:
     name: str
     label: str
     unit: str
-    kind: Kind
+    kind: FigureKind
     group: Group
     worse: Literal["up", "down", "both"]
     floor: float

@@ -68,7 +68,7 @@ def through_the_worker(folder: Path, rows: list[dict[str, object]]) -> None:
     run = RunFolder(str(folder / "run"), "bench")
     make_plan(str(folder / "manifest.parquet"), run.uri, access=AccessSettings())
     worker = WorkerSettings(read_threads=2, write_threads=2)
-    spec = Spec(run.uri, "bench", RefineSettings(), worker, AccessSettings(), keep_patches="none", solo=False)
+    spec = Spec(run.uri, "bench", 0, RefineSettings(), worker, AccessSettings(), keep_patches="none", solo=False)
     positions = iter(range(len(rows)))
     ledger = LedgerWriter(run.outcomes, "bench")
 

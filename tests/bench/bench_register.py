@@ -25,7 +25,7 @@ WRONG = 1000
 
 
 @dataclass(frozen=True)
-class Composite:
+class CompositeResult:
     """One reference given for one composite."""
 
     number: int
@@ -49,7 +49,7 @@ def timed(reference: np.ndarray, view: np.ndarray, mask: np.ndarray) -> tuple[Re
     return found, time.process_time() - start
 
 
-def composites(side: str, numbers: Iterable[int]) -> Iterator[Composite]:
+def composites(side: str, numbers: Iterable[int]) -> Iterator[CompositeResult]:
     for number in numbers:
         made = composite(number, side)
         view, mask, crop = shown(made)
@@ -59,7 +59,7 @@ def composites(side: str, numbers: Iterable[int]) -> Iterator[Composite]:
             found, seconds = timed(reference, view, mask)
             error = float("inf") if found.transform is None else pose_error(made, crop, found.transform)
             gain = 0.0 if found.pixels is None else psnr(found.pixels, truth, mask) - psnr(view, truth, mask)
-            yield Composite(number, made.geometry, made.damage, made.kind, given, found, error, gain, seconds)
+            yield CompositeResult(number, made.geometry, made.damage, made.kind, given, found, error, gain, seconds)
 
 
 def share(values: Iterable[bool]) -> str:
@@ -76,7 +76,7 @@ def share(values: Iterable[bool]) -> str:
     return f"{sum(known)} of {n}, {p:.0%} ({max(0.0, middle - half):.0%} to {middle + half:.0%})"
 
 
-def print_composites(rows: list[Composite]) -> None:
+def print_composites(rows: list[CompositeResult]) -> None:
     right = [r for r in rows if r.given == "right"]
     print("\n| surface, damage | pose within 1.5 px | within 3 px | fits | cannot tell | gain where it fits |")
     print("| --- | --- | --- | --- | --- | --- |")

@@ -105,7 +105,7 @@ def settings(dataset: Path, out: Path, steps: int, model: str = "tiny") -> Train
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class FamilyScores:
     """PSNR over the mask in dB, one value per held-out picture."""
 
     damaged: np.ndarray
@@ -113,10 +113,10 @@ class Scores:
     adapted: np.ndarray
 
 
-def measure(dataset: Path, adapter: Path, model: str = "tiny") -> Scores:
+def measure(dataset: Path, adapter: Path, model: str = "tiny") -> FamilyScores:
     """Refine every held-out picture as a batch run would, with and without the adapter."""
     held_out = [sample for sample in read_samples(str(dataset)) if sample.split == "validation"]
-    return Scores(
+    return FamilyScores(
         damaged=np.array([_psnr(s, read_files(s, ImageLimits())[s.input]) for s in held_out]),
         base=_refined(held_out, ModelSettings(model=model, device="cpu")),
         adapted=_refined(held_out, ModelSettings(model=model, device="cpu", adapters=(str(adapter),))),
@@ -144,7 +144,7 @@ def _psnr(sample: TrainingSample, made: bytes) -> float:
     return float(10 * np.log10(255**2 / np.square(error).mean()))
 
 
-def table(scores: Scores) -> str:
+def table(scores: FamilyScores) -> str:
     """Means over held-out pictures with 95 % intervals, and the paired gain over the base."""
     case = np.arange(len(scores.base))
     lines = [f"| {len(case)} held-out pictures | PSNR over M, dB | gain over the base, dB |", "| --- | --- | --- |"]

@@ -13,7 +13,7 @@ import numpy as np
 from refine_ops.errors import JobError
 from refine_ops.records import Mask, U8Image
 
-Damage = Callable[[U8Image, Mask, float, np.random.Generator], U8Image]
+DamageFunction = Callable[[U8Image, Mask, float, np.random.Generator], U8Image]
 
 
 def defocus_blur(image: U8Image, mask: Mask, strength: float, rng: np.random.Generator) -> U8Image:
@@ -106,7 +106,7 @@ def noise(image: U8Image, mask: Mask, strength: float, rng: np.random.Generator)
     return _u8(np.clip(image + cv2.GaussianBlur(grain, (3, 3), 0.7), 0, 255))
 
 
-DAMAGES: Final[Mapping[str, Damage]] = {
+DAMAGES: Final[Mapping[str, DamageFunction]] = {
     "defocus_blur": defocus_blur,
     "motion_blur": motion_blur,
     "down_up_sampling": down_up_sampling,

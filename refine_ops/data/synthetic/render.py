@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from refine_ops.data.config import MaskKind
 from refine_ops.data.stages import masks
 from refine_ops.data.stages.damages import ALL_EQUAL, degrade
 from refine_ops.data.synthetic import assets, grounds
@@ -18,7 +19,6 @@ from refine_ops.errors import ItemError, JobError
 from refine_ops.image.paste import blend_mask, paste_back
 from refine_ops.records import Mask, U8Image
 
-MaskKind = Literal["box", "object", "scribble"]
 Quad = npt.NDArray[np.float64]
 """Where a sprite's corners go: `(4, 2)` points (x, y), clockwise from top left."""
 PHOTO: Final = "photo"
@@ -116,13 +116,13 @@ def _render(
     )  # fmt: skip
 
 
-Scene = tuple[U8Image, Mask, float | None, U8Image | None]
+RenderedScene = tuple[U8Image, Mask, float | None, U8Image | None]
 """Target, the object's shape, the reference's pose, the reference."""
 
 
 def _mark_scene(
     family: str, recipe: Recipe, library: assets.Library, rng: np.random.Generator, used: list[Path]
-) -> Scene:
+) -> RenderedScene:
     """A mark printed on a ground; the reference shows it printed on another."""
     sprite, font = MARKS[family](library, rng)
     if not sprite[:, :, 3].any():
@@ -141,7 +141,7 @@ def _mark_scene(
 
 def _photo_scene(
     family: str, recipe: Recipe, library: assets.Library, rng: np.random.Generator, used: list[Path]
-) -> Scene:
+) -> RenderedScene:
     """An ellipse or box of a photo; the reference is the same photo, moved by `pose` and in another light."""
     target, path = grounds.photo_crop(library, recipe.size, rng)
     used.append(path)

@@ -15,7 +15,7 @@ from refine_ops.report.config import MeasureSettings
 from refine_ops.report.figures import FINDINGS, Compared, Finding, ItemMeasure, RegionMeasure
 from refine_ops.report.findings import region_findings, strict_findings
 from refine_ops.report.measure.pair import Pair, open_pair, raw_patch
-from refine_ops.report.measure.pictures import Line
+from refine_ops.report.measure.pictures import SeamLine
 from refine_ops.report.measure.windows import item_thumbnail, item_windows
 from refine_ops.report.run_items import ReportedItem
 
@@ -55,7 +55,9 @@ def failed(item: ReportedItem, finding: Finding) -> Compared:
     return Compared(replace(_unmeasured(item), regions=unmeasured, findings=(finding,)))
 
 
-def _regions(item: ReportedItem, pair: Pair, settings: MeasureSettings) -> tuple[list[RegionMeasure], dict[str, Line]]:
+def _regions(
+    item: ReportedItem, pair: Pair, settings: MeasureSettings
+) -> tuple[list[RegionMeasure], dict[str, SeamLine]]:
     measured, seams = [], {}
     for region in item.regions:
         metrics, seams[region.region_id] = _region(item, region, pair, settings)
@@ -64,7 +66,9 @@ def _regions(item: ReportedItem, pair: Pair, settings: MeasureSettings) -> tuple
     return measured, seams
 
 
-def _region(item: ReportedItem, region: Region, pair: Pair, settings: MeasureSettings) -> tuple[dict[str, float], Line]:
+def _region(
+    item: ReportedItem, region: Region, pair: Pair, settings: MeasureSettings
+) -> tuple[dict[str, float], SeamLine]:
     box = pair.grown_box(region.region_id, max(_CONTEXT_PX, 3 * pair.reach_px))
     before, after = (np.ascontiguousarray(crop_of(image.rgb, box)) for image in (pair.source, pair.output))
     inside = np.ascontiguousarray(crop_of(pair.marked[region.region_id], box))

@@ -17,7 +17,7 @@ _SIMPLIFY_PX = 0.75
 _MAX_LINES = 40
 _PNG_LEVEL = 4
 
-Line = tuple[tuple[int, int], ...]
+SeamLine = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +37,7 @@ def window(
     *,
     mask: Mask | None = None,
     raw: U8Image | None = None,
-    seam: Line = (),
+    seam: SeamLine = (),
     longest_px: int | None = None,
 ) -> Window:
     """Cut `box` out of the images and encode it.
@@ -99,7 +99,7 @@ def _shrunk_by_maximum(difference: npt.NDArray[np.uint8], size: tuple[int, int])
     return shrunk
 
 
-def _outline(mask: Mask, scale: float) -> tuple[Line, ...]:
+def _outline(mask: Mask, scale: float) -> tuple[SeamLine, ...]:
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     largest: Sequence[npt.NDArray[np.int32]] = sorted(contours, key=len, reverse=True)[:_MAX_LINES]
     lines = (cv2.approxPolyDP(contour, _SIMPLIFY_PX / scale, True)[:, 0] for contour in largest)

@@ -6,7 +6,7 @@ from refine_ops.records import Box
 from refine_ops.report.config import MeasureSettings
 from refine_ops.report.figures import RegionMeasure, Window
 from refine_ops.report.measure.pair import Pair, raw_patch
-from refine_ops.report.measure.pictures import Line, Shown, thumbnail, window
+from refine_ops.report.measure.pictures import SeamLine, Shown, thumbnail, window
 from refine_ops.report.run_items import ReportedItem
 
 _CONTEXT_PX = 64
@@ -28,7 +28,7 @@ def item_windows(
     pair: Pair,
     strict: Strict,
     regions: list[RegionMeasure],
-    seams: dict[str, Line],
+    seams: dict[str, SeamLine],
     settings: MeasureSettings,
 ) -> tuple[Window, ...]:
     """Stray pixels at 1:1 first, then every region, then a bad seam at 1:1; the whole image where nothing is marked."""
@@ -60,6 +60,6 @@ def centred(box: Box, side_px: int, size: tuple[int, int]) -> Box:
     return x0, y0, x0 + width, y0 + height
 
 
-def _around(line: Line) -> Box:
+def _around(line: SeamLine) -> Box:
     xs, ys = zip(*line, strict=True)
     return min(xs), min(ys), max(xs) + 1, max(ys) + 1

@@ -27,10 +27,10 @@ SINGLE_FILE_ITEMS = 500
 _SCRIPTS = ("data.js", "review.js", "table.js", "viewer.js", "main.js")
 _WORDS = {"clean": "Clean", "attention": "Worth a look", "violated": "Promise broken"}
 
-Layout = Literal["auto", "single", "folder"]
+PageLayout = Literal["auto", "single", "folder"]
 
 
-def render_html(folder: str, layout: Layout = "auto") -> str:
+def render_html(folder: str, layout: PageLayout = "auto") -> str:
     """Write `report.html` (and `data/`) into the report folder; returns the page's URI.
 
     Raises:

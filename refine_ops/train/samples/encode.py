@@ -12,7 +12,7 @@ import torch
 
 from refine_ops.errors import ItemError
 from refine_ops.model import stages
-from refine_ops.model.inputs import Prepared, prepare
+from refine_ops.model.inputs import PreparedInputs, prepare
 from refine_ops.model.presets import Preset
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.samples.cache import EncodedCache, Entry, address
@@ -149,7 +149,7 @@ class SampleEncoder:
             self._cache.put(place, stages.encode_images(encoders.vae, image[None].to(encoders.device))[0])
         return place
 
-    def _prompt(self, encoders: Encoders, prepared: Prepared) -> str:
+    def _prompt(self, encoders: Encoders, prepared: PreparedInputs) -> str:
         place = address("prompt", self._identity, prepared.prompt.key, prepared.prompt.ids.tolist())
         if not self._cache.has(place):
             pictures = [(prepared.pixel_values, prepared.grid_thw)]

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from refine_ops.config import ModelSettings
 from refine_ops.data import synthetic
 from refine_ops.data.stages.damages import ALL_EQUAL
 from refine_ops.data.synthetic.render import PHOTO
+from refine_ops.eval.metrics.metric import Scores
 from refine_ops.eval.metrics.perceptual import lpips_network
 from refine_ops.eval.stats import cluster_interval, paired_comparison
 from refine_ops.image.difference import psnr
@@ -30,7 +30,6 @@ from refine_ops.records import Conditioning, U8Image
 from refine_ops.train.tiny.samples import REPAIRABLE
 
 SEED = 90_001
-Scores = npt.NDArray[np.float64]
 Distance = Callable[[U8Image, synthetic.SyntheticSample], float]
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from refine_ops.data import synthetic
 from refine_ops.data.stages.damages import ALL_EQUAL
-from refine_ops.model.inputs import InputSpec, Prepared, prepare
+from refine_ops.model.inputs import InputSpec, PreparedInputs, prepare
 from refine_ops.model.presets import PRESETS
 from refine_ops.model.sizes import token_grid
 from refine_ops.model.sparse import choose_tokens
@@ -151,7 +151,7 @@ def _windowed(
 
 
 @torch.no_grad()
-def encode_text(prepared: list[Prepared], text_encoder: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_text(prepared: list[PreparedInputs], text_encoder: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompt embeddings `(B, L, D)` and their mask `bool (B, L)`, L = `TEXT_TOKENS`."""
     length = TEMPLATE_TOKENS + TEXT_TOKENS
     ids = torch.zeros(len(prepared), length, dtype=torch.int64)

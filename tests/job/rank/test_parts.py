@@ -25,13 +25,13 @@ from refine_ops.records import Item, Patch, Region
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Bucketed:
     bucket: Hashable
 
 
 def flight(position: int, bucket: Hashable = "a", waiting_since: float = 0.0) -> Flight:
     item = Item(str(position), "/a.png", "a.png", (Region("logo", ""), Region("seal", "")), position)
-    made = Flight(position, Attempt(item, "request", "run"), prepared=Prepared(bucket))
+    made = Flight(position, Attempt(item, "request", "run"), prepared=Bucketed(bucket))
     made.waiting_since = waiting_since or float(position)
     return made
 
