@@ -22,7 +22,8 @@ Blend = npt.NDArray[np.float32]
 """`float32 (H, W)` in [0, 1]; its *support* is where it is > 0."""
 
 PastePolicy = Literal["mask", "box"]
-Status = Literal["done", "dead"]
+Status = Literal["done", "held", "dead"]
+"""Held: nothing of it was good enough to publish; a person decides."""
 ReferencePolicy = Literal["as_given", "registered"]
 """What a refiner is given of a reference: as it came, or in the region's pose and none where it does not fit."""
 MadeBy = Literal["model", "transfer"]

@@ -21,9 +21,7 @@ def image(
         list[str] | None, typer.Option(help="A stroke 'x,y x,y ...', or JSON as in a manifest. Repeatable.")
     ] = None,
     width: Annotated[float, typer.Option(help="Of the scribble's strokes, in pixels.")] = 16,
-    reference: Annotated[
-        list[str] | None, typer.Option(help="A picture of how it should look, or a folder of them. Repeatable.")
-    ] = None,
+    reference: Annotated[str | None, typer.Option(help="A picture of how it should look.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What to refine ('tiny' does not read it).")] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="Default: the picture's name with .refined.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Also write a picture of before and after.")] = False,
@@ -55,7 +53,7 @@ def image(
 
     target = out or _beside(picture)
     try:
-        check_target(target, [u for u in (picture, mask, *(reference or ())) if u])
+        check_target(target, [u for u in (picture, mask, reference) if u])
         result = refine(
             picture,
             box=box,

@@ -2,21 +2,25 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from refine_ops import storage
 from refine_ops.progress import OnProgress, no_progress
 from refine_ops.report.alarms import Alarm, find_alarms
+from refine_ops.report.chosen import choose
 from refine_ops.report.config import DriftReportConfig
 from refine_ops.report.figures import ItemMeasure
 from refine_ops.report.folders import folder_items
+from refine_ops.report.items import write_close_ups
+from refine_ops.report.measure.close_ups import close_ups
 from refine_ops.report.measure.from_models import FILE, with_modelled
 from refine_ops.report.measure.many import measure_items
 from refine_ops.report.nights import by_night, night_name
 from refine_ops.report.page.html import render_html
-from refine_ops.report.run_items import open_run
+from refine_ops.report.run_items import ReportedItem, open_run
 from refine_ops.report.summary import run_figures, summarise
 from refine_ops.report.trend import TrendPoint, append_trend, read_trend, run_points
 
@@ -43,13 +47,20 @@ def build_report(config: DriftReportConfig, on_progress: OnProgress = no_progres
     if config.source is not None:
         page = render_html(folder, config.layout)
         return Built(folder, page, json.loads(storage.read(storage.join(folder, "report.json"))), ())
-    measured, planned = _measure(config, folder, on_progress)
-    figures = [run_figures(run, items, planned.get(run, len(items)), config.cost) for run, items in measured.items()]
+    found = _measure(config, folder, on_progress)
+    measured = found.by_run
+    figures = [
+        run_figures(run, items, found.planned.get(run, len(items)), config.cost, found.published.get(run))
+        for run, items in measured.items()
+    ]
     alarms, history, state = _trend(measured, config)
+    everything = [item for items in measured.values() for item in items]
+    regions = {(c.item.run, c.item.item_id): c.region_id for c in choose(everything)}
+    write_close_ups(folder, close_ups(found.again(regions), regions, config.measure))
     summary = summarise(
         title=_title(config),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        items=[item for items in measured.values() for item in items],
+        items=everything,
         runs=figures,
         alarms=alarms,
         history=history,
@@ -60,24 +71,37 @@ def build_report(config: DriftReportConfig, on_progress: OnProgress = no_progres
     return Built(folder, render_html(folder, config.layout), summary, tuple(alarms))
 
 
-def _measure(
-    config: DriftReportConfig, folder: str, on_progress: OnProgress
-) -> tuple[dict[str, list[ItemMeasure]], dict[str, int]]:
-    """Measures by run, in the order given, and how many items each whole run planned."""
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Measures by run, in the order given; how many items each whole run planned and has published. `again` gives the
+    items with these (run, item id) once more."""
+
+    by_run: dict[str, list[ItemMeasure]]
+    again: Callable[[Collection[tuple[str, str]]], Iterable[ReportedItem]]
+    planned: dict[str, int] = field(default_factory=dict)
+    published: dict[str, int | None] = field(default_factory=dict)
+
+
+def _measure(config: DriftReportConfig, folder: str, on_progress: OnProgress) -> _Measured:
     if config.folders is not None:
         pairs = folder_items(config.folders)
         if config.perceptual is not None:
             pairs = with_modelled(pairs, storage.join(folder, FILE))
         cases = list(pairs)
         items = measure_items(cases, len(cases), folder, config.measure, on_progress)
-        return {items[0].run: items}, {}
+        return _Measured({items[0].run: items}, lambda wanted: (c for c in cases if (c.run, c.item_id) in wanted))
     runs = [open_run(uri, config.nights) for uri in config.runs]
     found = (case for run in runs for case in with_modelled(run.items(), storage.join(run.uri, FILE)))
     items = measure_items(found, sum(run.count() for run in runs), folder, config.measure, on_progress)
     measured: dict[str, list[ItemMeasure]] = {run.uri: [] for run in runs}
     for item in items:
         measured[item.run].append(item)
-    return measured, {run.uri: run.planned() for run in runs if run.nights is None}
+    return _Measured(
+        measured,
+        lambda wanted: (c for run in runs for c in run.items({i for uri, i in wanted if uri == run.uri})),
+        {run.uri: run.planned() for run in runs if run.nights is None},
+        {run.uri: run.published() for run in runs},
+    )
 
 
 def _trend(

@@ -1,10 +1,11 @@
 """Settings of the drift report: what is compared, which thresholds flag an item, when a trend raises an alarm."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from refine_ops.config import ImageLimits, Settings, renamed
+from refine_ops.config import ImageLimits, Settings
+from refine_ops.judge.gate import MOST_DETAIL_LOST
 
 
 class Thresholds(Settings):
@@ -16,6 +17,13 @@ class Thresholds(Settings):
     raw_shift_px: float = Field(1.0, gt=0, description="Magnitude: raw shift of the crop's context, in native px.")
     raw_scale_pct: float = Field(0.5, gt=0, description="Magnitude: raw scale error of the crop's context, in %.")
     raw_de00: float = Field(3.0, gt=0, description="Magnitude: median CIEDE2000 of the crop's context.")
+    detail_lost: float = Field(
+        MOST_DETAIL_LOST,
+        gt=0,
+        le=1,
+        description="Ratio: share of a region's detail, noise and JPEG blocks apart, that may be lost where the region "
+        "holds less of it than before; the gate's own limit.",
+    )
     seam_de: float = Field(
         1.5, gt=0, description="Magnitude: CIE76 jump across the worst boundary segment beyond the source's own."
     )
@@ -39,6 +47,9 @@ class PictureSettings(Settings):
     """Which pictures the report carries."""
 
     crop_px: int = Field(384, ge=64, le=2048, description="Longest side of a region's before and after pictures.")
+    close_up_px: int = Field(
+        640, ge=64, le=2048, description="Longest side of the pictures on the first screen, of at most 20 items."
+    )
     window_px: int = Field(192, ge=32, le=1024, description="Side of the 1:1 window around the worst place of an item.")
     thumb_px: int = Field(72, ge=16, le=256, description="Side of the table's thumbnails.")
     quality: int = Field(82, ge=30, le=100, description="WebP quality of the pictures; difference maps are lossless.")
@@ -70,14 +81,9 @@ class MeasureSettings(Settings):
     """How items are compared; shared by runs and pairs of folders."""
 
     thresholds: Thresholds = Thresholds()
-    pictures: PictureSettings = PictureSettings()
+    evidence: PictureSettings = PictureSettings()
     limits: ImageLimits = ImageLimits()
     processes: int | None = Field(None, ge=1, description="Processes that decode and compare; default one per core.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _former_name(cls, values: Any) -> Any:
-        return renamed(values, "evidence", "pictures")
 
 
 class PerceptualSettings(Settings):

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from refine_ops.records import Agreement, MadeBy, Status
+
 Group = Literal["strict", "raw drift", "seam", "effect", "run"]
 FigureKind = Literal["count", "ratio", "magnitude"]
 
@@ -51,7 +53,9 @@ FIGURES: tuple[Figure, ...] = (
     Figure("region_ssim", "region SSIM", "SSIM", "ratio", "effect", "both", 0.02, 3,
            "Mean SSIM between the region before and after."),
     Figure("detail", "detail gained", "log2", "magnitude", "effect", "both", 0.1, 2,
-           "log2 of gradient energy after / before: +1 is twice as much detail."),
+           "log2 of the contrast of fine detail after / before, noise and JPEG blocks apart: +1 is twice as much."),
+    Figure("detail_lost", "detail lost", "of the source's", "ratio", "effect", "up", 0.05, 2,
+           "Share of the source's detail in the region, noise and JPEG blocks apart, that is gone from its place."),
     Figure("region_lpips", "region LPIPS", "LPIPS", "magnitude", "effect", "both", 0.02, 3,
            "LPIPS between the region before and after, where it was computed."),
     Figure("text_gain", "text accuracy gained", "of characters", "ratio", "effect", "down", 0.03, 3,
@@ -61,8 +65,16 @@ FIGURES: tuple[Figure, ...] = (
 RUN_FIGURES: tuple[Figure, ...] = (
     Figure("dead_share", "dead letters", "of items", "ratio", "run", "up", 0.01, 4,
            "Share of items that ended in the dead letter."),
+    Figure("held_share", "held", "of items", "ratio", "run", "up", 0.01, 4,
+           "Share of items of which nothing was accepted: they wait for a person."),
     Figure("strict_share", "strict violations", "of items", "ratio", "run", "up", 0.0005, 4,
            "Share of items with a broken promise about the published file."),
+    Figure("softer_share", "softer than before", "of items", "ratio", "run", "up", 0.01, 4,
+           "Share of items with a region that lost detail."),
+    Figure("transfer_share", "made by transfer", "of regions", "ratio", "run", "both", 0.05, 4,
+           "Share of refined regions that were made of their reference alone, without the model."),
+    Figure("unfit_share", "references that do not fit", "of references", "ratio", "run", "up", 0.05, 4,
+           "Share of regions with a registered reference whose reference was refused or cannot be told."),
     Figure("untouched_share", "nothing happened", "of items", "ratio", "run", "up", 0.01, 4,
            "Share of items with a region that did not change."),
     Figure("items_per_s", "throughput", "items/s", "magnitude", "run", "down", 0.0, 3,
@@ -74,43 +86,55 @@ RUN_FIGURES: tuple[Figure, ...] = (
 )  # fmt: skip
 
 FindingCode = Literal[
-    "strict.pixels", "strict.metadata", "strict.bytes", "strict.unreadable", "dead",
+    "strict.pixels", "strict.metadata", "strict.bytes", "strict.unreadable", "held", "dead", "effect.softer",
     "seam", "drift.shift", "drift.tone", "drift.scale", "effect.none", "effect.much",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class FindingKind:
-    """`weight` orders kinds: every broken promise comes before every matter of taste."""
+    """`plain` is what a catalogue manager reads; `weight` orders kinds: every broken promise comes before every matter
+    of taste."""
 
     label: str
     weight: int
+    plain: str
     strict: bool = False
 
 
 FINDINGS: dict[FindingCode, FindingKind] = {
-    "strict.pixels": FindingKind("pixels changed outside the allowed change", 9, strict=True),
-    "strict.metadata": FindingKind("format or metadata not kept", 8, strict=True),
-    "strict.bytes": FindingKind("file differs from what the run recorded", 7, strict=True),
-    "strict.unreadable": FindingKind("published file or source cannot be read", 7, strict=True),
-    "dead": FindingKind("dead letter", 6),
-    "seam": FindingKind("visible seam", 5),
-    "drift.shift": FindingKind("raw patch shifted", 4),
-    "drift.scale": FindingKind("raw patch scaled", 4),
-    "drift.tone": FindingKind("raw patch changed tone", 4),
-    "effect.none": FindingKind("nothing happened", 3),
-    "effect.much": FindingKind("too much happened", 3),
+    "strict.pixels": FindingKind(
+        "pixels changed outside the allowed change", 10, "Changed outside its marked regions", strict=True
+    ),
+    "strict.metadata": FindingKind("format or metadata not kept", 9, "Format or metadata was lost", strict=True),
+    "strict.bytes": FindingKind(
+        "file differs from what the run recorded", 8, "The file was replaced after the run", strict=True
+    ),
+    "strict.unreadable": FindingKind(
+        "published file or source cannot be read", 8, "The file cannot be opened", strict=True
+    ),
+    "held": FindingKind("held", 7, "Held: nothing good enough came out"),
+    "dead": FindingKind("dead letter", 6, "Could not be refined"),
+    "effect.softer": FindingKind("softer than before", 5, "Softer than before: detail was lost"),
+    "seam": FindingKind("visible seam", 5, "The edge of the edit can be seen"),
+    "drift.shift": FindingKind("raw patch shifted", 4, "The model moved the picture (undone, but look)"),
+    "drift.scale": FindingKind("raw patch scaled", 4, "The model zoomed the picture (undone, but look)"),
+    "drift.tone": FindingKind("raw patch changed tone", 4, "The model changed the colours (undone, but look)"),
+    "effect.none": FindingKind("nothing happened", 3, "Nothing happened in a region"),
+    "effect.much": FindingKind("too much happened", 3, "Changed beyond recognition"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One reason to look at an item. `value` and `limit` share the unit; `text` is the sentence shown."""
+    """One reason to look at an item. `value` and `limit` share the unit; `text` is the sentence with the numbers;
+    `region_id` is empty where it is about the whole."""
 
     code: FindingCode
     value: float
     limit: float
     text: str
+    region_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +159,23 @@ class Window:
     seam_line: tuple[tuple[int, int], ...] = ()
 
 
+Reference = Literal["none", "as given", "fits", "refused", "cannot tell"]
+
+
 @dataclass(frozen=True, slots=True)
 class RegionMeasure:
-    """The numbers of one region; a metric that is missing was not measured."""
+    """The numbers of one region; a metric that is missing was not measured.
+
+    `reference` says what became of its reference: `as given` where the model saw it as it came; `agreement` holds the
+    numbers of a registered one.
+    """
 
     region_id: str
     prompt: str
     metrics: dict[str, float]
+    made_by: MadeBy | Literal[""] = ""
+    reference: Reference = "none"
+    agreement: Agreement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +185,7 @@ class ItemMeasure:
     run: str
     item_id: str
     fingerprint: str
-    status: Literal["done", "dead"]
+    status: Status
     reason: str
     message: str
     image: str
@@ -182,6 +216,18 @@ class Compared:
     measure: ItemMeasure
     thumb: bytes = b""
     windows: tuple[Window, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CloseUp:
+    """One region of one item; encoded pictures, empty where there is none. `said` is what `reference` shows."""
+
+    run: str
+    item_id: str
+    before: bytes
+    after: bytes
+    reference: bytes = b""
+    said: str = ""
 
 
 def _excess(finding: Finding) -> float:

@@ -1,8 +1,9 @@
-"""The report's machine files: `items.parquet` (every number) and `evidence/` (pictures, a page per part)."""
+"""The report's machine files: `items.parquet` (every number) and `evidence/` (pictures, a page per part, and the large
+ones of the first screen)."""
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,14 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refine_ops import storage
-from refine_ops.report.figures import FIGURES, Compared, Finding, ItemMeasure, RegionMeasure
+from refine_ops.job.record_schema import record_fields
+from refine_ops.records import Agreement
+from refine_ops.report.figures import FIGURES, CloseUp, Compared, Finding, ItemMeasure, RegionMeasure
 
 PAGE_ITEMS = 50
 """Items per evidence part and per page of the HTML report's data."""
 
-_FINDING = pa.struct([("code", pa.string()), ("value", pa.float64()), ("limit", pa.float64()), ("text", pa.string())])
+_FINDING = pa.struct(record_fields(Finding))
 _REGION = pa.struct(
-    [("region_id", pa.string()), ("prompt", pa.string()), ("metrics", pa.map_(pa.string(), pa.float64()))]
+    [
+        *((n, pa.string()) for n in ("region_id", "prompt", "made_by", "reference")),
+        ("metrics", pa.map_(pa.string(), pa.float64())),
+        ("agreement", pa.struct(record_fields(Agreement))),
+    ]
 )
 ITEMS_SCHEMA = pa.schema(
     [
@@ -40,7 +47,7 @@ ITEMS_SCHEMA = pa.schema(
         ("start", pa.int64()),
         ("page", pa.int32()),
     ],
-    metadata={"refine_ops.report.items": "2"},
+    metadata={"refine_ops.report.items": "3"},
 )
 _EVIDENCE_SCHEMA = pa.schema(
     [
@@ -49,6 +56,12 @@ _EVIDENCE_SCHEMA = pa.schema(
         ("thumb", pa.binary()),
         ("outlines", pa.string()),
         ("pictures", pa.list_(pa.struct([(n, pa.binary()) for n in ("before", "after", "difference", "raw")]))),
+    ]
+)
+_CLOSE_UPS = pa.schema(
+    [
+        *((n, pa.string()) for n in ("run", "item_id", "said")),
+        *((n, pa.binary()) for n in ("before", "after", "reference")),
     ]
 )
 _PICTURES = ("before", "after", "difference", "raw")
@@ -84,9 +97,21 @@ def item_of(row: dict[str, Any]) -> ItemMeasure:
         **plain,
         metadata_lost=tuple(row["metadata_lost"]),
         metrics={m.name: row[m.name] for m in FIGURES if row[m.name] is not None},
-        regions=tuple(RegionMeasure(r["region_id"], r["prompt"], dict(r["metrics"])) for r in row["regions"]),
+        regions=tuple(_region(r) for r in row["regions"]),
         findings=tuple(Finding(**f) for f in row["findings"]),
         slices=dict(row["slices"]),
+    )
+
+
+def _region(row: dict[str, Any]) -> RegionMeasure:
+    agreement = row.get("agreement")  # reports of before 0.2 have none
+    known = {name: row[name] for name in ("made_by", "reference") if row.get(name) is not None}
+    return RegionMeasure(
+        row["region_id"],
+        row["prompt"],
+        dict(row["metrics"]),
+        agreement=Agreement(**agreement) if agreement else None,
+        **known,
     )
 
 
@@ -116,6 +141,26 @@ def read_pictures(folder: str, part: int) -> dict[tuple[str, str], dict[str, Any
         windows = [a | b for a, b in zip(json.loads(row["outlines"]), row["pictures"], strict=True)]
         found[(row["run"], row["item_id"])] = {"thumb": row["thumb"], "windows": windows}
     return found
+
+
+def write_close_ups(folder: str, close_ups: Iterable[CloseUp]) -> None:
+    """Write the large pictures of the first screen."""
+    sink = io.BytesIO()
+    table = pa.Table.from_pylist([asdict(c) for c in close_ups], schema=_CLOSE_UPS)
+    pq.write_table(table, sink, compression="none")
+    storage.write(_first_screen(folder), sink.getvalue())
+
+
+def read_close_ups(folder: str) -> dict[tuple[str, str], CloseUp]:
+    """The large pictures by (run, item id); none in reports of before there were any."""
+    if not storage.exists(_first_screen(folder)):
+        return {}
+    rows = pq.read_table(pa.BufferReader(storage.read(_first_screen(folder)))).to_pylist()
+    return {(row["run"], row["item_id"]): CloseUp(**row) for row in rows}
+
+
+def _first_screen(folder: str) -> str:
+    return storage.join(folder, "evidence", "first-screen.parquet")
 
 
 def _part(folder: str, part: int) -> str:

@@ -1,10 +1,10 @@
 """What is compared: an image before and after, from a run folder or from two folders."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 from refine_ops import storage
 from refine_ops.config import PasteSettings, WriteSettings
 from refine_ops.errors import ItemError
+from refine_ops.job import published
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.plan import PlanReader
 from refine_ops.job.run_folder import RunFolder, reopen_run
 from refine_ops.job.starts import read_start, start_numbers
 from refine_ops.proof.allowed import Rules
-from refine_ops.records import Alignment, Box, Region
+from refine_ops.records import Agreement, Alignment, Box, MadeBy, Region, Status
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,9 @@ _BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class ReportedItem:
-    """One image before and after. `crops` and `alignments` are what the worker recorded, by region id; `patches` is
-    where raw patches lie if they were kept. `drift_from_output` says that raw drift is read off the output itself."""
+    """One image before and after. `crops`, `model_sizes` (of the crops as the model saw them, width and height),
+    `alignments`, `agreements` and `makers` are what the worker recorded, by region id; `patches` is where raw patches
+    lie if they were kept. `drift_from_output` says that raw drift is read off the output itself."""
 
     run: str
     item_id: str
@@ -37,12 +39,15 @@ class ReportedItem:
     output: str
     rules: Rules
     fingerprint: str = ""
-    status: Literal["done", "dead"] = "done"
+    status: Status = "done"
     reason: str = ""
     message: str = ""
     regions: tuple[Region, ...] = ()
     crops: dict[str, Box] = field(default_factory=dict)
+    model_sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     alignments: dict[str, Alignment] = field(default_factory=dict)
+    agreements: dict[str, Agreement] = field(default_factory=dict)
+    makers: dict[str, MadeBy] = field(default_factory=dict)
     patches: dict[str, str] = field(default_factory=dict)
     drift_from_output: bool = False
     source_sha256: str = ""
@@ -78,13 +83,16 @@ class ReportedRun:
         """How many items `items` will give at most."""
         return len(self._ledger(["finished_at"]))
 
-    def items(self) -> Iterator[ReportedItem]:
-        """Items with an outcome, in manifest order; memory is bounded by the ledger's size.
+    def items(self, only: Collection[str] | None = None) -> Iterator[ReportedItem]:
+        """Items with an outcome, or `only` those with these ids, in manifest order; memory is bounded by the ledger's
+        size.
 
         What the manifest no longer holds is left out: a done item with a warning, as there are no regions to judge it
         by; a dead one by the dead letter, which names those whose rows cannot be refined too.
         """
         ledger = self._ledger()
+        if only is not None:
+            ledger = ledger.filter(pc.is_in(ledger["item_id"], value_set=pa.array(sorted(only), pa.string())))
         ledger = ledger.take(pc.sort_indices(ledger, sort_keys=[("row", "ascending")]))
         plan = PlanReader(self.folder.plan)
         ids = plan.columns(["item_id"])["item_id"].combine_chunks()
@@ -99,9 +107,8 @@ class ReportedRun:
                     continue
                 if position < 0 and still_dead is not None and row["item_id"] not in still_dead:
                     continue
-                item = plan.item(int(position))[0] if position >= 0 else None
-                category = row["category"] if item is None else item.category
-                yield self._item({**row, "category": category}, item.regions if item else (), settings(row["start"]))
+                regions = plan.item(int(position))[0].regions if position >= 0 else ()
+                yield self._item(row, regions, settings(row["start"]))
 
     def _ledger(self, columns: list[str] | None = None) -> pa.Table:
         ledger = read_ledger(self.folder.outcomes, columns)
@@ -121,6 +128,15 @@ class ReportedRun:
         """How many items the run was to do."""
         return len(PlanReader(self.folder.plan))
 
+    def published(self) -> int | None:
+        """How many of the items are in the newest published set, as they are here; None before the first one."""
+        snapshot = published.newest(self.uri)
+        if snapshot is None:
+            return None
+        ledger = self._ledger(["status", "object"])
+        objects = ledger.filter(pc.equal(ledger["status"], "done"))["object"]
+        return int(pc.sum(pc.is_in(objects, value_set=snapshot.table["object"].combine_chunks())).as_py() or 0)
+
     def _item(self, row: dict[str, Any], regions: tuple[Region, ...], settings: _Settings) -> ReportedItem:
         outcomes = row["regions"] or []
         timings = dict(row["timings_s"] or [])
@@ -136,7 +152,10 @@ class ReportedRun:
             message=row["message"],
             regions=regions,
             crops={r["region_id"]: tuple(r["crop"]) for r in outcomes},
+            model_sizes={r["region_id"]: (r["model_width"], r["model_height"]) for r in outcomes},
             alignments={r["region_id"]: _alignment(r["alignment"]) for r in outcomes},
+            agreements={r["region_id"]: Agreement(**r["agreement"]) for r in outcomes if r["agreement"]},
+            makers={r["region_id"]: r["made_by"] for r in outcomes},
             patches={
                 r["region_id"]: self.folder.patch_of(row["object"], r["region_id"]) for r in outcomes if settings.kept
             },
@@ -150,6 +169,7 @@ class ReportedRun:
                 **settings.slices,
                 "category": row["category"] or "none",
                 "source": storage.folder_of(row["image"]),
+                "made by": "+".join(sorted({r["made_by"] for r in outcomes})) or "none",
             },
         )
 

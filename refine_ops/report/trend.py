@@ -111,11 +111,23 @@ def _values(items: Sequence[ItemMeasure]) -> dict[str, tuple[float, float, float
             result[metric.name] = (centre, spread, float(np.percentile(measured, 95)))
     shares: dict[str, Callable[[ItemMeasure], bool]] = {
         "dead_share": lambda i: i.status == "dead",
+        "held_share": lambda i: i.status == "held",
         "strict_share": lambda i: any(FINDINGS[f.code].strict for f in i.findings),
+        "softer_share": lambda i: any(f.code == "effect.softer" for f in i.findings),
         "untouched_share": lambda i: any(f.code == "effect.none" for f in i.findings),
     }
     for name, holds in shares.items():
-        share = sum(map(holds, items)) / max(1, len(items))
-        result[name] = (share, float(np.sqrt(share * (1 - share))), share)
+        result[name] = _share(sum(map(holds, items)), len(items))
+    regions = [r for i in items if i.status == "done" for r in i.regions if r.made_by]
+    if regions:
+        result["transfer_share"] = _share(sum(r.made_by == "transfer" for r in regions), len(regions))
+    registered = [r for r in regions if r.agreement is not None]
+    if registered:
+        result["unfit_share"] = _share(sum(r.reference != "fits" for r in registered), len(registered))
     result["attempts"] = (float(np.mean([i.attempts for i in items])), float(np.std([i.attempts for i in items])), 0.0)
     return result
+
+
+def _share(holding: int, of: int) -> tuple[float, float, float]:
+    share = holding / max(1, of)
+    return share, float(np.sqrt(share * (1 - share))), share

@@ -45,12 +45,12 @@ def test_the_flow_writes_reports_events_and_fails_as_told(
         drift_report(
             DriftReportConfig(runs=(odd_uri,), measure=ONE, trend=trend, out=str(tmp_path / "r"), fail_on="alarm")
         )
-    with pytest.raises(DriftFound, match="break the promise"):
+    with pytest.raises(DriftFound, match="breaks the promise"):
         drift_report(DriftReportConfig(runs=(small_run,), measure=ONE, out=str(tmp_path / "bad")))
     assert (tmp_path / "bad" / "report.html").exists()
     artifact = Artifact.get("drift-report")
     assert artifact is not None
-    assert "1 of 12 items break the promise" in str(artifact.data)
+    assert "1 of 12 items breaks the promise" in str(artifact.data)
     worker.drain()
     sent = [e for client in AssertingEventsClient.all for e in client.events]
     assert {e.event for e in sent} >= {EVENT_ALARM, EVENT_VIOLATION}

@@ -58,11 +58,19 @@ def small(browser: Browser, small_report: Path) -> Iterator[Visit]:
 
 def test_the_first_screen_says_what_is_wrong_and_shows_it_first(small: Visit) -> None:
     page = small.page
-    expect(page.locator("#verdict")).to_contain_text("1 of 12 items break the promise")
+    expect(page.locator("#verdict")).to_contain_text("1 of 12 items breaks the promise")
     expect(page.locator(".worst b")).to_have_text(["stray", "broken", "untouched"])
-    expect(page.locator(".worst .finding").first).to_have_text(
+    expect(page.locator(".worst .finding").first).to_have_text("Changed outside its marked regions")
+    card = page.locator(".shown.look .card").first
+    expect(card.locator(".flag")).to_have_text("Changed outside its marked regions")
+    assert card.locator("img").evaluate_all("all => all.every((i) => i.complete && i.naturalWidth > 60)")
+    expect(card.locator("details li").first).not_to_be_visible()
+    card.locator("summary").click()
+    expect(card.locator("details li").first).to_have_text(
         "1 px changed outside the allowed change, by up to 1 levels (limit 0 px)"
     )
+    expect(page.locator(".numbers")).not_to_be_visible()
+    assert "no history" not in page.content()
     expect(page.locator("#count")).to_have_text("12 of 12")
     assert page.locator(".row").count() == 12
 
@@ -323,7 +331,7 @@ def _time_to_table(visited: Visit) -> float:
 def test_screenshots_of_first_screen_and_item_view(browser: Browser, small_run: str, tmp_path: Path) -> None:
     """Kept in `screenshots/` for the README; delete one to have it made again."""
     folder = Path(__file__).parent / "screenshots"
-    measure = MeasureSettings(processes=1, pictures=PictureSettings(quality=90))
+    measure = MeasureSettings(processes=1, evidence=PictureSettings(quality=90))
     trend = TrendSettings(folder=str(tmp_path / "trend"))
     for night in range(7):
         run = MadeRun(tmp_path / f"night-{night}", start=1.79e9 - 86_400 * (7 - night))

@@ -19,7 +19,7 @@ from refine_ops.image.paste import blend_mask
 from refine_ops.job.ledger import outcomes_table, write_part
 from refine_ops.job.planning.plan import make_plan
 from refine_ops.job.run_folder import open_run
-from refine_ops.records import Alignment, Box, Outcome, RegionOutcome, U8Image
+from refine_ops.records import Agreement, Alignment, Box, MadeBy, Outcome, RegionOutcome, U8Image
 
 SIDE = 320
 _PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
@@ -66,6 +66,13 @@ class MadeEdit:
 
     def untouched(self) -> "MadeEdit":
         return replace(self, after=self.before.copy())
+
+    def smeared(self, sigma_px: float = 5.0) -> "MadeEdit":
+        """A source that was sharp, and a result that is not."""
+        soft = cv2.GaussianBlur(self.sharp, (0, 0), sigma_px).astype(np.float32)
+        blend = blend_mask(self.mask)[..., None]
+        after = np.rint(self.sharp * (1 - blend) + soft * blend).astype(np.uint8)
+        return replace(self, before=self.sharp, after=np.where(blend > 0, after, self.sharp))
 
     def with_seam(self, levels: float) -> "MadeEdit":
         """Pasted with a hard edge, in another tone."""
@@ -139,7 +146,16 @@ class MadeRun:
         self._start, self._number = start, 1
 
     def add(
-        self, item_id: str, edit: MadeEdit, *, prompt: str = "restore it", category: str = "", **alignment: float
+        self,
+        item_id: str,
+        edit: MadeEdit,
+        *,
+        prompt: str = "restore it",
+        category: str = "",
+        reference: U8Image | None = None,
+        agreement: Agreement | None = None,
+        made_by: MadeBy = "model",
+        **alignment: float,
     ) -> None:
         name = f"{len(self._rows):05d}"
         source, mask = self.folder / "in" / f"{name}.png", self.folder / "in" / f"{name}-mask.png"
@@ -150,6 +166,9 @@ class MadeRun:
         if edit.raw is not None:
             storage.write(str(self.folder / "patches" / f"{self._number:08d}" / f"{name}.png.r0.png"), png(edit.raw))
         region = {"region_id": "r0", "prompt": prompt, "mask": str(mask)}
+        if reference is not None:
+            region["reference"] = str(self.folder / "in" / f"{name}-reference.png")
+            storage.write(region["reference"], png(reference))
         row = {"item_id": item_id, "image": str(source), "output": f"{name}.png", "regions": [region]}
         self._rows.append(row | ({"category": category} if category else {}))
         figures = {"measured": edit.raw is None, "de00_before": 1.0, "dx_px": 0.1} | alignment
@@ -166,6 +185,8 @@ class MadeRun:
             1,
             "none",
             Alignment(**figures),  # type: ignore[arg-type]
+            agreement,
+            made_by,
         )
         self._outcomes.append(
             self._outcome(
@@ -182,6 +203,14 @@ class MadeRun:
                 timings_s={"read": 0.01, "refine": 0.5},
             )
         )
+
+    def add_held(self, item_id: str, edit: MadeEdit, reason: str, message: str) -> None:
+        name = f"{len(self._rows):05d}"
+        source = self.folder / "in" / f"{name}.png"
+        storage.write(str(source), png(edit.before))
+        region = {"region_id": "r0", "prompt": "restore it", "box": list(edit.tight)}
+        self._rows.append({"item_id": item_id, "image": str(source), "output": f"{name}.png", "regions": [region]})
+        self._outcomes.append(self._outcome(item_id, status="held", reason=reason, message=message, image=str(source)))
 
     def add_dead(self, item_id: str, reason: str, message: str) -> None:
         image = str(self.folder / "in" / "gone.png")

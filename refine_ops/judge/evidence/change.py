@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from refine_ops.image.difference import sampled_de00, ssim_map
 from refine_ops.records import Mask, U8Image
@@ -13,12 +12,11 @@ from refine_ops.records import Mask, U8Image
 @dataclass(frozen=True, slots=True)
 class Effect:
     """`levels`: mean absolute difference in 1/255; `de00`: mean CIEDE2000; `ssim`: mean SSIM of windows centred in the
-    region; `detail`: log2 of the ratio of gradient energy after to before (1.0: twice as much detail)."""
+    region."""
 
     levels: float
     de00: float
     ssim: float
-    detail: float
 
 
 def measure_effect(before: U8Image, after: U8Image, region: Mask) -> Effect:
@@ -27,15 +25,8 @@ def measure_effect(before: U8Image, after: U8Image, region: Mask) -> Effect:
     grey_before = cv2.cvtColor(before, cv2.COLOR_RGB2GRAY).astype(np.float32)
     grey_after = cv2.cvtColor(after, cv2.COLOR_RGB2GRAY).astype(np.float32)
     inside = np.ascontiguousarray(region).view(np.uint8)
-    energy_before, energy_after = (cv2.mean(_gradient_energy(g), inside)[0] for g in (grey_before, grey_after))
     return Effect(
         levels=sum(cv2.mean(difference, inside)[:3]) / 3,
         de00=float(sampled_de00(before, after, region).mean()),
         ssim=cv2.mean(ssim_map(grey_before, grey_after), inside)[0],
-        detail=float(np.log2((energy_after + 1.0) / (energy_before + 1.0))),
     )
-
-
-def _gradient_energy(grey: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    across, down = cv2.Scharr(grey, cv2.CV_32F, 1, 0), cv2.Scharr(grey, cv2.CV_32F, 0, 1)
-    return np.asarray((across**2 + down**2) / 1024, np.float32)

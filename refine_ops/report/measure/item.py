@@ -7,12 +7,14 @@ import numpy as np
 from refine_ops.errors import ItemError
 from refine_ops.image.focus import crop_of
 from refine_ops.judge.evidence.change import measure_effect
+from refine_ops.judge.evidence.detail import measure_detail
 from refine_ops.judge.evidence.drift import Drift, from_alignment, measure_drift
+from refine_ops.judge.evidence.likeness import grey_of
 from refine_ops.judge.evidence.seam import measure_seam
 from refine_ops.proof.recheck import Strict, check_strict
 from refine_ops.records import Region
 from refine_ops.report.config import MeasureSettings
-from refine_ops.report.figures import FINDINGS, Compared, Finding, ItemMeasure, RegionMeasure
+from refine_ops.report.figures import FINDINGS, Compared, Finding, ItemMeasure, Reference, RegionMeasure
 from refine_ops.report.findings import region_findings, strict_findings
 from refine_ops.report.measure.pair import Pair, open_pair, raw_patch
 from refine_ops.report.measure.pictures import SeamLine
@@ -20,7 +22,7 @@ from refine_ops.report.measure.windows import item_thumbnail, item_windows
 from refine_ops.report.run_items import ReportedItem
 
 _CONTEXT_PX = 64
-_LEAST_IS_WORST = frozenset({"raw_ssim", "region_ssim", "change_levels", "text_gain"})
+_LEAST_IS_WORST = frozenset({"raw_ssim", "region_ssim", "change_levels", "detail", "text_gain"})
 
 
 def compare(item: ReportedItem, settings: MeasureSettings, keep_pictures: bool) -> Compared:
@@ -29,8 +31,9 @@ def compare(item: ReportedItem, settings: MeasureSettings, keep_pictures: bool) 
     Args:
         keep_pictures: keep pictures of a clean item too; flagged items always have them.
     """
-    if item.status == "dead":
-        return failed(item, Finding("dead", 1, 0, f"dead letter, {item.reason}: {item.message}"))
+    if item.status != "done":
+        what = "held" if item.status == "held" else "dead letter"
+        return failed(item, Finding(item.status, 1, 0, f"{what}, {item.reason}: {item.message}"))
     try:
         pair = open_pair(item, settings.limits)
         strict = check_strict(pair.source, pair.output, pair.allowed, item.rules)
@@ -51,7 +54,7 @@ def compare(item: ReportedItem, settings: MeasureSettings, keep_pictures: bool) 
 
 def failed(item: ReportedItem, finding: Finding) -> Compared:
     """An item that cannot be measured, with the reason."""
-    unmeasured = tuple(RegionMeasure(r.region_id, r.prompt, {}) for r in item.regions)
+    unmeasured = tuple(_of_region(item, region, {}) for region in item.regions)
     return Compared(replace(_unmeasured(item), regions=unmeasured, findings=(finding,)))
 
 
@@ -62,8 +65,19 @@ def _regions(
     for region in item.regions:
         metrics, seams[region.region_id] = _region(item, region, pair, settings)
         metrics |= item.extra.get(region.region_id, {})
-        measured.append(RegionMeasure(region.region_id, region.prompt, metrics))
+        measured.append(_of_region(item, region, metrics))
     return measured, seams
+
+
+def _of_region(item: ReportedItem, region: Region, metrics: dict[str, float]) -> RegionMeasure:
+    """The numbers beside who made the region and what became of its reference."""
+    agreement = item.agreements.get(region.region_id)
+    reference: Reference = "as given" if region.all_references else "none"
+    if agreement is not None:
+        reference = agreement.verdict
+    return RegionMeasure(
+        region.region_id, region.prompt, metrics, item.makers.get(region.region_id, ""), reference, agreement
+    )
 
 
 def _region(
@@ -73,11 +87,13 @@ def _region(
     before, after = (np.ascontiguousarray(crop_of(image.rgb, box)) for image in (pair.source, pair.output))
     inside = np.ascontiguousarray(crop_of(pair.marked[region.region_id], box))
     effect = measure_effect(before, after, inside)
+    detail = measure_detail(grey_of(before), grey_of(after), inside)
     metrics = {
         "change_levels": effect.levels,
         "change_de00": effect.de00,
         "region_ssim": effect.ssim,
-        "detail": effect.detail,
+        "detail": detail.gained,
+        "detail_lost": detail.lost,
     }
     metrics |= _drift_metrics(_raw_drift(item, region, pair, settings))
     seam = measure_seam(before, after, inside, pair.reach_px)

@@ -80,6 +80,13 @@ def thumbnail(image: U8Image, around: Box | None, side_px: int, quality: int) ->
     return _webp(_resized(image[top : top + side, left : left + side], (side_px, side_px)), quality)
 
 
+def picture(image: U8Image, longest_px: int, quality: int) -> bytes:
+    """A whole image as WebP, shrunk by area where it is larger."""
+    height, width = image.shape[:2]
+    scale = min(1.0, longest_px / max(width, height))
+    return _webp(_resized(image, (max(1, round(width * scale)), max(1, round(height * scale)))), quality)
+
+
 def _resized(image: U8Image, size: tuple[int, int]) -> U8Image:
     if (image.shape[1], image.shape[0]) == size:
         return image

@@ -11,6 +11,7 @@ import hashlib
 import html
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
@@ -19,13 +20,21 @@ import jinja2
 import pyarrow as pa
 
 from refine_ops import storage
-from refine_ops.report.items import read_items, read_pictures
+from refine_ops.report.figures import CloseUp
+from refine_ops.report.items import read_close_ups, read_items, read_pictures
 from refine_ops.report.page.escape import visible
 from refine_ops.report.page.payload import as_json, data_uri, facts, payloads, slice_values
 
 SINGLE_FILE_ITEMS = 500
 _SCRIPTS = ("data.js", "review.js", "table.js", "viewer.js", "main.js")
-_WORDS = {"clean": "Clean", "attention": "Worth a look", "violated": "Promise broken"}
+_WORDS = {"clean": "All is well", "attention": "Worth a look", "violated": "Promise broken"}
+_GROUPS = {
+    "held": ("Held for you", "Nothing good enough came out, so nothing of these was published. You decide."),
+    "look": ("Look at these first", "Something about these stands out."),
+    "most": ("What changed most", ""),
+    "typical": ("What is typical", ""),
+}
+"""Title and explanation of each group of pictures, in their order."""
 
 PageLayout = Literal["auto", "single", "folder"]
 
@@ -49,7 +58,8 @@ def render_html(folder: str, layout: PageLayout = "auto") -> str:
         else:
             script = f'refineReport("{name}",{as_json(payload)});'
             storage.write(storage.join(folder, "data", f"{name}.js"), script.encode())
-    page = _page(report, facts(report, items, runs, slices), _worst(folder, report, items), inline, single)
+    worst, groups = _worst(folder, report, items), _groups(folder, report, runs)
+    page = _page(report, facts(report, items, runs, slices), worst, groups, inline, single)
     uri = storage.join(folder, "report.html")
     storage.write(uri, page.encode())
     return uri
@@ -59,6 +69,7 @@ def _page(
     report: dict[str, Any],
     facts: dict[str, Any],
     worst: list[dict[str, Any]],
+    groups: list[dict[str, Any]],
     inline: list[tuple[str, str]],
     single: bool,
 ) -> str:
@@ -68,13 +79,17 @@ def _page(
         f"default-src 'none'; script-src {' '.join(sources)}; style-src {_hash(css)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
+    published = report["outcome"]["published"]
     return (
         _environment()
         .from_string(_template("report.html"))
         .render(
             report=report,
             verdict_word=_WORDS[report["verdict"]["state"]],
+            published=report["outcome"]["done"] if published is None else published,
+            published_word="refined" if published is None else "published",
             worst=worst,
+            groups=groups,
             facts=as_json(facts),
             inline=inline,
             css=css,
@@ -87,13 +102,35 @@ def _page(
 def _worst(folder: str, report: dict[str, Any], items: pa.Table) -> list[dict[str, Any]]:
     head = items.slice(0, len(report["worst"])).select(["run", "item_id", "page"]).to_pylist()
     runs = list(dict.fromkeys(items["run"].to_pylist()))
-    pictures = cache(lambda page: read_pictures(folder, page))
+    evidence = cache(lambda page: read_pictures(folder, page))
     worst = []
     for entry, row in zip(report["worst"], head, strict=True):
-        thumb = pictures(row["page"]).get((row["run"], row["item_id"]), {}).get("thumb", b"")
+        thumb = evidence(row["page"]).get((row["run"], row["item_id"]), {}).get("thumb", b"")
         run = runs.index(row["run"])
         worst.append({**entry, "thumb": data_uri(thumb, "webp"), "run_number": run})
     return worst
+
+
+def _groups(folder: str, report: dict[str, Any], runs: list[str]) -> list[dict[str, Any]]:
+    """The first screen's pictures, by group; a report of before there were any shows none."""
+    pictures = read_close_ups(folder)
+    groups = []
+    for name, (title, explained) in _GROUPS.items():
+        cards = []
+        for card in report.get("shown", ()):
+            if card["group"] == name:
+                seen = pictures.get((card["run"], card["id"]))
+                run = runs.index(card["run"])
+                cards.append(card | {"run_number": run, "pictures": _card_pictures(seen) if seen else []})
+        if cards:
+            groups.append({"name": name, "title": title, "explained": explained, "cards": cards})
+    return groups
+
+
+def _card_pictures(seen: CloseUp) -> list[tuple[str, str]]:
+    """(caption, data URI) of the pictures that there are."""
+    named = [("before", seen.before), (seen.said, seen.reference), ("after", seen.after)]
+    return [(caption, data_uri(data, "webp")) for caption, data in named if data]
 
 
 def _hash(text: str) -> str:
@@ -115,9 +152,17 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"visible": visible, "figure": _figure}
+    environment.filters |= {"visible": visible, "figure": _figure, "day": _day}
     environment.globals["sparkline"] = _sparkline
     return environment
+
+
+def _day(stamp: str) -> str:
+    """An ISO time as people write it."""
+    try:
+        return datetime.fromisoformat(stamp).strftime("%-d %B %Y, %H:%M %Z").strip()
+    except ValueError:
+        return stamp
 
 
 def _figure(value: float | None) -> str:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from refine_ops.report.figures import FIGURES, FINDINGS
 from refine_ops.report.items import item_of, read_pictures
+from refine_ops.report.words import agreement_numbers, origin_in_words
 
 CHUNK_ITEMS = 10_000
 _MAX_SLICE_VALUES = 50
@@ -33,8 +34,8 @@ def payloads(
         page = pages[start]
         stop = start + next((i for i, p in enumerate(pages[start:]) if p != page), len(pages) - start)
         rows = numbered.slice(start, stop - start).to_pylist()
-        pictures = read_pictures(folder, page)
-        shown = [(row, pictures.get((row["run"], row["item_id"]), {"thumb": b"", "windows": []})) for row in rows]
+        evidence = read_pictures(folder, page)
+        shown = [(row, evidence.get((row["run"], row["item_id"]), {"thumb": b"", "windows": []})) for row in rows]
         yield f"details-{page:05d}", {row["row"]: _details(row, seen["windows"]) for row, seen in shown}
         yield f"thumbs-{page:05d}", {row["row"]: data_uri(seen["thumb"], "webp") for row, seen in shown}
         start = stop
@@ -70,7 +71,16 @@ def _details(row: dict[str, Any], windows: list[dict[str, Any]]) -> dict[str, An
         "file": f"{size}attempts {item.attempts}",
         "message": item.message,
         "findings": [f.text for f in item.findings],
-        "regions": [{"region_id": r.region_id, "prompt": r.prompt, "metrics": r.metrics} for r in item.regions],
+        "regions": [
+            {
+                "region_id": r.region_id,
+                "prompt": r.prompt,
+                "metrics": r.metrics,
+                "origin": origin_in_words(r),
+                "agreement": agreement_numbers(r),
+            }
+            for r in item.regions
+        ],
         "windows": [_shown_window(w) for w in windows],
         "no_pictures": _NO_PICTURES
         if not item.findings

@@ -72,7 +72,9 @@ function refresh() {
 }
 
 function sizeTable() {
-  $("space").style.height = `${view.rows.length * rowHeight()}px`;
+  const height = view.rows.length * rowHeight();
+  $("space").style.height = `${height}px`;
+  $("scroller").style.height = `min(70vh, 900px, ${Math.max(height, rowHeight()) + 2}px)`;
 }
 
 function draw() {

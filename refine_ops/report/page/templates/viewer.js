@@ -139,7 +139,8 @@ function drawFacts() {
   }
   numbers.append(body);
   const prompts = item.regions.filter((r) => r.prompt).map((r) => element("p", { dir: "auto" }, visible(`${r.region_id}: ${r.prompt}`)));
-  $("facts").replaceChildren(...prompts, numbers, table);
+  const origins = item.regions.filter((r) => r.origin).map((r) => element("li", {}, visible(`${item.regions.length > 1 ? `${r.region_id}: ` : ""}${r.origin}`), ...r.agreement.map((line) => element("small", {}, visible(line)))));
+  $("facts").replaceChildren(...prompts, ...(origins.length ? [element("ul", { class: "origins" }, ...origins)] : []), numbers, table);
 }
 
 function showDecision() {
