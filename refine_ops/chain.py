@@ -23,6 +23,7 @@ from refine_ops.image.region import region_mask
 from refine_ops.image.source import Source
 from refine_ops.proof import verify
 from refine_ops.proof.allowed import Rules
+from refine_ops.provenance import policy
 from refine_ops.records import (
     Agreement,
     Alignment,
@@ -105,6 +106,7 @@ def open_item(item: Item, inputs: Mapping[str, bytes], settings: RefineSettings)
     """
     limits, uris = settings.limits, _references(item)
     source = read.decode(inputs[item.image], name=item.image, limits=limits, matte=settings.write.matte)
+    policy.check(source, settings.provenance)
     markings = []
     for region in item.regions:
         mask = region_mask(region, source.size, inputs[region.mask] if region.mask else None, limits)

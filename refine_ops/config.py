@@ -139,6 +139,14 @@ class WriteSettings(Settings):
         return self.output_format != "source" or self.jpeg_fallback == "png"
 
 
+class ProvenanceSettings(Settings):
+    """What becomes of a source's Content Credentials (C2PA), and what a refined file says of itself."""
+
+    existing: Literal["strip", "refuse"] = Field(
+        "strip", description="A source with Content Credentials: take them out and record it, or refuse the item."
+    )
+
+
 class ModelSettings(Settings):
     """Which refiner, and how it runs. None means: as the preset says."""
 
@@ -189,6 +197,7 @@ class RefineSettings(PatchSettings):
 
     model: ModelSettings = ModelSettings()
     write: WriteSettings = WriteSettings()
+    provenance: ProvenanceSettings = ProvenanceSettings()
     limits: ImageLimits = ImageLimits()
 
 
@@ -315,6 +324,8 @@ def pixel_settings(settings: RefineSettings) -> dict[str, Any]:
     for name in ("model", "adapters", "registry", "allow_hub", "allow_other_base", "device"):
         values["model"].pop(name)
     values.pop("limits")
+    if settings.provenance == ProvenanceSettings():  # files are then as releases without this setting wrote them
+        values.pop("provenance")
     return values
 
 
