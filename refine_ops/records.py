@@ -259,6 +259,9 @@ class Evidence:
         detail_gained: detail after over before, both above the noise, log2 (1.0: twice as much).
         detail_kept: correlation of the fine detail before and after, in [-1, 1].
         detail_around: detail after over that around the region, log2 (0.0: as sharp as its surroundings).
+        sharpness_before, sharpness_after, sharpness_around: the finest detail over the next coarser, log2, in the
+            region and around it; what is blurred has little.
+        explained: correlation of the region before with the one after, blurred by what fits best, in [-1, 1].
         overshoot: how far edges swing past what lies on either side of them in the source, in 1/255.
         grain: noise after, where it is flat, less that around the region, in 1/255.
         structure: correlation of the coarse shapes before and after, in [-1, 1].
@@ -282,6 +285,10 @@ class Evidence:
     detail_gained: float | None = None
     detail_kept: float | None = None
     detail_around: float | None = None
+    sharpness_before: float | None = None
+    sharpness_after: float | None = None
+    sharpness_around: float | None = None
+    explained: float | None = None
     overshoot: float | None = None
     grain: float | None = None
     structure: float | None = None

@@ -20,6 +20,7 @@ from refine_ops.records import Evidence
 VERSION: Final = 1
 """Of the gate file; another one is refused."""
 NAME: Final = "gate.json"
+_BODY: Final = ("version", "model", "intercept", "curves", "surfaces", "threshold", "promise")
 
 REASONS: Final[Mapping[str, str]] = {
     "judge.not_finite": "the model made values that are no numbers",
@@ -69,17 +70,42 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class Surface:
+    """What two signals add together: `points` by the first one's values `at[0]` (rows) and the second one's `at[1]`,
+    bilinear between them and level beyond; nothing where one of them was not measured."""
+
+    of: tuple[str, str]
+    at: tuple[tuple[float, ...], tuple[float, ...]]
+    points: tuple[tuple[float, ...], ...]
+
+    def of_values(self, one: float | None, other: float | None) -> float:
+        """Points for two values."""
+        if one is None or other is None or not (math.isfinite(one) and math.isfinite(other)):
+            return 0.0
+        columns = [float(np.interp(other, self.at[1], row)) for row in self.points]
+        return float(np.interp(one, self.at[0], columns))
+
+    @property
+    def weight(self) -> float:
+        """How far the two can move a score."""
+        every = [point for row in self.points for point in row]
+        return max(every) - min(every)
+
+
+@dataclass(frozen=True, slots=True)
 class Gate:
     """A calibrated score over the signals, and the threshold that keeps a promise.
 
-    A region is published where no fixed rule speaks against it and its score, `intercept` and the curves' points
-    added up, is at least `threshold`. `promise` says that of what is published at most `max_harm` is worse, with which
-    `confidence`, on how many cases that rests and what they were. `fingerprint` is the file's hash without its card.
+    A region is published where no fixed rule speaks against it and its score, `intercept` and all points of curves and
+    surfaces added up, is at least `threshold`. `promise` says that of what is published at most `max_harm` is worse,
+    with which `confidence`, on how many cases that rests and what they were. `fingerprint` is the file's hash without
+    its card.
     """
 
     model: str
     intercept: float
     curves: Mapping[str, Curve]
+    surfaces: tuple[Surface, ...]
     threshold: float
     promise: Mapping[str, Any]
     fingerprint: str
@@ -87,7 +113,8 @@ class Gate:
     def score(self, evidence: Evidence) -> float:
         """Higher is better; a logit of `not worse`."""
         found = signals(evidence)
-        return self.intercept + sum(curve.of(found[name]) for name, curve in self.curves.items())
+        alone = sum(curve.of(found[name]) for name, curve in self.curves.items())
+        return self.intercept + alone + sum(s.of_values(*(found[name] for name in s.of)) for s in self.surfaces)
 
     def rule(self, evidence: Evidence) -> Ruling:
         """Accepted, or the reason."""
@@ -101,6 +128,8 @@ def signals(evidence: Evidence) -> dict[str, float | None]:
     found = {field.name: getattr(evidence, field.name) for field in fields(Evidence) if field.name != "finite"}
     found["text_gain"] = _less(evidence.text_after, evidence.text_before)
     found["reference_gain"] = _less(evidence.reference_after, evidence.reference_before)
+    found["sharpness_gain"] = _less(evidence.sharpness_after, evidence.sharpness_before)
+    found["sharpness_over"] = _less(evidence.sharpness_after, evidence.sharpness_around)
     found["detail_before"] = _less(evidence.detail_around, evidence.detail_gained)
     return found
 
@@ -176,14 +205,22 @@ def gate_of(data: Any) -> Gate:
         ValueError: what is missing, or not known here.
     """
     try:
-        body = {name: data[name] for name in ("version", "model", "intercept", "curves", "threshold", "promise")}
+        body = {name: data[name] for name in _BODY}
         curves = {n: Curve(tuple(c["at"]), tuple(c["points"]), c["absent"]) for n, c in body["curves"].items()}
+        surfaces = tuple(_surface(s) for s in body["surfaces"])
     except (KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"{type(e).__name__}: {e}") from e
-    if body["version"] != VERSION or not signals(Evidence()).keys() >= curves.keys():
-        raise ValueError(f"version {body['version']} over {', '.join(curves)}; version {VERSION} is read here")
+    used = {*curves, *(name for surface in surfaces for name in surface.of)}
+    if body["version"] != VERSION or not signals(Evidence()).keys() >= used:
+        raise ValueError(f"version {body['version']} over {', '.join(sorted(used))}; version {VERSION} is read here")
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    return Gate(body["model"], body["intercept"], curves, body["threshold"], body["promise"], digest)
+    return Gate(body["model"], body["intercept"], curves, surfaces, body["threshold"], body["promise"], digest)
+
+
+def _surface(data: Any) -> Surface:
+    one, other = data["of"]
+    first, second = (tuple(at) for at in data["at"])
+    return Surface((one, other), (first, second), tuple(tuple(row) for row in data["points"]))
 
 
 def gate_file(gate: Gate, card: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ GATE = {
     "model": "mine",
     "intercept": 0.5,
     "curves": {"detail_gained": {"at": [0.0, 1.0, 2.0], "points": [-2.0, 0.0, 4.0], "absent": -3.0}},
+    "surfaces": [{"of": ["grain", "zoom"], "at": [[0.0, 1.0], [1.0, 2.0]], "points": [[0.0, 0.0], [0.0, 8.0]]}],
     "threshold": 0.0,
     "promise": {"max_harm": 0.05, "confidence": 0.95, "cases": 200},
 }
@@ -50,6 +51,15 @@ def test_a_gate_scores_what_was_measured_and_what_was_not(folder: Path) -> None:
     assert gate.rule(Evidence(change=9.0, detail_gained=1e9)).score == pytest.approx(4.5)
     assert gate.rule(Evidence(change=9.0)).score == pytest.approx(-2.5)
     assert gate.rule(Evidence(change=9.0, detail_gained=9.0, detail_lost=0.9)).reason == "judge.detail_lost"
+
+
+def test_two_signals_count_together_where_both_were_measured(folder: Path) -> None:
+    gate = read_gate(folder / "gate.json")
+    plain = gate.score(Evidence(detail_gained=1.0))
+    assert plain == pytest.approx(0.5)
+    for values, points in (((None, 1.0), 0), ((1.0, 1.0), 0), ((0.5, 2.0), 4), ((0.5, 1.5), 2), ((9.0, 9.0), 8)):
+        grain, zoom = values
+        assert gate.score(Evidence(detail_gained=1.0, grain=grain, zoom=zoom)) == pytest.approx(plain + points)
 
 
 def test_a_models_gate_is_not_its_adapters(folder: Path, tmp_path: Path) -> None:

@@ -31,20 +31,24 @@ _FLOOR: Final = 0.3
 _BLOCK_PX: Final = 8
 _BLOCKY: Final = 1.35
 """Steps on the grid over steps beside it, from which on a picture counts as coded in blocks."""
+_BLURS_PX: Final = (0.0, 0.8, 1.4, 2.2, 3.2)
+_TONE_PX: Final = 6.0
 _LEAST_PIXELS: Final = 64
 _RING_PX: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """As `Evidence` has them: `lost` in [0, 1], `gained` and `around` in log2, `grain` in 1/255, `kept` in [-1, 1].
-
-    `around` and `grain` are None where too little is left around the region.
-    """
+    """As `Evidence` has them: `lost` in [0, 1], `gained`, `around` and sharpness in log2, `grain` in 1/255, the rest in
+    [-1, 1]. What compares with the surroundings is None where too little of them is left."""
 
     lost: float
     gained: float
     kept: float
+    sharpness_before: float
+    sharpness_after: float
+    sharpness_around: float | None
+    explained: float
     around: float | None
     grain: float | None
 
@@ -56,24 +60,27 @@ def measure_detail(before: Plane, after: Plane, mask: Mask) -> Detail:
     ring = _ring(mask)
     one, two = _bands(before), _bands(after)
     noise = [_noise(band, mask) for band in (*one[:1], *two[:1])]
-    lost = total_before = total_after = outside = 0.0
+    lost = 0.0
+    of_bands, outside = [], []
     for sigma, b, a in zip(_SIGMAS_PX, one, two, strict=True):
         energies = [_windows(np.square(band), sigma) for band in (b, a)]
         # White noise of the finest band leaves about a quarter of its energy in each next one.
         floors = [max(n * n, _FLOOR**2) / sigma**2 for n in noise]
         e_b, e_a = (np.maximum(e - floor, 0) for e, floor in zip(energies, floors, strict=True))
-        lost += float(np.maximum(e_b - e_a, 0)[looked].sum())
-        total_before += float(e_b[looked].sum())
-        total_after += float(e_a[looked].sum())
+        lost += float(np.maximum(e_b - e_a, 0)[looked].mean())
+        of_bands.append((float(e_b[looked].mean()), float(e_a[looked].mean())))
         if ring is not None:
-            outside += float(np.maximum(energies[0] - floors[0], 0)[ring].mean())
-    count = np.count_nonzero(looked)
-    within = total_after / count
+            outside.append(float(np.maximum(energies[0] - floors[0], 0)[ring].mean()))
+    was, now = (sum(energies) for energies in zip(*of_bands, strict=True))
     return Detail(
-        lost=lost / (total_before + _FLOOR**2 * count),
-        gained=_octaves(total_after / count, total_before / count),
+        lost=lost / (was + _FLOOR**2),
+        gained=_octaves(now, was),
         kept=_correlation(one[0] + one[1], two[0] + two[1], looked),
-        around=None if ring is None else _octaves(within, outside),
+        sharpness_before=_octaves(of_bands[0][0], of_bands[1][0]),
+        sharpness_after=_octaves(of_bands[0][1], of_bands[1][1]),
+        sharpness_around=None if ring is None else _octaves(outside[0], outside[1]),
+        explained=_explained(before, after, looked),
+        around=None if ring is None else _octaves(now, sum(outside)),
         grain=None if ring is None else noise[1] - _noise(one[0], ring),
     )
 
@@ -91,7 +98,7 @@ def _windows(energy: Plane, sigma: float) -> Plane:
 def _noise(band: Plane, part: Mask) -> float:
     """Standard deviation of the finest band in the part's quietest windows."""
     quiet = float(np.quantile(_windows(np.square(band), 2.0)[part], _QUIET))
-    return min(float(np.sqrt(quiet)), _MOST_NOISE)
+    return min(float(np.sqrt(max(quiet, 0.0))), _MOST_NOISE)
 
 
 def _ring(mask: Mask) -> Mask | None:
@@ -112,6 +119,20 @@ def _correlation(one: Plane, two: Plane, part: Mask) -> float:
     a, b = a - a.mean(), b - b.mean()
     own = max(np.sqrt((a @ a) * (b @ b)), _FLOOR**2 * len(a))
     return float((a @ b) / own)
+
+
+def _explained(before: Plane, after: Plane, part: Mask) -> float:
+    """Correlation of the picture before with the one after, blurred by what fits best: what is restored, if it is
+    blurred again, gives back what was there."""
+    found = []
+    for sigma in _BLURS_PX:
+        again = after if sigma == 0 else np.asarray(cv2.GaussianBlur(after, (0, 0), sigma), np.float32)
+        found.append(_correlation(_without_tone(before), _without_tone(again), part))
+    return max(found)
+
+
+def _without_tone(plane: Plane) -> Plane:
+    return np.asarray(plane - cv2.GaussianBlur(plane, (0, 0), _TONE_PX), np.float32)
 
 
 def _on_blocks(plane: Plane) -> Mask:
