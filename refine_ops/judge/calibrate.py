@@ -22,12 +22,14 @@ from refine_ops.records import Evidence
 
 _KNOTS: Final = (0.02, 0.25, 0.5, 0.75, 0.98)
 """Quantiles of a signal where its curve bends."""
-_LEAST_MEASURED: Final = 20
+_LEAST_MEASURED: Final = 10
 """Results that must have a signal for it to be used."""
 _STRENGTH: Final = 2.0
 """scikit-learn's `C`: how far points may move from 0."""
 _FOLDS: Final = 5
 _SLACK: Final = 1.6
+"""How many times the fewest cases that could keep the promise are asked for: one or two of them will be worse."""
+_GOOD: Final = 0.4
 _STEPS: Final = 40
 """Thresholds tried: every fortieth of the cross-fitted scores."""
 _RESTORED_SHARE: Final = 3.0
@@ -122,8 +124,10 @@ def calibrate(
         leave_out: Also fit without each signal, for the card.
 
     Raises:
-        JobError: nothing to tell apart: no result is worse, or all are.
+        JobError: nothing to tell apart: no result is worse, or all are; or scikit-learn is absent.
     """
+    if len({r.worse for r in results}) < 2:
+        raise JobError(f"{model}: of {len(results)} results all are alike; better ones and worse ones are both needed")
     fitted, judged = ([r for r in results if _half(r.case) == half] for half in (0, 1))
     lessons = [r for r in taught if _half(r.case) == 0]
     score = _fit(fitted, lessons, model)
@@ -176,10 +180,10 @@ def _fold(case: str) -> int:
 
 
 def _fit(results: Sequence[JudgedResult], taught: Sequence[JudgedResult], model: str, leave: str = "") -> Gate:
-    """The score alone: its threshold is 0 and its promise empty.
+    """The score alone, its threshold 0 and its promise empty; the same for all where they do not differ.
 
     Raises:
-        JobError: all are worse, or none is.
+        JobError: scikit-learn is absent.
     """
     try:
         from sklearn.linear_model import LogisticRegression
@@ -187,8 +191,9 @@ def _fit(results: Sequence[JudgedResult], taught: Sequence[JudgedResult], model:
         raise JobError("calibration needs scikit-learn: pip install 'refine-ops[eval]'") from e
     every = [*results, *taught]
     good = np.array([not r.worse for r in every])
-    if not len(every) or good.all() or not good.any():
-        raise JobError(f"{model}: {int(good.sum())} of {len(good)} results are not worse; both kinds are needed")
+    constant = Gate(model, 0.0, {}, (), 0.0, {}, "")
+    if good.all() or not good.any():
+        return constant
     columns = _signals(every)
     knots = {
         name: tuple(np.unique(np.quantile(values[~np.isnan(values)], _KNOTS).round(6)).tolist())
@@ -197,6 +202,8 @@ def _fit(results: Sequence[JudgedResult], taught: Sequence[JudgedResult], model:
     }
     knots = {name: at for name, at in knots.items() if len(at) > 1}
     pairs = [pair for pair in PAIRS if knots.keys() >= set(pair)]
+    if not knots:
+        return constant
     alone = {name: _hats(columns[name], at) for name, at in knots.items()}
     both = [(alone[a][:, 1:, None] * alone[b][:, None, 1:]).reshape(len(every), -1) for a, b in pairs]
     taught_ones = np.arange(len(every)) >= len(results)
@@ -230,15 +237,12 @@ def _hats(values: Floats, at: Sequence[float]) -> Floats:
 
 
 def _crossed(results: Sequence[JudgedResult], taught: Sequence[JudgedResult], model: str) -> Floats:
-    """Each result's score by a fit without its fold; a fold that leaves one kind only is left at the lowest score."""
+    """Each result's score by a fit without its fold."""
     folds = np.array([_fold(r.case) for r in results])
-    scores = np.full(len(results), -np.inf)
+    scores = np.zeros(len(results))
     for fold in range(_FOLDS):
         here = [r for r, f in zip(results, folds, strict=True) if f != fold]
-        try:
-            made = _fit(here, [r for r in taught if _fold(r.case) != fold], model)
-        except JobError:
-            continue
+        made = _fit(here, [r for r in taught if _fold(r.case) != fold], model)
         for index in np.flatnonzero(folds == fold).tolist():
             scores[index] = made.score(results[index].evidence)
     return scores
@@ -247,10 +251,9 @@ def _crossed(results: Sequence[JudgedResult], taught: Sequence[JudgedResult], mo
 def _order(results: Sequence[JudgedResult], scores: Floats, promise: Promise) -> list[float]:
     """Thresholds from the one with the best bound on these scores to ever looser ones; the first publishes enough cases
     to keep the promise with one or two of them worse."""
-    known = scores[np.isfinite(scores)]
-    if not known.size:
+    if not scores.size:
         return []
-    tried = sorted({round(float(t), 4) for t in np.quantile(known, np.linspace(0.98, 0, _STEPS))}, reverse=True)
+    tried = sorted({round(float(t), 4) for t in np.quantile(scores, np.linspace(0.98, 0, _STEPS))}, reverse=True)
     points = [_point(results, scores, t, promise) for t in tried]
     enough = _SLACK * (cases_needed(promise.max_harm, promise.confidence) or 0)
     first = min((p for p in points if p.cases >= enough), key=lambda p: p.high, default=points[-1])
@@ -302,12 +305,13 @@ def _missing(points: Sequence[Point], judged: Sequence[JudgedResult], promise: P
         f"{best.worse} of {best.cases} published cases are worse, which allows up to {best.high:.1%}, over "
         f"the {promise.max_harm:.0%} that was to be promised with {promise.confidence:.0%} confidence"
     )
-    needed = cases_needed(promise.max_harm, promise.confidence, best.harm)
-    if needed is None or not best.cases:
+    # What few cases show is chance: as many are asked for as do where the gate is as good as it must be.
+    needed = cases_needed(promise.max_harm, promise.confidence, min(best.harm, _GOOD * promise.max_harm))
+    if needed is None or not best.cases or best.low > promise.max_harm:
         return f"{said}; more cases alone do not help, the model makes too much worse that looks right"
     # Of all cases given, half are judged on, and of those a part is published.
-    total = int(np.ceil(2 * needed * cases / best.cases))
-    return f"{said}; {max(1, total - 2 * cases)} more cases like these are missing ({total} in all)"
+    total = int(np.ceil(2 * _SLACK * needed * cases / best.cases))
+    return f"{said}; at least {max(1, total - 2 * cases)} more cases like these are missing ({total} in all)"
 
 
 def sweep(results: Sequence[JudgedResult], gate: Gate) -> Iterator[tuple[JudgedResult, bool]]:
