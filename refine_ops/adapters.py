@@ -162,8 +162,8 @@ def promote(registry: str, version: str, reason: str = "", *, expected: int | No
     found = None if now is None else now.index
     if expected not in (-1, found):
         raise JobError(
-            f"{registry}: the pointer moved from promotion {expected} to {found} while {version} was judged; "
-            "judge it again against the new current adapter"
+            f"{registry}: the pointer moved from promotion {expected} to {found} while {version} was evaluated; "
+            "evaluate it again against the new current adapter"
         )
     return _move(registry, version, found, reason)
 

@@ -66,7 +66,7 @@ class FocusSettings(Settings):
 
 
 class AlignSettings(Settings):
-    """Undoing what the model did to the whole crop; every estimate is gated and limited."""
+    """Undoing what the model did to the whole crop; every estimate is tested and limited."""
 
     geometry: bool = Field(True, description="Estimate and undo sub-pixel translation and scale.")
     tone: bool = Field(True, description="Estimate and undo a colour shift.")
@@ -340,7 +340,7 @@ def hub_token() -> str | None:
 
 
 def vlm_endpoint() -> tuple[str | None, str | None, str | None]:
-    """Base URL, API key and model of the OpenAI-compatible endpoint used for grounding, validation and judging."""
+    """Base URL, API key and model of the OpenAI-compatible endpoint used for grounding, validation and grading."""
     env = os.environ
     return env.get("REFINE_VLM_BASE_URL"), env.get("REFINE_VLM_API_KEY"), env.get("REFINE_VLM_MODEL")
 

@@ -4,7 +4,7 @@ from typing import Final
 
 EXIT_OK: Final = 0
 EXIT_BAD_INPUT: Final = 1
-"""The input was read and found wanting (`check` found bad rows, a gate said no, the error budget was exceeded)."""
+"""The input was read and found wanting (bad rows, a canary or a promotion that said no, too many dead items)."""
 EXIT_JOB_ERROR: Final = 2
 """Nothing could be run: configuration, permissions, disk, another run's folder."""
 EXIT_DRAINED: Final = 75

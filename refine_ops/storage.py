@@ -13,7 +13,8 @@ import re
 import stat
 import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -23,6 +24,7 @@ from refine_ops.errors import ItemError, JobError
 from refine_ops.errors import Missing as Missing
 
 _TEMPORARY = ".tmp-"
+_ASKED_AT_ONCE = 16
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 
@@ -301,6 +303,37 @@ def identity(uri: str) -> str:
     except OSError as e:
         raise Missing(uri) from e
     return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def identities(uris: Sequence[str]) -> dict[str, str]:
+    """`identity` of many, each looked up once: on S3 a page of a listing tells a thousand, where they lie close enough.
+
+    One that has none counts as the reason why ("file.missing").
+    """
+    distinct = list(dict.fromkeys(uris))
+    found: dict[str, str] = {}
+    keys_of: dict[str, list[str]] = {}
+    for uri in distinct:
+        if is_s3(uri):
+            with contextlib.suppress(ItemError):  # no bucket in it: told below
+                bucket, key = _split_s3(uri)
+                keys_of.setdefault(bucket, []).append(key)
+    for bucket, keys in keys_of.items():
+        for key, said in s3.list_identities(bucket, keys).items():
+            uri = f"s3://{bucket}/{key}"
+            found[uri] = missing(uri).reason if said is None else said
+    rest = [uri for uri in distinct if uri not in found]
+    if len(rest) < _ASKED_AT_ONCE:
+        return found | {uri: _identity_or_reason(uri) for uri in rest}
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        return found | dict(zip(rest, pool.map(_identity_or_reason, rest), strict=True))
+
+
+def _identity_or_reason(uri: str) -> str:
+    try:
+        return identity(uri)
+    except ItemError as e:
+        return e.reason
 
 
 def probe_writable(folder: str) -> bool:

@@ -21,7 +21,9 @@ def image(
         list[str] | None, typer.Option(help="A stroke 'x,y x,y ...', or JSON as in a manifest. Repeatable.")
     ] = None,
     width: Annotated[float, typer.Option(help="Of the scribble's strokes, in pixels.")] = 16,
-    reference: Annotated[str | None, typer.Option(help="A picture of how it should look.")] = None,
+    reference: Annotated[
+        list[str] | None, typer.Option(help="A picture of how it should look, or a folder of them. Repeatable.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="What to refine ('tiny' does not read it).")] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="Default: the picture's name with .refined.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Also write a picture of before and after.")] = False,
@@ -53,7 +55,7 @@ def image(
 
     target = out or _beside(picture)
     try:
-        check_target(target, [u for u in (picture, mask, reference) if u])
+        check_target(target, [u for u in (picture, mask, *(reference or ())) if u])
         result = refine(
             picture,
             box=box,

@@ -125,7 +125,7 @@ def run(
     allow_hub: Annotated[bool | None, typer.Option("--allow-hub", help="Download named hub models.")] = None,
     processes: Annotated[int | None, typer.Option(help="Ranks on this node; default one per GPU.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N items.")] = None,
-    canary: Annotated[int | None, typer.Option(help="Refine a stratified sample of N first, and judge it.")] = None,
+    canary: Annotated[int | None, typer.Option(help="Refine a sample of N first, within canary_limits.")] = None,
     retry_dead: Annotated[bool | None, typer.Option("--retry-dead", help="Also redo dead items.")] = None,
     error_budget: Annotated[float | None, typer.Option(help="Fail above this share of dead items.")] = None,
     output_format: Annotated[str | None, typer.Option(help="source, png or webp-lossless.")] = None,

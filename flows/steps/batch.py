@@ -26,6 +26,7 @@ from refine_ops.job.ledger import compact, outcomes_table, read_ledger, write_pa
 from refine_ops.job.planning.canary import check_canary, sample_canary
 from refine_ops.job.planning.plan import Plan, PlanReader, make_plan, problem_outcomes
 from refine_ops.job.planning.remaining import REMAINING_COLUMNS, Remaining, remaining
+from refine_ops.job.planning.touched import settle_touched
 from refine_ops.job.ranks import SoleRank
 from refine_ops.job.run_folder import RunFolder, find_run
 from refine_ops.report.config import DriftReportConfig
@@ -207,6 +208,9 @@ def find_remaining(config: RefineBatchConfig, folder: RunFolder, engine: Engine)
         fingerprint=folder.fingerprint,
         max_older=config.max_new if config.on_new_fingerprint == "redo" else 0,
     )
+    if len(found.touched):
+        limits = config.refine.limits
+        found = settle_touched(found, PlanReader(folder.plan), folder, config.access, limits.max_bytes)
     older = f", {found.older} of them under an earlier fingerprint" if found.older else ""
     engine.note(f"{len(found.positions)} to do, {found.done} done{older}, {found.dead} dead")
     return found

@@ -128,7 +128,7 @@ class ManifestSource(Settings):
     kind: Literal["manifest"] = "manifest"
     manifest: str = Field(description="Parquet, JSONL or CSV; local path, file:// or s3://.")
     samples_per_row: int = Field(1, ge=1, le=1000)
-    margin: int = Field(64, ge=8, description="Margin around M of the crop that is degraded and judged, native px.")
+    margin: int = Field(64, ge=8, description="Margin around M of the crop that is degraded and validated, native px.")
     max_side_px: int | None = Field(None, ge=64, description="Shrink longer images; by default sizes are kept.")
     ground: Grounding = GivenGrounding()
     boxes: BoxLimits = BoxLimits()

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from refine_ops import storage
 from refine_ops.config import AccessSettings
-from refine_ops.errors import ItemError
 from refine_ops.records import Item
 
 
@@ -41,22 +41,18 @@ def read_inputs(
         if record is not None:
             record.hashes[uri], record.sizes[uri] = storage.sha256(inputs[uri]), len(inputs[uri])
     if record is not None:
-        record.identity = _combined(identities)
+        record.identity = combined(identities)
     return inputs
 
 
-def identity_of(item: Item) -> str:
-    """What the stores say of all inputs of an item, without reading them; absent ones count as 'missing'."""
-    return _combined({uri: _identity(uri) for uri in input_uris(item)})
+def identity_of(item: Item, known: Mapping[str, str] | None = None) -> str:
+    """What the stores say of all inputs of an item, without reading them: `known` by URI, or asked for now. One that is
+    absent counts as the reason why."""
+    if known is None:
+        known = storage.identities(input_uris(item))
+    return combined({uri: known[uri] for uri in input_uris(item)})
 
 
-def _combined(identities: dict[str, str]) -> str:
+def combined(identities: dict[str, str]) -> str:
     text = json.dumps(sorted(identities.items()))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _identity(uri: str) -> str:
-    try:
-        return storage.identity(uri)
-    except ItemError as e:
-        return e.reason

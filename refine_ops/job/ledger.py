@@ -102,8 +102,8 @@ def write_part(folder: str, table: pa.Table, writer_id: str) -> str:
     return uri
 
 
-def read_ledger(folder: str, columns: list[str] | None = None) -> pa.Table:
-    """The latest outcome of every item (all columns, or `item_id` and `columns`), in no particular order.
+def read_ledger(folder: str, columns: list[str] | None = None, items: pa.Array | None = None) -> pa.Table:
+    """The latest outcome of every item, or of `items`: all columns, or `item_id` and `columns`, in no particular order.
 
     A part whose content is damaged is left out with a warning: its items count as not done and will be redone.
 
@@ -113,7 +113,7 @@ def read_ledger(folder: str, columns: list[str] | None = None) -> pa.Table:
     for last in (False, False, False, False, True):
         uris = list(storage.list_files(folder, ".parquet"))
         try:
-            parts = list(read_parts(uris, columns).values())
+            parts = list(read_parts(uris, columns, items=items).values())
         except JobError as e:
             # A start that ends merges its parts: what was listed a moment ago may have become part of another one.
             if last or not isinstance(e.__cause__, Missing):
@@ -128,10 +128,13 @@ def _without_void(folder: str, table: pa.Table) -> pa.Table:
     return table.filter(pc.invert(pc.is_in(table["start"], value_set=pa.array(sorted(void))))) if void else table
 
 
-def read_parts(uris: list[str], columns: list[str] | None, *, skip_unreachable: bool = False) -> dict[str, pa.Table]:
+def read_parts(
+    uris: list[str], columns: list[str] | None, *, skip_unreachable: bool = False, items: pa.Array | None = None
+) -> dict[str, pa.Table]:
     """Ledger parts by URI, with `item_id`, `finished_at` and `columns`, or all columns. Damaged ones are left out.
 
     Args:
+        items: Only what these became; the rest of a part is let go of as soon as it is read.
         skip_unreachable: For who asks again soon: leave out, with a warning, what cannot be read just now.
 
     Raises:
@@ -139,7 +142,7 @@ def read_parts(uris: list[str], columns: list[str] | None, *, skip_unreachable: 
     """
     schema = _schema(columns)
     with ThreadPoolExecutor(8) as pool:
-        tables = pool.map(lambda uri: _read_part(uri, schema, skip_unreachable), uris)
+        tables = pool.map(lambda uri: _read_part(uri, schema, skip_unreachable, items), uris)
         return {uri: table for uri, table in zip(uris, tables, strict=True) if table is not None}
 
 
@@ -148,7 +151,7 @@ def _schema(columns: list[str] | None) -> pa.Schema:
     return pa.schema([OUTCOME_SCHEMA.field(name) for name in names])
 
 
-def _read_part(uri: str, schema: pa.Schema, skip_unreachable: bool) -> pa.Table | None:
+def _read_part(uri: str, schema: pa.Schema, skip_unreachable: bool, items: pa.Array | None) -> pa.Table | None:
     try:
         data = storage.read(uri)
     except ItemError as e:
@@ -171,6 +174,8 @@ def _read_part(uri: str, schema: pa.Schema, skip_unreachable: bool) -> pa.Table 
                 f"{OUTCOME_VERSION}); update refine-ops here, or use another --out"
             )
         table = file.read(columns=[name for name in schema.names if name in file.schema_arrow.names])
+        if items is not None:
+            table = table.filter(pc.is_in(table["item_id"], value_set=items))
         return fit_schema(table, Outcome, schema)
     except (pa.ArrowException, OSError) as e:
         logger.warning("ledger part %s is damaged (%s); its items will be redone", uri, e)

@@ -76,8 +76,8 @@ def unfit(item: Conditioning) -> str:
     if found is None:
         return "the region has no reference; give one, or use a model that needs none"
     return (
-        f"the reference {found.verdict.replace('cannot', 'can not')}: {found.reason} (method {found.method}, agreement "
-        f"{found.rank:.2f}, inside {found.inside:.2f}, covered {found.covered:.0%}); give another reference or a model"
+        f"no reference fits, {found.verdict}: {found.reason} (method {found.method}, agreement {found.rank:.2f}, "
+        f"inside {found.inside:.2f}, covered {found.covered:.0%}); give another reference or a model"
     )
 
 

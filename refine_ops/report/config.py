@@ -1,10 +1,10 @@
 """Settings of the drift report: what is compared, which thresholds flag an item, when a trend raises an alarm."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from refine_ops.config import ImageLimits, Settings
+from refine_ops.config import ImageLimits, Settings, renamed
 from refine_ops.judge.gate import MOST_DETAIL_LOST
 
 
@@ -81,9 +81,14 @@ class MeasureSettings(Settings):
     """How items are compared; shared by runs and pairs of folders."""
 
     thresholds: Thresholds = Thresholds()
-    evidence: PictureSettings = PictureSettings()
+    pictures: PictureSettings = PictureSettings()
     limits: ImageLimits = ImageLimits()
     processes: int | None = Field(None, ge=1, description="Processes that decode and compare; default one per core.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_name(cls, values: Any) -> Any:
+        return renamed(values, "evidence", "pictures")
 
 
 class PerceptualSettings(Settings):

@@ -107,8 +107,9 @@ class ReportedRun:
                     continue
                 if position < 0 and still_dead is not None and row["item_id"] not in still_dead:
                     continue
-                regions = plan.item(int(position))[0].regions if position >= 0 else ()
-                yield self._item(row, regions, settings(row["start"]))
+                item = plan.item(int(position))[0] if position >= 0 else None
+                category = row["category"] if item is None else item.category
+                yield self._item({**row, "category": category}, item.regions if item else (), settings(row["start"]))
 
     def _ledger(self, columns: list[str] | None = None) -> pa.Table:
         ledger = read_ledger(self.folder.outcomes, columns)

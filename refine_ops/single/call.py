@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from refine_ops.chain import Finished, open_item, refine_opened
+from refine_ops.chain import Finished, Refinement, open_item
 from refine_ops.config import AccessSettings, ModelSettings, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.image.read import decode_rgb
+from refine_ops.job.inputs import input_uris
 from refine_ops.model.presets import TRANSFER
-from refine_ops.records import Item, Mask, Refiner, U8Image
-from refine_ops.single.given import Picture, given_item
+from refine_ops.records import Conditioning, Item, Mask, Refiner, U8Image
+from refine_ops.single.given import Picture, References, given_item
 from refine_ops.single.result import Refined
 
 
@@ -26,7 +27,7 @@ def refine(
     mask: Picture | None = None,
     scribble: Mapping[str, Any] | str | None = None,
     prompt: str | None = None,
-    reference: Picture | None = None,
+    reference: References | None = None,
     seed: int | None = None,
     regions: Sequence[Mapping[str, Any]] | None = None,
     model: str | None = None,
@@ -41,7 +42,8 @@ def refine(
     Args:
         box: `x0, y0, x1, y1`, half-open, in pixels of the upright picture; or give `mask`, or `scribble`
             (`{"strokes": [[[x, y], ...], ...], "width": px}`).
-        reference: A picture that shows how the region should look.
+        reference: A picture that shows how the region should look, several of them, or a folder of pictures: 16 at
+            most, of which the one that agrees best is taken (a model that takes them as given sees the first).
         seed: Default is derived from the picture's name.
         model: Preset, folder in diffusers' layout, or hub name; short for `settings.model.model`.
         mask_level: Where the mask alone does not say what it marks: from this value on (or see `mask_class`, the marked
@@ -63,12 +65,23 @@ def refine(
         image, [named] if regions is None else regions, settings.limits.max_bytes, access or AccessSettings()
     )
     opened = open_item(item, inputs, settings)
-    finished = refine_opened(item, opened, _refiner(settings.model), settings)
-    return _result(item, finished, opened.source.rgb, [m.mask.unpacked() for m in opened.markings], settings)
+    refiner, given_to_model = _refiner(settings.model), list[Conditioning]()
+    refinement = Refinement(item, opened, settings, refiner)
+    while not refinement.complete:
+        given_to_model.append(refinement.conditioning())
+        refinement.absorb(refiner.refine_prepared([refiner.prepare(given_to_model[-1])])[0])
+    masks = [m.mask.unpacked() for m in opened.markings]
+    return _result(item, refinement.verify(refinement.encode()), opened.source.rgb, masks, given_to_model, settings)
 
 
-def _result(item: Item, finished: Finished, before: U8Image, masks: list[Mask], settings: RefineSettings) -> Refined:
-    names = [item.image, *(u for r in item.regions for u in (r.mask, r.reference) if u)]
+def _result(
+    item: Item,
+    finished: Finished,
+    before: U8Image,
+    masks: list[Mask],
+    given: list[Conditioning],
+    settings: RefineSettings,
+) -> Refined:
     return Refined(
         data=finished.data,
         format=finished.format,
@@ -77,7 +90,8 @@ def _result(item: Item, finished: Finished, before: U8Image, masks: list[Mask], 
         masks=tuple(masks),
         before=before,
         after=decode_rgb(finished.data, name=item.image, limits=settings.limits),
-        names=tuple(names),
+        given=tuple(given),
+        names=tuple(input_uris(item)),
     )
 
 

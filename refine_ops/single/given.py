@@ -1,4 +1,4 @@
-"""What a caller hands over -- paths, bytes, arrays, PIL images -- as the item that a manifest would name."""
+"""What a caller hands over -- paths, folders, bytes, arrays, PIL images -- as the item that a manifest would name."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from PIL import Image
 from refine_ops import storage
 from refine_ops.config import AccessSettings
 from refine_ops.errors import ItemError
-from refine_ops.job.planning.rows import RowProblem, parse_row
+from refine_ops.job.planning.rows import MAX_REFERENCES, RowProblem, parse_row
 from refine_ops.records import Item, Region
 
 Picture = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Image.Image
@@ -22,6 +22,10 @@ Picture = str | os.PathLike[str] | bytes | npt.NDArray[Any] | Image.Image
 
 Only a path or bytes keep the file's own format and metadata; arrays and PIL images are taken as PNG.
 """
+References = Picture | Sequence[Picture]
+"""One picture, several, or the path of a folder (`s3://bucket/prefix/`) whose pictures are meant."""
+
+_SHOWN: Final = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff")
 
 PROMPT: Final = "Refine the details of the object in the marked region."
 PROMPT_WITH_REFERENCE: Final = "Refine the object in the masked region using the reference image."
@@ -39,13 +43,20 @@ def given_item(
     source = _named(image, "image", inputs, access, max_bytes)
     rows, files = [], []
     for index, region in enumerate(regions):
-        pictures = {name: region[name] for name in ("mask", "reference") if region.get(name) is not None}
-        names: dict[str, Any] = {
-            k: _named(v, f"{k} {index}" if index else k, inputs, access, max_bytes) for k, v in pictures.items()
-        }
-        prompt = PROMPT_WITH_REFERENCE if "reference" in names else PROMPT
-        plain = {k: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for k, v in region.items()}
-        rows.append({"prompt": prompt, **plain, **{k: k for k in pictures}})
+        names: dict[str, Any] = {}
+        if region.get("mask") is not None:
+            names["mask"] = _named(region["mask"], _label("mask", index), inputs, access, max_bytes)
+        shown = [one for name in ("reference", "references") for one in _each(region.get(name), access)]
+        _refuse_many(shown, index)
+        if shown:
+            first, *others = (
+                _named(one, _label("reference", index, n), inputs, access, max_bytes) for n, one in enumerate(shown)
+            )
+            names |= {"reference": first, "references": tuple(others)}
+        prompt = PROMPT_WITH_REFERENCE if shown else PROMPT
+        said = {k: v for k, v in region.items() if k not in ("mask", "reference", "references")}
+        plain = {k: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for k, v in said.items()}
+        rows.append({"prompt": prompt, **plain, **({"mask": "mask"} if "mask" in names else {})})
         files.append(names)
     parsed = parse_row(0, {"item_id": PurePosixPath(source).stem, "image": "image", "regions": rows}, "/", access)
     if isinstance(parsed, RowProblem):
@@ -54,6 +65,37 @@ def given_item(
         replace(region, **names) for region, names in zip(parsed.regions, files, strict=True)
     )
     return replace(parsed, image=source, regions=kept), inputs
+
+
+def _label(what: str, region: int, number: int = 0) -> str:
+    """What messages call a picture that has no name: `mask`, `reference 1` for the second region's."""
+    return what + (f" {region}" if region else "") + (f" ({number + 1})" if number else "")
+
+
+def _each(given: References | None, access: AccessSettings) -> list[Picture]:
+    """The pictures that are meant by one, several, or folders of them."""
+    if given is None:
+        return []
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+        return [one for several in given for one in _each(several, access)]
+    if not isinstance(given, str | os.PathLike):
+        return [given]
+    uri = storage.resolve(os.fspath(given), os.getcwd())
+    if not (uri.endswith("/") if storage.is_s3(uri) else os.path.isdir(uri)):
+        return [given]
+    storage.check_access(uri, access)
+    found = [one for one in storage.list_files(uri) if one.lower().endswith(_SHOWN)]
+    if not found:
+        raise ItemError("file.missing", f"{given}: a folder without pictures ({', '.join(_SHOWN)})")
+    return list(found)
+
+
+def _refuse_many(shown: Sequence[Picture], index: int) -> None:
+    if len(shown) > MAX_REFERENCES:
+        raise ItemError(
+            "reference.many",
+            f"region {index}: {len(shown)} references, at most {MAX_REFERENCES}; name those that show what is marked",
+        )
 
 
 def _named(picture: Picture, what: str, inputs: dict[str, bytes], access: AccessSettings, max_bytes: int) -> str:

@@ -14,7 +14,7 @@ from refine_ops import storage
 from refine_ops.config import RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.image import focus
-from refine_ops.records import Mask, RegionOutcome, U8Image, Verification
+from refine_ops.records import Agreement, Conditioning, Mask, RegionOutcome, U8Image, Verification
 from refine_ops.report.page.contact_sheet import SheetRow, contact_sheet
 
 _FORMAT_OF: Final = {".png": "png", ".webp": "webp-lossless"}
@@ -32,7 +32,9 @@ class Refined:
 
     `data` are the bytes to publish, in `format`; `proof` says that nothing outside the allowed change differs in them;
     `regions` holds each region's crop, seed, drift and change, `masks` what was understood as marked, `bool (H, W)`.
-    `before` and `after` are the upright pictures in sRGB, `uint8 (H, W, 3)`. `names` are the files that were read.
+    `before` and `after` are the upright pictures in sRGB, `uint8 (H, W, 3)`. `given` is what the model was given, one
+    region after the other: where references are registered, `reference` is the one that agreed best, warped into the
+    crop, and `agreement` says how well it does. `names` are the files that were read.
     """
 
     data: bytes
@@ -42,6 +44,7 @@ class Refined:
     masks: tuple[Mask, ...]
     before: U8Image
     after: U8Image
+    given: tuple[Conditioning, ...]
     names: tuple[str, ...]
 
     @property
@@ -56,18 +59,28 @@ class Refined:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What may disappoint: regions that the model saw much smaller than they are."""
-        zooms = {r.region_id: focus.zoom_of(r.crop, (r.model_width, r.model_height)) for r in self.regions}
-        return tuple(f"region {name} is {text}" for name, zoom in zooms.items() if (text := focus.coarse(zoom)))
+        """What may disappoint: regions that the model saw much smaller than they are, references it was not given."""
+        said = []
+        for region in self.regions:
+            coarse = focus.coarse(focus.zoom_of(region.crop, (region.model_width, region.model_height)))
+            said += [f"region {region.region_id} is {coarse}"] if coarse else []
+        said += [
+            f"region {region.region_id}: the reference was not used, {_found(region.agreement)}"
+            for region, given in zip(self.regions, self.given, strict=True)
+            if region.agreement is not None and given.reference is None
+        ]
+        return tuple(said)
 
     def __str__(self) -> str:
-        """What was marked, where the model looked and what changed, in one line."""
+        """What was marked, where the model looked, which reference fitted and what changed, in one line."""
         marked = np.count_nonzero(np.logical_or.reduce(self.masks))
         said = [f"{marked:,} px marked ({marked / self.masks[0].size:.1%})", f"{self.proof.changed_px:,} px changed"]
         said.append(f"{self.proof.changed_outside_px} outside the allowed change")
         if len(self.regions) == 1:
             [region] = self.regions
             said.append(f"crop {','.join(map(str, region.crop))} seen at {region.model_width} x {region.model_height}")
+            if region.agreement is not None and self.given[0].reference is not None:
+                said.append(f"reference {PurePosixPath(region.agreement.reference).name} {_found(region.agreement)}")
             said.append(f"seed {region.seed}")
         return ", ".join(said)
 
@@ -93,6 +106,13 @@ class Refined:
         labels = [f"{name} / {r.region_id}" if several else name for r in self.regions]
         pairs = zip(labels, self.regions, strict=True)
         return contact_sheet([SheetRow(label, self.before, self.after, r.tight) for label, r in pairs])
+
+
+def _found(agreement: Agreement) -> str:
+    """The verdict on a reference in words, with its figures."""
+    why = f": {agreement.reason}" if agreement.verdict != "fits" else ""
+    ahead = f", {agreement.lead:.2f} ahead of the next" if agreement.lead > 0 else ""
+    return f"{agreement.verdict} (agreement {agreement.rank:.2f}{ahead}){why}"
 
 
 def output_format(out: str, settings: RefineSettings) -> RefineSettings:

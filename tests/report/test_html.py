@@ -331,7 +331,7 @@ def _time_to_table(visited: Visit) -> float:
 def test_screenshots_of_first_screen_and_item_view(browser: Browser, small_run: str, tmp_path: Path) -> None:
     """Kept in `screenshots/` for the README; delete one to have it made again."""
     folder = Path(__file__).parent / "screenshots"
-    measure = MeasureSettings(processes=1, evidence=PictureSettings(quality=90))
+    measure = MeasureSettings(processes=1, pictures=PictureSettings(quality=90))
     trend = TrendSettings(folder=str(tmp_path / "trend"))
     for night in range(7):
         run = MadeRun(tmp_path / f"night-{night}", start=1.79e9 - 86_400 * (7 - night))

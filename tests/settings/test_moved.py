@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from refine_ops.config import RefineBatchConfig, Settings, WorkerSettings
 from refine_ops.eval.config import RefineEvalConfig
+from refine_ops.report.config import MeasureSettings
 from refine_ops.train.config import TrainLoraConfig
 
 
@@ -13,6 +14,7 @@ from refine_ops.train.config import TrainLoraConfig
     [
         (RefineBatchConfig, {"manifest": "m.jsonl"}, "canary_gates", "canary_limits", {"max_dead": 0.5}),
         (RefineEvalConfig, {"out": "o"}, "judge", "grader", {"vlm": {"kind": "transformers", "model": "m"}}),
+        (MeasureSettings, {}, "evidence", "pictures", {"quality": 90}),
         (TrainLoraConfig, {"dataset": "d", "out": "o"}, "gate", "promotion", {"limit": 3}),
     ],
 )

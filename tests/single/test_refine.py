@@ -168,13 +168,107 @@ def test_importing_the_package_loads_nothing() -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_a_fitting_reference_is_transferred_without_a_network(photo: np.ndarray) -> None:
+BLURRED = (70, 80, 150, 140)
+
+
+@pytest.fixture(scope="module")
+def damaged(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A photo, the same blurred in a box, and a turned and enlarged view of what the box shows."""
     whole = np.ascontiguousarray(photo[120:320, 260:480])
     blurred = whole.copy()
     blurred[80:140, 70:150] = np.asarray(Image.fromarray(whole[80:140, 70:150]).resize((10, 8)).resize((80, 60)))
     turned = np.asarray(Image.fromarray(whole[40:180, 30:190]).rotate(6, Image.Resampling.BICUBIC).resize((240, 210)))
-    result = refine_ops.refine(blurred, box=(70, 80, 150, 140), reference=turned, model="transfer")
-    error = [np.square(i[80:140, 70:150].astype(float) - whole[80:140, 70:150]).mean() for i in (blurred, result.after)]
-    assert error[1] < error[0] / 4, "6 dB nearer to the truth"
-    with pytest.raises(ItemError, match="reference"):
-        refine_ops.refine(blurred, box=(70, 80, 150, 140), reference=photo[:100, :100], model="transfer")
+    return whole, blurred, turned
+
+
+def error(image: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.square(image[80:140, 70:150].astype(float) - truth[80:140, 70:150]).mean())
+
+
+def test_a_fitting_reference_is_transferred_without_a_network(
+    damaged: tuple[np.ndarray, np.ndarray, np.ndarray], photo: np.ndarray
+) -> None:
+    whole, blurred, turned = damaged
+    result = refine_ops.refine(blurred, box=BLURRED, reference=turned, model="transfer")
+    assert error(result.after, whole) < error(blurred, whole) / 4, "6 dB nearer to the truth"
+    [region], [given] = result.regions, result.given
+    assert region.agreement is not None
+    assert (region.agreement.verdict, result.warnings) == ("fits", ())
+    assert "reference reference fits (agreement 1." in str(result)
+    assert given.reference is not None
+    assert given.reference.shape == (region.model_height, region.model_width, 3), "warped into what the model sees"
+    with pytest.raises(ItemError, match="no reference fits, refused: "):
+        refine_ops.refine(blurred, box=BLURRED, reference=photo[:100, :100], model="transfer")
+
+
+def test_of_several_references_or_a_folder_of_them_the_one_that_agrees_is_taken(
+    damaged: tuple[np.ndarray, np.ndarray, np.ndarray], photo: np.ndarray, tmp_path: Path
+) -> None:
+    whole, blurred, turned = damaged
+    folder = tmp_path / "brand"
+    (folder / "old").mkdir(parents=True)
+    Image.fromarray(np.ascontiguousarray(photo[:100, :100])).save(folder / "a.PNG")
+    Image.fromarray(turned).save(folder / "old" / "b.png")
+    (folder / "notes.txt").write_text("no picture")
+    wrong, right = folder / "a.PNG", folder / "old" / "b.png"
+    results = [
+        refine_ops.refine(blurred, box=BLURRED, reference=[photo[:100, :100], turned], model="transfer"),
+        refine_ops.refine(blurred, box=BLURRED, reference=[str(wrong), right], model="transfer"),
+        refine_ops.refine(blurred, box=BLURRED, reference=folder, model="transfer"),
+        refine_ops.refine(
+            blurred, regions=[{"box": BLURRED, "reference": wrong, "references": [right]}], model="transfer"
+        ),
+    ]
+    assert len({result.data for result in results}) == 1
+    assert error(results[0].after, whole) < error(blurred, whole) / 4
+    taken = [result.regions[0].agreement for result in results]
+    assert [a.reference for a in taken if a] == ["reference (2)", *[str(right)] * 3]
+    assert all(a and a.lead > 0.2 for a in taken)
+    assert "b.png fits" in str(results[2])
+    for source in (wrong, right):
+        with pytest.raises(JobError, match="sources are never overwritten"):
+            results[2].save(source)
+
+
+def test_folders_that_are_no_list_of_references_say_so(small: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(ItemError, match="a folder without pictures"):
+        refine_ops.refine(small, box=BOX, reference=tmp_path, model="transfer")
+    with pytest.raises(ItemError, match="17 references, at most 16"):
+        refine_ops.refine(small, box=BOX, reference=[small] * 17, model="transfer")
+    with pytest.raises(ItemError, match="has no reference"):
+        refine_ops.refine(small, box=BOX, reference=[], model="transfer")
+
+
+def test_a_reference_that_the_model_was_not_given_is_said_not_to_be(
+    damaged: tuple[np.ndarray, np.ndarray, np.ndarray], photo: np.ndarray
+) -> None:
+    _, blurred, _ = damaged
+    result = refine_ops.refine(blurred, box=BLURRED, reference=photo[:100, :100], settings=QUICK)
+    assert result.given[0].reference is None
+    [said] = result.warnings
+    assert said.startswith("region 0: the reference was not used, refused (agreement 0.")
+
+
+@pytest.mark.processes
+def test_transferring_needs_no_torch(damaged: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    """The command line and the call, where importing torch or a library built on it fails."""
+    _, blurred, turned = damaged
+    photo, reference, out = (str(tmp_path / name) for name in ("photo.png", "reference.png", "out.png"))
+    Image.fromarray(blurred).save(photo)
+    Image.fromarray(turned).save(reference)
+    box = ",".join(map(str, BLURRED))
+    typed = ["image", photo, "--box", box, "--reference", reference, "--model", "transfer", "-o", out, "--show"]
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'torchvision', 'diffusers', 'transformers', 'accelerate', 'peft'):\n"
+        "    sys.modules[name] = None\n"
+        "import refine_ops\n"
+        f"result = refine_ops.refine({photo!r}, box={box!r}, reference={reference!r}, model='transfer')\n"
+        f"sys.argv = ['refine-ops', *{typed!r}]\n"
+        "from flows.cli.main import main\n"
+        "main()\n"
+        f"assert open({out!r}, 'rb').read() == result.data\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "reference.png fits (agreement" in done.stdout

@@ -88,7 +88,7 @@ class EvalInput:
     mask_sha256: str
     reference_sha256: str
     degrader: str
-    candidate: str
+    candidate: str  # named as stored: the digests of case sets that exist hold the name
     change: float
     source: str
     source_sha256: str

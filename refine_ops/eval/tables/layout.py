@@ -16,10 +16,10 @@ DIGITS: Final = {"psnr": 2, "psnr_mask": 2, "ssim_bg": 4, "ssim_strict": 4, "mse
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """Cells of one line; published ones are set apart."""
+    """Cells of one line; the paper's are set apart."""
 
     cells: tuple[str, ...]
-    kind: Literal["measured", "published"] = "measured"
+    kind: Literal["measured", "paper"] = "measured"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ TABLE_1: Final[dict[str, tuple[str, ...]]] = {
     "Qwen-Edit": ("0.049", "0.287", "0.676", "0.675", "0.807", "0.436", "0.454", "0.148", "0.7530"),
     "RefineAnything": ("0.020", "0.155", "0.401", "0.793", "0.885", "0.591", "0.000", "0.000", "0.9997"),
 }
-PUBLISHED_NOTE: Final = (
+PAPER_NOTE: Final = (
     "Rows marked * are published figures (arXiv 2604.06870, Table 1) on the paper's 31 reference-based cases, which "
     "are not public. Its MSE_bg exceeds 1 in places, so its unit is not ours ([0, 1] pixels); its LPIPS network and "
     "VGG distance are not stated."

@@ -10,7 +10,7 @@ _STYLE: Final = """
 :root{color-scheme:light dark;font:15px/1.5 system-ui,sans-serif}body{margin:2rem auto;max-width:90rem;padding:0 1rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;white-space:nowrap}
 th,td{padding:.3rem .7rem;text-align:left;border-bottom:1px solid #8884}th{border-bottom:2px solid #888}
-tr.published{opacity:.65;font-style:italic}p.note{font-size:.85rem;opacity:.8;max-width:60rem}
+tr.paper{opacity:.65;font-style:italic}p.note{font-size:.85rem;opacity:.8;max-width:60rem}
 """
 
 

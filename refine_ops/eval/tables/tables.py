@@ -8,7 +8,7 @@ from refine_ops.eval.metrics.vlm_grades import DIMENSIONS
 from refine_ops.eval.results import Results
 from refine_ops.eval.tables.findings import category_table, missing_table, paired_table, strict_table
 from refine_ops.eval.tables.layout import ResultRow, ResultTable, Style
-from refine_ops.eval.tables.paper_figures import PUBLISHED_NOTE, TABLE_1, TABLE_1_COLUMNS
+from refine_ops.eval.tables.paper_figures import PAPER_NOTE, TABLE_1, TABLE_1_COLUMNS
 
 ABLATION_COLUMNS: Final = ("mse", "psnr_mask", "lpips_alex", "dino", "clip", "ssim", "seam", "ssim_bg")
 _NOT_AVAILABLE: Final = "not available"
@@ -44,11 +44,9 @@ def _table_1(results: Results, style: Style) -> ResultTable | None:
     if not results.scores:
         return None
     rows = [ResultRow((m, *(style.cell(results, m, c) for c in TABLE_1_COLUMNS))) for m in results.methods]
-    rows += [ResultRow((f"{name} *", *values), "published") for name, values in TABLE_1.items()]
+    rows += [ResultRow((f"{name} *", *values), "paper") for name, values in TABLE_1.items()]
     header = ("Method", *style.heads(TABLE_1_COLUMNS))
-    return ResultTable(
-        "Table 1. Reference-based refinement", header, tuple(rows), (style.design(results), PUBLISHED_NOTE)
-    )
+    return ResultTable("Table 1. Reference-based refinement", header, tuple(rows), (style.design(results), PAPER_NOTE))
 
 
 def _against_truth(results: Results, style: Style) -> ResultTable | None:
@@ -75,7 +73,7 @@ def _table_2(results: Results, style: Style) -> ResultTable | None:
     if "grade_order" in style.metrics:
         labels += ("order effect↓",)
         rows = [ResultRow((*r.cells, style.cell(results, r.cells[0], "grade_order"))) for r in rows]
-    rows.append(ResultRow(("published *", *[_NOT_AVAILABLE] * len(labels)), "published"))
+    rows.append(ResultRow(("published *", *[_NOT_AVAILABLE] * len(labels)), "paper"))
     notes = ["* The body of the paper's Table 2 is not in the text at hand."]
     if not scored:
         notes.insert(0, "No VLM was configured (`grader`).")
@@ -92,7 +90,7 @@ def _table_3(results: Results, style: Style) -> ResultTable | None:
         return None
     methods = [results.methods[0], *(a for a in ablations if a != results.methods[0])]
     rows = [ResultRow((m, *(style.cell(results, m, c) for c in ABLATION_COLUMNS))) for m in methods]
-    rows.append(ResultRow(("published *", *[_NOT_AVAILABLE] * len(ABLATION_COLUMNS)), "published"))
+    rows.append(ResultRow(("published *", *[_NOT_AVAILABLE] * len(ABLATION_COLUMNS)), "paper"))
     notes = (style.design(results), "* The body of the paper's Table 3 is not in the text at hand.")
     return ResultTable(
         "Table 3. Ablations, both settings", ("Method", *style.heads(ABLATION_COLUMNS)), tuple(rows), notes

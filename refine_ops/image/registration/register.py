@@ -74,12 +74,12 @@ def register(reference: U8Image, view: U8Image, mask: Mask, valid: Mask | None =
     found = find(pictures)
     if found is None:
         return Registered(Agreement(verdict="refused", reason="nothing in the picture looks like it", method="none"))
-    found, evidence = _weighed(pictures, found)
+    found, measured = _weighed(pictures, found)
     transform = inverse(scale) @ found.matrix
     warped, covered = warp(reference, valid, transform, view.shape[:2], mask)
     return Registered(
-        agreement(evidence, found.coarse.method, found.coarse.inliers),
-        match_tone(view, mask, match_sharpness(warped, evidence.surroundings, 1 / scale[0, 0]), covered),
+        agreement(measured, found.coarse.method, found.coarse.inliers),
+        match_tone(view, mask, match_sharpness(warped, measured.surroundings, 1 / scale[0, 0]), covered),
         covered,
         transform / transform[2, 2],
     )

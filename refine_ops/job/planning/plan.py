@@ -63,8 +63,10 @@ class Plan:
 
 
 def request_of(item: Item) -> str:
-    """Hash of everything the manifest row asks for; equal requests on equal inputs give equal outputs."""
-    asked = [item.image, item.output, item.category, item.salt, [_region_row(region) for region in item.regions]]
+    """Hash of everything the manifest row asks for; equal requests on equal inputs give equal outputs. How a row is
+    sorted (`category`) is not asked for."""
+    # "" is where earlier releases had the category: rows without one keep their hash.
+    asked = [item.image, item.output, "", item.salt, [_region_row(region) for region in item.regions]]
     return hashlib.blake2b(json.dumps(asked, separators=(",", ":")).encode(), digest_size=16).hexdigest()
 
 

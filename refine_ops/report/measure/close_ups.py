@@ -85,7 +85,7 @@ def _open(uri: str, limits: ImageLimits) -> Source:
 
 
 def _shown(rgb: U8Image, box: Box, settings: MeasureSettings) -> bytes:
-    look = settings.evidence
+    look = settings.pictures
     return picture(np.ascontiguousarray(crop_of(rgb, box)), look.close_up_px, look.quality)
 
 
@@ -108,7 +108,7 @@ def _reference(
         logger.warning("no picture of a reference of item %r: %s", item.item_id, e)
         return b"", ""
     posed = _in_pose(item, region, agreement, pixels, source.rgb, mask)
-    look = settings.evidence
+    look = settings.pictures
     if posed is None:
         said = "reference, as it came" if agreement is None else "reference, refused"
         return picture(pixels, look.close_up_px, look.quality), said

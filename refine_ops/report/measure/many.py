@@ -45,8 +45,8 @@ def measure_items(
     """
     if settings.processes is None:
         settings = settings.model_copy(update={"processes": min(_cores(), max(1, count // _ITEMS_PER_PROCESS))})
-    stride = max(1, -(-count // max(1, settings.evidence.keep_items)))
-    work = ((item, i % stride == 0 and settings.evidence.keep_items > 0) for i, item in enumerate(items))
+    stride = max(1, -(-count // max(1, settings.pictures.keep_items)))
+    work = ((item, i % stride == 0 and settings.pictures.keep_items > 0) for i, item in enumerate(items))
     measured: list[tuple[ItemMeasure, int]] = []
     results = iter(compare_all(work, settings))
     part = 0

@@ -20,7 +20,7 @@ def item_thumbnail(pair: Pair, settings: MeasureSettings) -> bytes:
         if boxes
         else None
     )
-    return thumbnail(pair.output.rgb, around, settings.evidence.thumb_px, settings.evidence.quality)
+    return thumbnail(pair.output.rgb, around, settings.pictures.thumb_px, settings.pictures.quality)
 
 
 def item_windows(
@@ -32,7 +32,7 @@ def item_windows(
     settings: MeasureSettings,
 ) -> tuple[Window, ...]:
     """Stray pixels at 1:1 first, then every region, then a bad seam at 1:1; the whole image where nothing is marked."""
-    look, size = settings.evidence, pair.source.size
+    look, size = settings.pictures, pair.source.size
     shown = Shown(pair.source.rgb, pair.output.rgb, pair.allowed, look.quality)
     windows = []
     if strict.where:

@@ -102,10 +102,10 @@ def _page(
 def _worst(folder: str, report: dict[str, Any], items: pa.Table) -> list[dict[str, Any]]:
     head = items.slice(0, len(report["worst"])).select(["run", "item_id", "page"]).to_pylist()
     runs = list(dict.fromkeys(items["run"].to_pylist()))
-    evidence = cache(lambda page: read_pictures(folder, page))
+    pictures = cache(lambda page: read_pictures(folder, page))
     worst = []
     for entry, row in zip(report["worst"], head, strict=True):
-        thumb = evidence(row["page"]).get((row["run"], row["item_id"]), {}).get("thumb", b"")
+        thumb = pictures(row["page"]).get((row["run"], row["item_id"]), {}).get("thumb", b"")
         run = runs.index(row["run"])
         worst.append({**entry, "thumb": data_uri(thumb, "webp"), "run_number": run})
     return worst

@@ -34,8 +34,8 @@ def payloads(
         page = pages[start]
         stop = start + next((i for i, p in enumerate(pages[start:]) if p != page), len(pages) - start)
         rows = numbered.slice(start, stop - start).to_pylist()
-        evidence = read_pictures(folder, page)
-        shown = [(row, evidence.get((row["run"], row["item_id"]), {"thumb": b"", "windows": []})) for row in rows]
+        pictures = read_pictures(folder, page)
+        shown = [(row, pictures.get((row["run"], row["item_id"]), {"thumb": b"", "windows": []})) for row in rows]
         yield f"details-{page:05d}", {row["row"]: _details(row, seen["windows"]) for row, seen in shown}
         yield f"thumbs-{page:05d}", {row["row"]: data_uri(seen["thumb"], "webp") for row, seen in shown}
         start = stop
