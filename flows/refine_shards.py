@@ -24,8 +24,8 @@ def refine_shards(config: RefineShardsConfig) -> int:
     logger = get_run_logger()
     logger.info("%d items to do in %d shards", len(todo.positions), len(config.shards))
     verdict = Node(folder, settings, processes_for(settings)).run(todo)
+    found = verdict.counts
     logger.info(
-        "%d refined, %d dead, %d rank deaths, %.1f s",
-        *(verdict.counts.done, verdict.counts.dead, verdict.deaths, verdict.elapsed_s),
+        "%d refined, %d dead, %d rank deaths, %.1f s", found.done, found.dead, verdict.deaths, verdict.elapsed_s
     )
     return len(todo.positions)

@@ -20,7 +20,6 @@ from refine_ops.train.metrics_log import read_metrics
 from refine_ops.train.promotion.ablation import evaluation, variants
 from refine_ops.train.promotion.promote import PromotionResult, decide_promotion, publish
 from refine_ops.train.run import TrainResult, train
-from refine_ops.train.samples.dataset import read_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,6 @@ def train_lora(config: TrainLoraConfig) -> Trained:
     Raises:
         JobError: settings or data do not allow it, the loss diverged, or the metric of promotion cannot be measured.
     """
-    check_data(config)
     result = run_training(config)
     show_training(config, result)
     if config.registry is None:
@@ -58,18 +56,8 @@ def train_ablations(config: TrainLoraConfig) -> Evaluation:
     Raises:
         JobError: settings or data do not allow it, or a loss diverged.
     """
-    check_data(config)
     adapters = {variant.name: run_training(variant.train).adapter for variant in variants(config)}
     return evaluate_ablations(config, adapters)
-
-
-@step
-def check_data(config: TrainLoraConfig) -> None:
-    """Fail in seconds on data that cannot be trained on."""
-    samples = read_samples(config.dataset, config.exclude)
-    count = {split: sum(s.split == split for s in samples) for split in ("train", "validation")}
-    references = sum(s.reference is not None for s in samples)
-    get_run_logger().info("%d samples to train, %d to validate, %d with reference", *count.values(), references)
 
 
 @step

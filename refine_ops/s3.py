@@ -308,7 +308,8 @@ def _await_credentials(client: Any, started: float, problem: Exception) -> None:
         ) from problem
     logger.warning(
         "S3 credentials are refused (%s); paused for up to %.0f s more, renew them and this goes on by itself",
-        *(problem, CREDENTIALS_BUDGET_S - waited),
+        problem,
+        CREDENTIALS_BUDGET_S - waited,
     )
     with _lock:
         for key in [k for k, v in _client_of.items() if v is client]:

@@ -46,7 +46,9 @@ def test_digests_do_not_depend_on_order_and_absent_packages_have_a_version() -> 
 
 
 def test_a_runs_parts_hold_every_package_that_decides_a_pixel() -> None:
-    parts = fingerprint_parts(RefineSettings(), {"x": "1"})
-    assert {f"package.{name}" for name in PIXEL_PACKAGES} < parts.keys()
+    parts = fingerprint_parts(RefineSettings(), {"x": "1", "version.torch": "2"})
+    assert {f"package.{name}" for name in PIXEL_PACKAGES} - {"package.torch"} < parts.keys()
+    assert parts["weights.version.torch"] == "2", "what the model's own parts name is not named again"
+    assert "package.torch" not in parts
     assert parts["settings.paste.blur_px"] == json.dumps(RefineSettings().paste.blur_px)
     assert parts["weights.x"] == "1"

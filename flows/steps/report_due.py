@@ -29,7 +29,9 @@ def due_report(
     if not whole and summary.refined_now > config.report_items:
         logger.warning(
             "%d items are too many for a drift report here (report_items %d): refine-ops report %s --nights 1",
-            *(summary.refined_now, config.report_items, folder.uri),
+            summary.refined_now,
+            config.report_items,
+            folder.uri,
         )
         return None
     return DriftReportConfig(runs=(folder.uri,), nights=None if whole else 1)

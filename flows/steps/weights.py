@@ -1,14 +1,12 @@
 """What a run's pixels depend on, and how many ranks make them on this machine."""
 
-import ctypes.util
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 from refine_ops import adapters
 from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings
 from refine_ops.errors import JobError
+from refine_ops.job.ranks import ranks_here
 from refine_ops.job.run_folder import fingerprint_parts
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
@@ -59,16 +57,4 @@ def parts_of(settings: RefineSettings) -> dict[str, str]:
 
 def processes_for(config: RefineBatchConfig) -> int:
     """Ranks on this node: as set, else one per GPU, else one."""
-    if config.worker.processes:
-        return config.worker.processes
-    return 1 if config.refine.model.device == "cpu" else max(1, count_gpus())
-
-
-def count_gpus() -> int:
-    """As torch counts them; it is asked in a process of its own, and only where there is a driver, because importing it
-    costs a second and a process that only plans needs nothing else of it."""
-    if not any(map(ctypes.util.find_library, ("cuda", "amdhip64"))):
-        return 0
-    command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    return int(answer.stdout) if answer.returncode == 0 and answer.stdout.strip().isdigit() else 0
+    return ranks_here(config.worker.processes, config.refine.model.device)

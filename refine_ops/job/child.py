@@ -1,12 +1,15 @@
 """A child process that cannot outlive its parent: started in a session of its own, watched, ended with all below it."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from refine_ops.config import child_environment
@@ -75,9 +78,15 @@ class Child:
 def die_with_parent(parent_pid: int | None = None) -> None:
     """Ask for SIGTERM when the parent dies (Linux); exit at once if it is dead already.
 
+    A process of `multiprocessing` watches its parent's sentinel instead: a pool starts its processes in whatever thread
+    asks for work, and the kernel would tell of the death of that thread.
+
     Args:
         parent_pid: Who started this process, where it is known; else whoever is the parent now.
     """
+    if (pool := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_exit_after, args=(pool.sentinel,), daemon=True).start()
+        return
     if not sys.platform.startswith("linux"):
         return
     parent = os.getppid() if parent_pid is None else parent_pid
@@ -85,3 +94,8 @@ def die_with_parent(parent_pid: int | None = None) -> None:
     # The parent may have died before the request was made; an orphan has another parent by now.
     if os.getppid() != parent:
         sys.exit(1)
+
+
+def _exit_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)  # the main thread may hang in a library, or wait for work that nobody hands out any more

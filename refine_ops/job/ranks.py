@@ -3,7 +3,9 @@
 Either is a context manager with a `scratch` of its own: assign there, then `wait`. Make them in the main thread.
 """
 
+import ctypes.util
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -14,6 +16,21 @@ from refine_ops.job.elastic import run_elastic
 from refine_ops.job.scratch import Scratch
 
 RANK_MODULE = "refine_ops.job.rank.worker"
+
+
+def ranks_here(wanted: int | None, device: str) -> int:
+    """Ranks on this node: as wanted, else one per GPU, else one."""
+    return wanted or (1 if device == "cpu" else max(1, count_gpus()))
+
+
+def count_gpus() -> int:
+    """As torch counts them; it is asked in a process of its own, and only where there is a driver, because importing it
+    costs a second and a process that only plans needs nothing else of it."""
+    if not any(map(ctypes.util.find_library, ("cuda", "amdhip64"))):
+        return 0
+    command = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    return int(answer.stdout) if answer.returncode == 0 and answer.stdout.strip().isdigit() else 0
 
 
 class SoleRank:

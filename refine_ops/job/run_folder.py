@@ -86,7 +86,8 @@ def fingerprint_parts(settings: RefineSettings, weights: dict[str, str]) -> dict
     """Everything a pixel depends on but the item itself, as flat names and values that can be compared and named."""
     parts = identity.flat(pixel_settings(settings), "settings.")
     parts |= {f"weights.{k}": v for k, v in weights.items()}
-    parts |= {f"package.{name}": found for name, found in identity.versions(identity.PIXEL_PACKAGES).items()}
+    others = [name for name in identity.PIXEL_PACKAGES if f"version.{name}" not in weights]
+    parts |= {f"package.{name}": found for name, found in identity.versions(others).items()}
     return parts | {"pixel_version": str(PIXEL_VERSION)}
 
 

@@ -1,12 +1,12 @@
 """Run a training on this node: check, launch the ranks, read what came of it."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import refine_ops
 from refine_ops import storage
@@ -14,13 +14,16 @@ from refine_ops.adapters import WEIGHTS_NAME
 from refine_ops.errors import JobError
 from refine_ops.identity import TRAINING_PACKAGES, versions
 from refine_ops.job.elastic import run_elastic
+from refine_ops.job.ranks import ranks_here
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
 from refine_ops.train import run_folder
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.metrics_log import read_metrics
-from refine_ops.train.samples.dataset import read_samples
+from refine_ops.train.samples.dataset import TrainingSample, read_samples
 from refine_ops.train.worker import FAILURE, RESULT
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +48,36 @@ def train(config: TrainLoraConfig, on_tick: Callable[[], None] | None = None) ->
         JobError: settings or data do not allow it, the loss diverged, a rank died, or the run was stopped.
     """
     fingerprint = training_fingerprint(config)
-    if not read_samples(config.dataset, config.exclude):
+    samples = read_samples(config.dataset, config.exclude)
+    if not samples:
         why = "`exclude` leaves no samples; name fewer families" if config.exclude else "holds no samples"
         raise JobError(f"{config.dataset}: {why}; its README.md says what was rejected")
     run = run_folder.open_run(config, fingerprint)
     if (finished := _result(run, fingerprint, config.run.steps)) is not None:
         return finished
     (run / FAILURE).unlink(missing_ok=True)
+    _log_samples(samples)
     job = run / "job.json"
-    storage.write(str(job), json.dumps({"config": config.model_dump(mode="json"), "fingerprint": fingerprint}).encode())
-    code = run_elastic(
-        "refine_ops.train.worker", [str(job)], processes=_processes(config), log=run / "train.log", on_tick=on_tick
-    )
+    values = {
+        "config": config.model_dump(mode="json"),
+        "fingerprint": fingerprint,
+        "samples": [asdict(sample) for sample in samples],  # ranks that read the set themselves might read another
+    }
+    storage.write(str(job), json.dumps(values).encode())
+    ranks = ranks_here(config.run.processes, config.model.device)
+    code = run_elastic("refine_ops.train.worker", [str(job)], processes=ranks, log=run / "train.log", on_tick=on_tick)
     finished = _result(run, fingerprint, config.run.steps)
     if finished is None:
         raise JobError(_failure(run, code))
     return finished
+
+
+def _log_samples(samples: Sequence[TrainingSample]) -> None:
+    count = Counter(sample.split for sample in samples)
+    references = sum(sample.reference is not None for sample in samples)
+    logger.info(
+        "%d samples to train, %d to validate, %d with reference", count["train"], count["validation"], references
+    )
 
 
 def training_fingerprint(config: TrainLoraConfig) -> dict[str, str]:
@@ -69,12 +86,6 @@ def training_fingerprint(config: TrainLoraConfig) -> dict[str, str]:
     kept = {name: value for name, value in base.items() if not name.startswith("settings.")}
     libraries = {f"version.{name}": found for name, found in versions(TRAINING_PACKAGES).items()}
     return kept | libraries | {"version.refine_ops": refine_ops.__version__}
-
-
-def _processes(config: TrainLoraConfig) -> int:
-    if config.run.processes is not None:
-        return config.run.processes
-    return torch.cuda.device_count() if config.model.device != "cpu" and torch.cuda.is_available() else 1
 
 
 def _result(run: Path, fingerprint: dict[str, str], steps: int) -> TrainResult | None:

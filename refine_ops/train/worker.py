@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,7 @@ from refine_ops.train.denoiser import Denoiser
 from refine_ops.train.observe import Observation
 from refine_ops.train.samples.batches import BatchSpec, TrainingBatches, drawable
 from refine_ops.train.samples.cache import EncodedCache
-from refine_ops.train.samples.dataset import read_samples
+from refine_ops.train.samples.dataset import TrainingSample, as_sample
 from refine_ops.train.samples.draws import DrawOrder
 from refine_ops.train.samples.encode import Planned, SampleEncoder, crops_to_encode
 from refine_ops.train.samples.encoders import Trainee, encoding_identity, load_encoders, load_trainee
@@ -70,14 +71,16 @@ def main() -> None:
     config = TrainLoraConfig.model_validate(job["config"])
     run = Path(config.out)
     try:
-        run_rank(config, job["fingerprint"], run)
+        run_rank(config, job["fingerprint"], run, [as_sample(row) for row in job["samples"]])
     except JobError as error:
         logger.error("%s", error)
         storage.write(str(run / FAILURE), json.dumps({"message": str(error)}).encode())
         sys.exit(EXIT_DRAINED if isinstance(error, Stopped) else EXIT_JOB_ERROR)
 
 
-def run_rank(config: TrainLoraConfig, fingerprint: dict[str, str], run: Path) -> None:
+def run_rank(
+    config: TrainLoraConfig, fingerprint: dict[str, str], run: Path, samples: Sequence[TrainingSample]
+) -> None:
     """Encode, train, and write the adapter, as one of the process group's ranks."""
     accelerator = join_group(config, run)
     _log_to_stderr(accelerator.process_index)
@@ -90,7 +93,7 @@ def run_rank(config: TrainLoraConfig, fingerprint: dict[str, str], run: Path) ->
         model_dtype(config.model, accelerator.device),
     )
     cache = EncodedCache(rank.cache_folder)
-    planned = run_folder.read_plan(run) or _encode(rank, cache)
+    planned = run_folder.read_plan(run) or _encode(rank, cache, samples)
     # Sharding moves the transformer to the device block by block; whole, it might not fit.
     sharded = config.run.sharding == "fsdp2"
     trainee = load_trainee(rank.model, torch.device("cpu") if sharded else rank.device, rank.dtype)
@@ -102,7 +105,7 @@ def run_rank(config: TrainLoraConfig, fingerprint: dict[str, str], run: Path) ->
     accelerator.end_training()
 
 
-def _encode(rank: _Rank, cache: EncodedCache) -> list[Planned]:
+def _encode(rank: _Rank, cache: EncodedCache, samples: Sequence[TrainingSample]) -> list[Planned]:
     """Every rank encodes its share; the main process fixes the plan."""
     config, accelerator = rank.config, rank.accelerator
     encoder = SampleEncoder(
@@ -112,7 +115,7 @@ def _encode(rank: _Rank, cache: EncodedCache) -> list[Planned]:
         cache,
         lambda: load_encoders(rank.model, rank.device, rank.dtype, config.model.target_ring),
     )
-    work = crops_to_encode(read_samples(config.dataset, config.exclude), config)
+    work = crops_to_encode(samples, config)
     share = work[accelerator.process_index :: accelerator.num_processes]
     results = []
     for result in encoder(share):

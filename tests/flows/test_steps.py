@@ -17,7 +17,6 @@ from flows import build_dataset, drift_report, refine_eval, train_lora
 from flows.prefect_engine import UNDER_PREFECT
 from flows.steps.batch import run_batch
 from flows.steps.engine import Engine, InProcess
-from flows.steps.weights import count_gpus
 from refine_ops.config import CanaryLimits, RefineBatchConfig, prefect_is_set_up
 from refine_ops.errors import JobError
 from refine_ops.job.launch import Node, NodeVerdict
@@ -159,10 +158,3 @@ def test_a_step_is_run_as_often_as_it_is_called_even_where_a_site_persists_resul
 def test_no_flows_task_is_answered_from_a_cache(module: Any) -> None:
     tasks = [value for value in vars(module).values() if isinstance(value, Task)]
     assert all(task.cache_policy is NO_CACHE or task.cache_policy == NO_CACHE for task in tasks)
-
-
-@pytest.mark.processes
-def test_gpus_are_counted_as_torch_counts_them() -> None:
-    import torch
-
-    assert count_gpus() == torch.cuda.device_count()

@@ -30,7 +30,18 @@ from refine_ops.records import Alignment, Outcome, RegionOutcome, Verification
 from tests.support.manifests import nested, write
 
 REGION = RegionOutcome(
-    *("logo", 5, (1, 2, 3, 4), (0, 0, 8, 8), 64, 64, 30, 8, 3.5, 1, "none"), Alignment(True, True, False, 0.5, -0.25)
+    "logo",
+    5,
+    (1, 2, 3, 4),
+    (0, 0, 8, 8),
+    64,
+    64,
+    30,
+    8,
+    3.5,
+    1,
+    "none",
+    Alignment(True, True, False, 0.5, -0.25),
 )
 DONE = Outcome(
     item_id="a",

@@ -27,7 +27,9 @@ def night(run: Path | str, contents: dict[str, str]) -> RunFolder:
         storage.write(folder.patch_of(folder.object_of(name), "r0"), b"patch")
         fresh.append(
             Outcome(
-                *(item, "f", "done"),
+                item,
+                "f",
+                "done",
                 output=name,
                 object=folder.object_of(name),
                 output_sha256=digest,

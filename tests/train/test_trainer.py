@@ -34,6 +34,7 @@ from refine_ops.train.config import (
 from refine_ops.train.metrics_log import LossWatch, read_metrics
 from refine_ops.train.run import train, training_fingerprint
 from refine_ops.train.run_folder import open_run
+from refine_ops.train.samples.dataset import read_samples
 from refine_ops.train.trainer import Stopped
 from refine_ops.train.worker import run_rank
 
@@ -72,7 +73,7 @@ def _config(dataset: Path, cache: Path, out: Path, **run: object) -> TrainLoraCo
 def _train_here(config: TrainLoraConfig) -> dict[str, torch.Tensor]:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    run_rank(config, training_fingerprint(config), out)
+    run_rank(config, training_fingerprint(config), out, read_samples(config.dataset))
     return load_file(out / "adapter" / "pytorch_lora_weights.safetensors")
 
 

@@ -1,13 +1,10 @@
 """Worker processes for shards: who works on what is known even when a worker dies, and none outlives the parent."""
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
@@ -20,6 +17,7 @@ from refine_ops.data.config import BuildDatasetConfig
 from refine_ops.data.plan import PlannedSample, Shards
 from refine_ops.data.stages.attempt import Maker
 from refine_ops.errors import RefineError
+from refine_ops.job.child import die_with_parent
 
 
 class WorkerDied(RefineError):
@@ -86,7 +84,7 @@ def _start_worker(
     config: BuildDatasetConfig, ranks: "SimpleQueue[int]", working_on: Any, poison: frozenset[str]
 ) -> None:
     global _worker
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
     cv2.setNumThreads(1)
     _worker = _Worker(config, ranks.get(), working_on, poison)
 
@@ -102,11 +100,3 @@ def _work(part: int, shard: Sequence[PlannedSample]) -> ShardReport:
 
     out = storage.resolve(worker.config.out)
     return build_shard(out, part, shard, worker.maker, worker.poison, note)
-
-
-def _die_with_parent() -> None:
-    """A killed parent closes its end of the sentinel; an orphan would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait_for_any([parent.sentinel])
-    os._exit(1)

@@ -69,6 +69,11 @@ def read_samples(dataset: str, exclude: tuple[str, ...] = ()) -> list[TrainingSa
     return sorted(samples, key=lambda s: s.sample_id)
 
 
+def as_sample(values: Mapping[str, Any]) -> TrainingSample:
+    """Inverse of `asdict`, through JSON."""
+    return TrainingSample(**{**values, "families": tuple(values["families"])})
+
+
 def read_files(sample: TrainingSample, limits: ImageLimits) -> dict[str, bytes]:
     """Bytes by URI of the sample's files."""
     uris = [sample.input, sample.target, sample.mask] + ([sample.reference] if sample.reference else [])
