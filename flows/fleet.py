@@ -105,7 +105,7 @@ class _Fleet:
         self._adopt()
         taken = {shard for lane in self._lanes for shard in lane.shards}
         free = {shard: count for shard, count in self._progress.unfinished().items() if shard not in taken}
-        for share in deal(free, self._config.lane_count):
+        for share in [] if self._late() else deal(free, self._config.lane_count):
             self._dispatch(share, self._order, failures=0, crashes=0)
         while self._lanes:
             time.sleep(_POLL_S)
@@ -113,7 +113,8 @@ class _Fleet:
         if self._given_up:
             raise JobError(self._given_up_message())
         elapsed = time.monotonic() - self._started
-        return NodeVerdict(self._dispatched, self._crashed, self._counts(), elapsed)
+        left = sum(self._progress.unfinished().values())
+        return NodeVerdict(self._dispatched, self._crashed, self._counts(), elapsed, left)
 
     def _adopt(self) -> None:
         """Keep what an earlier parent started on the same plan; cancel what refers to another one."""
@@ -156,6 +157,8 @@ class _Fleet:
         waiting, self._lanes = self._lanes, []
         for lane in waiting:
             self._keep_or_replace(lane, lane in ended, states.get(lane.flow_run))
+        if self._late():
+            self._cancel_unbegun(states)
         self._warn_unclaimed(states)
 
     def _keep_or_replace(self, lane: Lane, ended: bool, state: State | None) -> None:
@@ -179,7 +182,19 @@ class _Fleet:
             child_runs.cancel(lane.flow_run)
         self._send_again(lane, frozenset(unfinished), state)
 
+    def _late(self) -> bool:
+        return self._config.until is not None and time.time() >= self._config.until
+
+    def _cancel_unbegun(self, states: dict[UUID, State]) -> None:
+        """After the deadline lanes at work end by themselves; those that nobody has taken up yet would do nothing."""
+        waiting = [lane for lane in self._lanes if (s := states.get(lane.flow_run)) is None or s.is_scheduled()]
+        for lane in waiting:
+            child_runs.cancel(lane.flow_run)
+        self._lanes = [lane for lane in self._lanes if lane not in waiting]
+
     def _send_again(self, lane: Lane, shards: frozenset[int], state: State | None) -> None:
+        if self._late():
+            return
         crashed = state is None or state.is_crashed() or state.is_running()
         self._crashed += crashed
         failures, crashes = lane.failures + (not crashed), lane.crashes + crashed

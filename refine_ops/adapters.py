@@ -15,8 +15,9 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ from refine_ops.errors import ItemError, JobError
 
 WEIGHTS_NAME: Final = "pytorch_lora_weights.safetensors"
 CURRENT: Final = "current"
+PROMOTED: Final = "promoted"
+"""As `CURRENT`, and nothing at all before the first promotion."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MAX_CARD_BYTES: Final = 16 << 20
 
@@ -142,6 +145,22 @@ def current(registry: str) -> Promotion | None:
     return _read_promotion(uris[-1]) if uris else None
 
 
+def in_force(names: Sequence[str], registry: str | None) -> tuple[str, ...]:
+    """Names of adapters with `promoted` as what it is now: `current`, or none before the first promotion."""
+    if PROMOTED not in names:
+        return tuple(names)
+    if registry is None:
+        raise JobError(f"adapter {PROMOTED!r} is what a registry says; set `registry` too")
+    now = () if current(registry) is None else (CURRENT,)
+    return tuple(known for name in names for known in (now if name == PROMOTED else (name,)))
+
+
+def rolled_back(registry: str) -> frozenset[str]:
+    """Versions that somebody took back. They stay in the registry; no schedule promotes one again."""
+    moves = history(registry)
+    return frozenset(before.version for before, move in pairwise(moves) if move.parent != before.index)
+
+
 def history(registry: str) -> list[Promotion]:
     """Every promotion and rollback, oldest first."""
     return [_read_promotion(uri) for uri in _pointer_uris(registry)]
@@ -245,7 +264,7 @@ def _create(uri: str, data: bytes) -> None:
 
 
 def _checked_name(version: str) -> str:
-    if not _NAME.fullmatch(version) or version == CURRENT:
+    if not _NAME.fullmatch(version) or version in (CURRENT, PROMOTED):
         raise JobError(f"{version!r} is no adapter version; expected letters, digits, '.', '_' and '-'")
     return version
 

@@ -151,7 +151,11 @@ class ModelSettings(Settings):
     """Which refiner, and how it runs. None means: as the preset says."""
 
     model: str = Field("tiny", description="Preset name, a folder in diffusers' layout, or a hub name (allow_hub).")
-    adapters: tuple[str, ...] = Field((), description="LoRA files or folders, or registry names such as 'current'.")
+    adapters: tuple[str, ...] = Field(
+        (),
+        description="LoRA files or folders, or names in the registry: a version, 'current', or 'promoted', which is "
+        "none before the first promotion.",
+    )
     registry: str | None = Field(None, description="Adapter registry (folder or s3:// prefix) that names refer to.")
     allow_other_base: bool = Field(False, description="Also use an adapter that was trained on another base model.")
     allow_hub: bool = Field(False, description="Allow downloads of the hub names given here.")
@@ -254,6 +258,19 @@ class RefineBatchConfig(Settings):
         le=1,
         description="Largest share of published items that the manifest may no longer name (20 and more published).",
     )
+    max_redone: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Largest share of what is done that one start may refine again (20 and more done).",
+    )
+    deadline_h: float | None = Field(
+        None, gt=0, description="Hours after which a start takes nothing new, publishes what is done and ends."
+    )
+    until: float | None = Field(
+        None, description="The deadline itself, in seconds since 1970; made of deadline_h when a start begins."
+    )
+    allow_tiny: bool = Field(False, description="A deployment may run 'tiny', the small model that shows how it works.")
     retry_dead: bool = Field(False, description="Also redo items that are in the dead letter.")
     recheck: bool = Field(True, description="On resume, redo done items whose source's size, time or ETag changed.")
     on_new_fingerprint: OnNewFingerprint = Field(

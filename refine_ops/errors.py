@@ -4,11 +4,13 @@ from typing import Final
 
 EXIT_OK: Final = 0
 EXIT_BAD_INPUT: Final = 1
-"""The input was read and found wanting (bad rows, a canary or a promotion that said no, too many dead items)."""
+"""What was read or made was looked at and found wanting: bad rows, a canary or a promotion that said no, too many dead
+items, an alarm."""
 EXIT_JOB_ERROR: Final = 2
-"""Nothing could be run: configuration, permissions, disk, another run's folder."""
+"""It could not go on: settings, permissions, disk, a device, another process in the folder. The message names the
+remedy; after it the same command goes on."""
 EXIT_DRAINED: Final = 75
-"""A worker was asked to stop and stopped cleanly with work left (`EX_TEMPFAIL`: run it again)."""
+"""Stopped cleanly with work left, by SIGTERM or a deadline (`EX_TEMPFAIL`): the same command goes on."""
 
 
 class RefineError(Exception):
@@ -20,6 +22,10 @@ class RefineError(Exception):
 
 class JobError(RefineError):
     """The whole job cannot go on; the command line prints the message and exits with 2."""
+
+
+class Unacceptable(JobError):
+    """What was made was looked at and found wanting; the command line exits with 1."""
 
 
 class ItemError(RefineError):

@@ -53,6 +53,16 @@ def test_a_version_is_immutable_and_publishing_equal_bytes_again_changes_nothing
     assert len(adapters.versions(folder)) == 1
 
 
+def test_what_was_taken_back_is_known_and_what_was_promoted_on_it_is_not(folder: str) -> None:
+    one, two, three = (adapters.publish(folder, data).version for data in (b"one", b"two", b"three"))
+    for version in (one, two):
+        adapters.promote(folder, version)
+    assert adapters.rolled_back(folder) == frozenset()
+    adapters.rollback(folder, "bad in production")
+    adapters.promote(folder, three)
+    assert adapters.rolled_back(folder) == {two}
+
+
 def test_a_version_without_its_card_does_not_exist(folder: str) -> None:
     card = adapters.publish(folder, b"one")
     storage.delete(storage.join(folder, "versions", card.version, "card.json"))

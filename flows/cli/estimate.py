@@ -3,7 +3,7 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -11,18 +11,21 @@ import pyarrow.compute as pc
 
 from flows.cli.check import Checked, open_all
 from flows.progress import ProgressDisplay, duration
-from refine_ops import storage
+from flows.steps.weights import parts_of, resolve_adapters
+from refine_ops import identity, storage
 from refine_ops.config import ModelSettings, RefineBatchConfig
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.plan import Plan, PlanReader, refuse, scan_manifest
 from refine_ops.job.planning.remaining import REMAINING_COLUMNS, remaining
-from refine_ops.job.run_folder import reopen_run
+from refine_ops.job.starts import StartRecord, read_starts
 from refine_ops.model.presets import PRESETS, VAE_PIXELS, Preset, apply_overrides, resolve_preset
 
 _H100_STEP_S: Final = {"eager": (0.708, 1.002), "compile": (0.569, 0.827), "fp8": (0.453, 0.674)}
 """One denoising step at 1024^2 without and with a reference image: bf16, one H100, full-size random weights."""
 _H100_STAGES_S: Final = (0.136 + 0.148 + 0.077, (0.136 + 0.148) * 4 / 3 + 0.077)
 """Text encoder and VAE encoding of three or four images (the fourth in proportion), VAE decoding; same machine."""
+_NO_WORK: Final = {"registry", "allow_hub", "allow_other_base"}
+"""Settings of the model that change nothing of what a region takes."""
 _OPENED: Final = 64
 """Pictures that are opened, spread over the manifest: `check --open` opens all of them."""
 _TINY_REGION_S: Final = 0.26
@@ -96,7 +99,15 @@ def _unopened(checked: Checked) -> str:
 
 def to_do(plan: PlanReader, ledger: pa.Table, config: RefineBatchConfig) -> ToDo:
     """What of the plan has no outcome; sources are not looked at."""
-    left = remaining(plan, ledger, recheck=False, retry_dead=config.retry_dead)
+    redo = config.on_new_fingerprint == "redo"
+    left = remaining(
+        plan,
+        ledger,
+        recheck=False,
+        retry_dead=config.retry_dead,
+        fingerprint=identity.digest(parts_of(resolve_adapters(config.refine)))[:32] if redo else "",
+        max_older=config.max_new if redo else 0,
+    )
     regions = plan.columns(["regions"])["regions"].combine_chunks().take(pa.array(left.positions)).flatten()
     return ToDo(
         items=len(left.positions),
@@ -107,19 +118,23 @@ def to_do(plan: PlanReader, ledger: pa.Table, config: RefineBatchConfig) -> ToDo
 
 
 def measured(config: RefineBatchConfig) -> Measured | None:
-    """What this run folder's outcomes took, if its first start had the same model settings."""
+    """What outcomes of this run folder took, of the starts that had the same model settings."""
     uri = storage.resolve(config.out)
-    if not storage.exists(storage.join(uri, "run.json")):
-        return None
-    before = reopen_run(uri)[1].get("config", {}).get("refine", {}).get("model", {})
-    now = config.refine.model.model_dump(mode="json")
-    if any(before.get(name) != now[name] for name in now):
+    now = resolve_adapters(config.refine).model.model_dump(mode="json", exclude=_NO_WORK)
+    same = [start.number for start in read_starts(uri) if _model_of(start) == now]
+    if not same:
         return None
     ledger = read_ledger(storage.join(uri, "outcomes"), ["status", "regions", "timings_s"])
-    done = ledger.filter(pc.equal(ledger["status"], "done"))
+    mine = pc.and_(pc.equal(ledger["status"], "done"), pc.is_in(ledger["start"], value_set=pa.array(same)))
+    done = ledger.filter(mine)
     regions = int(pc.sum(pc.list_value_length(done["regions"])).as_py() or 0)
     seconds = sum(dict(times).get("refine", 0.0) for times in done["timings_s"].to_pylist())
     return Measured(seconds / regions, regions) if regions else None
+
+
+def _model_of(start: StartRecord) -> dict[str, Any]:
+    model = start.what.get("config", {}).get("refine", {}).get("model", {})
+    return {name: value for name, value in model.items() if name not in _NO_WORK}
 
 
 def estimates(todo: ToDo, config: RefineBatchConfig, known: Measured | None = None) -> list[Estimate]:

@@ -18,7 +18,7 @@ from flows.cli import quality, training, upkeep
 from flows.cli.image import image
 from flows.cli.options import ConfigFile, SetOption, Verbose, fail, load_config, note_tiny, run_batch
 from refine_ops.config import ModelSettings, RefineBatchConfig
-from refine_ops.errors import EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_JOB_ERROR, ItemError, JobError
+from refine_ops.errors import EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_JOB_ERROR, ItemError, JobError, Unacceptable
 
 
 class _ByUse(TyperGroup):
@@ -76,7 +76,7 @@ def main() -> None:
         if app(standalone_mode=False) == EXIT_INTERRUPTED:  # what Typer makes of a KeyboardInterrupt
             fail(_STOPPED, EXIT_INTERRUPTED)
     except (JobError, ItemError) as e:
-        fail(str(e), EXIT_JOB_ERROR)
+        fail(str(e), EXIT_BAD_INPUT if isinstance(e, Unacceptable) else EXIT_JOB_ERROR)
     except typer.Abort:
         fail("aborted", EXIT_INTERRUPTED)
     except _Terminated:
@@ -170,6 +170,8 @@ def run(
     )
     print(f"outputs  {summary.run}/current\nsummary  {summary.summary}\nbefore/after  {summary.contact_sheet}")
     _print_report(summary.run)
+    if summary.left:
+        fail(f"the deadline came with {summary.left} items left; the same command goes on with them", EXIT_DRAINED)
 
 
 def _print_report(run: str) -> None:

@@ -1,9 +1,12 @@
 """refine-batch: validate -> plan -> refine -> summarise -> report."""
 
+import logging
 import math
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,10 +19,10 @@ from flows.steps.engine import IN_PROCESS, Engine
 from flows.steps.report_due import due_report
 from flows.steps.run_start import RunStart
 from flows.steps.summary import RunSummary, summarise
-from flows.steps.weights import parts_of, processes_for, resolve_adapters
+from flows.steps.weights import examine_gpu, parts_of, processes_for, require_gpu, resolve_adapters
 from refine_ops import storage
 from refine_ops.config import RefineBatchConfig
-from refine_ops.errors import JobError, RefineError
+from refine_ops.errors import JobError, RefineError, Unacceptable
 from refine_ops.job import published
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.ledger import compact, outcomes_table, read_ledger, write_part
@@ -32,11 +35,13 @@ from refine_ops.job.run_folder import RunFolder, find_run
 from refine_ops.report.config import DriftReportConfig
 from refine_ops.report.review import read_review
 
+logger = logging.getLogger(__name__)
+
 _GUARDED_FROM = 20
 """Published items from which on a shrunken manifest is refused: a handful is looked through at a glance."""
 
 
-class ErrorBudgetExceeded(RefineError):
+class ErrorBudgetExceeded(Unacceptable):
     """More items are dead than the run may lose; everything that could be refined is refined and recorded."""
 
 
@@ -64,13 +69,14 @@ def run_batch(
         report: What builds the drift report at the end.
 
     Raises:
-        JobError: nothing could be run; the message says what to do.
+        JobError: it could not go on; the message says what to do.
         ErrorBudgetExceeded: of this start's items more are dead than `error_budget` allows.
     """
     if config.lanes == "work-pool" and on_pool is None:
         raise JobError("lanes: work-pool needs a Prefect server and its work pool; start the flow refine-batch there")
     with ExitStack() as stack:
-        config = config.model_copy(update={"refine": resolve_adapters(config.refine)})
+        until = config.until if config.deadline_h is None else time.time() + 3600 * config.deadline_h
+        config = config.model_copy(update={"refine": resolve_adapters(config.refine), "until": until})
         refine = (on_pool if config.lanes == "work-pool" else None) or _Here(config, stack)
         parts = parts_of(config.refine)
         folder = engine.step(find_folder)(config, parts)
@@ -80,6 +86,7 @@ def run_batch(
         refuse_shrinkage(config, folder, plan)
         engine.step(record_problems)(folder, plan)
         todo = engine.step(find_remaining)(config, folder, engine)
+        refuse_mass_redo(config, todo)
         skipped, verdict = todo.done + todo.dead, None
         if config.canary and len(todo.positions):
             sample = sample_canary(PlanReader(folder.plan), todo, config.canary)
@@ -93,9 +100,14 @@ def run_batch(
         if over_budget:
             opened.exit = "budget"
         else:
-            engine.step(publish)(config, folder, opened)
-        if due := due_report(config, folder, summary, refined=verdict is not None):
-            report(due)
+            engine.step(publish)(config, folder, opened, summary.left)
+        try:
+            if due := due_report(config, folder, summary, refined=verdict is not None):
+                report(due)
+        except Unacceptable as e:
+            if not over_budget:
+                raise
+            logger.warning("%s", e)  # the budget is the graver one, and both end with 1
         if over_budget:
             raise ErrorBudgetExceeded(_over_budget(summary, config))
         return summary
@@ -120,6 +132,7 @@ class _Here:
     started at once: it imports for seconds, while the plan is made."""
 
     def __init__(self, config: RefineBatchConfig, stack: ExitStack) -> None:
+        require_gpu(config.refine.model)
         self._processes = processes_for(config)
         self._early: SoleRank | None = None
         if self._processes == 1 and _is_new(config.out):
@@ -130,7 +143,8 @@ class _Here:
     ) -> NodeVerdict:
         display = ProgressDisplay(label, elsewhere=engine.show_progress("refine-progress"))
         early, self._early = self._early, None
-        return Node(folder, config, self._processes, display.update, early=early).run(todo)
+        examine = partial(examine_gpu, config.refine.model)
+        return Node(folder, config, self._processes, display.update, early=early, examine=examine).run(todo)
 
 
 def _is_new(out: str) -> bool:
@@ -189,6 +203,24 @@ def refuse_shrinkage(config: RefineBatchConfig, folder: RunFolder, plan: Plan) -
         )
 
 
+def refuse_mass_redo(config: RefineBatchConfig, todo: Remaining) -> None:
+    """What is done is done again when its row or its inputs are others. Where that is so of very much, it is more often
+    a column that was rewritten, or a bucket that was filled anew, than a wish.
+
+    Raises:
+        JobError: more would be done again than `max_redone` allows; nothing was refined, nothing changes.
+    """
+    known = todo.done + todo.again
+    if known >= _GUARDED_FROM and todo.again > config.max_redone * known:
+        share = todo.again / known
+        raise JobError(
+            f"{todo.again} of {known} items that are done would be refined again ({share:.1%}), more than max_redone "
+            f"{config.max_redone:.1%}: their rows ask for something else, their inputs hold other bytes, or "
+            f"on_new_fingerprint is redo (max_new bounds it). Nothing was run. If they are to be: "
+            f"--set max_redone={math.ceil(100 * share) / 100}"
+        )
+
+
 def record_problems(folder: RunFolder, plan: Plan) -> None:
     """Dead-letter the rows that cannot be refined."""
     known = read_ledger(folder.outcomes, ["request"])
@@ -221,7 +253,7 @@ def refine_canary(
 ) -> NodeVerdict:
     """Refine a stratified sample first, on one node, and go on only if it passes; what a refused canary refined counts
     for nothing."""
-    verdict = refine(config.model_copy(update={"lane_count": 1}), folder, sample, "canary", engine)
+    verdict = refine(config.model_copy(update={"lane_count": 1, "until": None}), folder, sample, "canary", engine)
     try:
         engine.note(check_canary(folder.outcomes, PlanReader(folder.plan), sample, config.canary_limits))
     except JobError:
@@ -243,7 +275,7 @@ def refine_items(
     return refine(config, folder, todo, "refine", engine)
 
 
-def publish(config: RefineBatchConfig, folder: RunFolder, opened: RunStart) -> None:
+def publish(config: RefineBatchConfig, folder: RunFolder, opened: RunStart, left: int) -> None:
     """Commit what may be used from now on, and stand it in `current/` of a local run folder. A start that was limited
     to the first items leaves the others as they are."""
     ledger = read_ledger(folder.outcomes, list(published.LEDGER_COLUMNS))
@@ -253,7 +285,7 @@ def publish(config: RefineBatchConfig, folder: RunFolder, opened: RunStart) -> N
     opened.start.refuse_if_lost()
     snapshot = published.commit(folder.uri, folder.start, published.compose(ledger, planned))
     published.link_current(folder.uri, snapshot)
-    opened.exit = "done"
+    opened.exit = "deadline" if left else "done"
 
 
 def _planned(folder: RunFolder) -> pa.Array:

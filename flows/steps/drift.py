@@ -8,7 +8,7 @@ from typing import Final
 from flows.progress import ProgressDisplay
 from flows.steps.engine import IN_PROCESS, Engine
 from refine_ops import storage
-from refine_ops.errors import JobError
+from refine_ops.errors import Unacceptable
 from refine_ops.report.build import Built, build_report
 from refine_ops.report.config import DriftReportConfig, PerceptualSettings
 from refine_ops.report.folders import folder_items
@@ -22,7 +22,7 @@ EVENT_ALARM: Final = "refine-ops.drift.alarm"
 EVENT_VIOLATION: Final = "refine-ops.drift.violation"
 
 
-class DriftFound(JobError):
+class DriftFound(Unacceptable):
     """The report is written, and `fail_on` asks to fail on what it says."""
 
 

@@ -32,7 +32,7 @@ _INERT = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {c: f"&#{ord(c)};" for c in 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
     """How a run ended. Counts are over the manifest's items with an outcome; `refined_now` and `dead_now` are this
-    start's share."""
+    start's share; `left` is what its deadline left to the next one."""
 
     run: str
     done: int
@@ -47,6 +47,7 @@ class RunSummary:
     credentials_removed: int = 0
     done_now: int = 0
     dead_now: int = 0
+    left: int = 0
 
     @property
     def dead_share(self) -> float:
@@ -93,6 +94,7 @@ def summarise(
         summary=storage.join(folder.uri, "report", "summary.md"),
         contact_sheet=sheet_uri,
         credentials_removed=_proven(done, "credentials_removed"),
+        left=verdict.left if verdict else 0,
         done_now=_of_start(done, folder.start),
         dead_now=_of_start(ledger.filter(pc.equal(ledger["status"], "dead")), folder.start),
     )
@@ -153,6 +155,8 @@ def _markdown(summary: RunSummary, config: RefineBatchConfig, verdict: NodeVerdi
         f"| dead | {summary.dead} |",
         f"| dead in this start | {summary.dead_now} ({summary.dead_share:.1%}; budget {config.error_budget:.1%}) |",
     ]
+    if summary.left:
+        lines += [f"| left at the deadline | {summary.left} |"]
     if summary.credentials_removed:
         lines += [f"| Content Credentials removed, as they sign the source's pixels | {summary.credentials_removed} |"]
     if verdict and verdict.counts.done:

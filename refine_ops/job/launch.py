@@ -8,6 +8,7 @@ import logging
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +39,14 @@ _FRUITLESS_LAUNCHES = 3
 
 @dataclass(frozen=True, slots=True)
 class NodeVerdict:
-    """What a node did: launches made, ranks' deaths seen, counts of all launches, wall-clock seconds."""
+    """What a node did: launches made, ranks' deaths seen, counts of all launches, wall-clock seconds, and how many
+    items the deadline left."""
 
     launches: int
     deaths: int
     counts: Counts
     elapsed_s: float
+    left: int = 0
 
     def and_then(self, later: "NodeVerdict") -> "NodeVerdict":
         """Both together, one after the other."""
@@ -52,6 +55,7 @@ class NodeVerdict:
             self.deaths + later.deaths,
             _one_after_another(self.counts, later.counts),
             self.elapsed_s + later.elapsed_s,
+            self.left + later.left,
         )
 
 
@@ -61,6 +65,8 @@ class Node:
     Args:
         module: What each rank runs.
         early: A rank that was started ahead of time, for the first launch if that is of one rank.
+        examine: Called when a rank has died: raises `JobError` where it is the machine that is ill, so that no item is
+            blamed for it.
     """
 
     def __init__(
@@ -72,9 +78,10 @@ class Node:
         *,
         module: str = RANK_MODULE,
         early: SoleRank | None = None,
+        examine: Callable[[], object] = lambda: None,
     ) -> None:
         self._folder, self._config, self._processes, self._on_progress = folder, config, processes, on_progress
-        self._module, self._early = module, early
+        self._module, self._early, self._examine = module, early, examine
         self._plan = PlanReader(folder.plan)
         self._total, self._items = Counts(), 0
         self._launches = self._deaths = 0
@@ -83,20 +90,22 @@ class Node:
         self._started = time.monotonic()
 
     def run(self, remaining: Remaining) -> NodeVerdict:
-        """Bring every position to an outcome.
+        """Bring every position to an outcome, or as many as the deadline allows.
 
         Raises:
-            JobError: the run folder cannot be written, or ranks die without ever taking up an item.
+            JobError: the run folder cannot be written, ranks die without ever taking up an item, or `examine` raises.
         """
         self._items = len(remaining.positions)
         todo, suspects, fruitless = remaining.positions, np.zeros(0, np.int64), 0
-        while len(todo):
+        while len(todo) and not self._late():
             solo = len(suspects) > 0
             code, finished, in_hand, log_tail = self._launch(suspects if solo else todo, solo)
             # A rank that died wrote its journal to the last moment, but perhaps not its last outcomes: what it had let
             # go without one is done again, what it had in hand is suspect.
             lost = np.setdiff1d(in_hand, finished)
             self._lost_attempts.update(lost.tolist())
+            if code:
+                self._examine()
             if solo:
                 finished = np.union1d(finished, self._dead_letter_killers(lost))
             todo = np.setdiff1d(todo, finished)
@@ -106,10 +115,13 @@ class Node:
                 self._deaths += 1
                 logger.warning("a rank died; %d items are suspect and run alone", len(suspects))
             # A launch that took something up got further: it names a suspect, and that ends by `max_deaths`.
-            fruitless = 0 if len(finished) or len(lost) else fruitless + 1
+            fruitless = 0 if len(finished) or len(lost) or self._late() else fruitless + 1
             if fruitless >= _FRUITLESS_LAUNCHES:
                 raise JobError(f"ranks end before taking up any item; the end of their log:\n{log_tail}")
-        return NodeVerdict(self._launches, self._deaths, self._total, time.monotonic() - self._started)
+        return NodeVerdict(self._launches, self._deaths, self._total, time.monotonic() - self._started, len(todo))
+
+    def _late(self) -> bool:
+        return self._config.until is not None and time.time() >= self._config.until
 
     def _launch(self, positions: Positions, solo: bool) -> tuple[int, Positions, Positions, str]:
         """Run one group of ranks to its end: the exit code, the positions that have an outcome now, those that were in
@@ -142,6 +154,7 @@ class Node:
             keep_patches=config.keep_patches,
             solo=solo,
             writer=uuid.uuid4().hex[:8],
+            until=config.until,
         )
 
     def _ranks(self, processes: int) -> SoleRank | ElasticRanks:

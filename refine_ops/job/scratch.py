@@ -23,7 +23,8 @@ _AGENT_REPORT: Final = "torch/distributed/elastic/multiprocessing/api.py"
 @dataclass(frozen=True, slots=True)
 class Spec:
     """What every rank of a launch is to do. `solo` runs one item at a time, so that a death names its item; `writer`
-    marks the ledger parts of this launch, so that its end need not read anybody else's."""
+    marks the ledger parts of this launch, so that its end need not read anybody else's; from `until` on (seconds since
+    1970) nothing new is taken."""
 
     run: str
     fingerprint: str
@@ -34,6 +35,7 @@ class Spec:
     keep_patches: KeepPatches
     solo: bool
     writer: str = "rank"
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class Scratch:
             "keep_patches": spec.keep_patches,
             "solo": spec.solo,
             "writer": spec.writer,
+            "until": spec.until,
         }
         np.save(self.path / "assignments.npy", assignments)
         _replace(self.path / "spec.json", json.dumps({**plain, **models}))

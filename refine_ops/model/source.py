@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from refine_ops.adapters import resolve
+from refine_ops.adapters import in_force, resolve
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
 from refine_ops.model.presets import TRANSFER, Preset, apply_overrides, resolve_preset
@@ -53,7 +53,7 @@ def resolve_model(settings: ModelSettings) -> ResolvedModel:
     folder = folder_of(preset.source, settings.allow_hub, _PATTERNS)
     _check_folder(folder)
     loras = [(file_of(lora.repo, lora.name, settings.allow_hub, "LoRA"), lora.scale) for lora in preset.loras]
-    adapters = [_adapter_file(name, settings.registry) for name in settings.adapters]
+    adapters = [_adapter_file(name, settings.registry) for name in in_force(settings.adapters, settings.registry)]
     preset = _with_fields(preset, _read_preset_file(folder), str(folder / PRESET_FILE))
     for adapter in adapters:
         preset = _with_fields(preset, training_settings(adapter), str(adapter))

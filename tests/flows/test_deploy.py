@@ -52,6 +52,10 @@ def test_the_nightly_run_refines_and_then_finds_nothing_to_do(site: Site, tmp_pa
     config = {"manifest": str(manifest), "out": str(tmp_path / "run"), "refine": QUICK, "report_items": 0}
     worker = site.worker("refine-ops", "nightly")
     try:
+        toy = site.run("refine-batch/refine-batch", config)
+        assert site.finish(toy, 600) == "FAILED", "a deployment that names no model"
+        assert not (tmp_path / "run").exists()
+        config["allow_tiny"] = True
         run_id = site.run("refine-batch/refine-batch", config)
         assert site.finish(run_id, 600) == "COMPLETED", site.logs()
         ledger = read_ledger(str(tmp_path / "run" / "outcomes"))

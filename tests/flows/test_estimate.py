@@ -10,6 +10,7 @@ from refine_ops.config import RefineBatchConfig
 from refine_ops.job.ledger import outcomes_table, write_part
 from refine_ops.job.planning.plan import PlanReader, make_plan
 from refine_ops.job.run_folder import fingerprint_parts, open_run
+from refine_ops.job.starts import open_start
 from refine_ops.records import Alignment, Outcome, RegionOutcome
 from tests.support.node import make_items
 
@@ -57,9 +58,12 @@ def test_what_is_done_is_left_out_and_what_it_took_is_the_estimate(tmp_path: Pat
     plan = PlanReader(make_plan(given.manifest, folder.uri, access=given.access).uri)
     region = RegionOutcome("r0", 1, (0, 0, 1, 1), (0, 0, 2, 2), 8, 8, 1, 8, 1.0, 1, "none", Alignment())
     done = [
-        Outcome(f"item-{i:04}", "f", "done", request=plan.item(i)[1], regions=(region,), timings_s={"refine": 2.0})
+        Outcome(
+            f"item-{i:04}", "f", "done", request=plan.item(i)[1], regions=(region,), timings_s={"refine": 2.0}, start=1
+        )
         for i in range(3)
     ]
+    open_start(folder.uri, {"config": given.model_dump(mode="json")}).close("done")
     write_part(folder.outcomes, outcomes_table(done), "test")
     assert measured(given) == Measured(2.0, 3)
     after = plan_only(given, price=3600.0)

@@ -64,6 +64,7 @@ def settings(manifest: str, out: str, **more: Any) -> dict[str, Any]:
         "manifest": manifest,
         "out": out,
         "report_items": 0,
+        "allow_tiny": True,
         "refine": QUICK,
         "worker": WORKER,
         "lanes": "work-pool",

@@ -6,6 +6,7 @@ manifest had, and which nights may publish.
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import pytest
 
 from flows.steps.batch import ErrorBudgetExceeded, run_batch
 from flows.steps.engine import Engine
+from flows.steps.summary import RunSummary
 from refine_ops import storage
 from refine_ops.chain import refine_image
 from refine_ops.config import CanaryLimits, RefineBatchConfig, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.job import export, starts, upkeep
 from refine_ops.job.launch import Node, NodeVerdict
+from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.manifest import read_items
 from refine_ops.job.planning.remaining import Remaining
 from refine_ops.job.run_folder import RunFolder, reopen_run
@@ -46,7 +49,7 @@ class Catalogue:
         self.rows = [json.loads(line) for line in self.manifest.read_text().splitlines()]
         self.refined = 0
 
-    def night(self, on_pool: Callable[..., NodeVerdict] | None = None, **settings: object) -> None:
+    def night(self, on_pool: Callable[..., NodeVerdict] | None = None, **settings: object) -> RunSummary:
         self.manifest.write_text("\n".join(json.dumps(row) for row in self.rows))
         config = RefineBatchConfig.model_validate(
             {
@@ -59,13 +62,14 @@ class Catalogue:
                 **settings,
             }
         )
-        run_batch(config, on_pool=on_pool or self._refine)
+        return run_batch(config, on_pool=on_pool or self._refine)
 
     def _refine(
         self, config: RefineBatchConfig, folder: RunFolder, todo: Remaining, label: str, engine: Engine
     ) -> NodeVerdict:
-        self.refined += len(todo.positions)
-        return Node(folder, config, 1, module="tests.support.trivial_worker").run(todo)
+        verdict = Node(folder, config, 1, module="tests.support.trivial_worker").run(todo)
+        self.refined += len(todo.positions) - verdict.left
+        return verdict
 
     def expected(self, settings: RefineSettings = DEFAULT, other: Mapping[str, RefineSettings] = NONE) -> Pictures:
         """What must be published; `other` has the settings of items, by id, that were refined under others."""
@@ -168,6 +172,64 @@ def test_a_week_of_nights(shop: Catalogue) -> None:
     assert ends.count("canary") == 1
     assert ends.count("budget") == 1
     assert None not in ends
+
+
+@pytest.mark.timeout(300)
+def test_a_deadline_publishes_what_is_done_and_leaves_the_rest_to_the_next_start(shop: Catalogue) -> None:
+    def for_a_while(config: RefineBatchConfig, folder: RunFolder, todo: Remaining, *_: object) -> NodeVerdict:
+        assert config.until is not None
+        assert config.until > time.time() + 3000
+        first = Node(folder, config, 1, module="tests.support.trivial_worker").run(Remaining(todo.positions[:7], 0, 0))
+        over = config.model_copy(update={"until": time.time()})
+        rest = Node(folder, over, 1, module="tests.support.trivial_worker").run(Remaining(todo.positions[7:], 0, 0))
+        return first.and_then(rest)
+
+    summary = shop.night(for_a_while, deadline_h=1.0)
+    assert (summary.done, summary.left) == (7, 17)
+    assert len(shop.published()) == 7
+    assert shop.night().left == 0
+    assert shop.refined == 17, "what the first start did is not done again"
+    assert shop.published() == shop.expected()
+    assert [s.exit for s in starts.read_starts(str(shop.run))] == ["deadline", "done"]
+
+
+@pytest.mark.timeout(300)
+def test_a_rank_takes_nothing_new_after_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Catalogue(tmp_path, 120)
+    monkeypatch.setenv("REFINE_TEST_PUBLISHED", str(tmp_path / "written.log"))
+    monkeypatch.setenv("REFINE_TEST_SLEEP_S", "0.5")
+    summary = shop.night(deadline_h=8 / 3600)
+    assert summary.left > 0
+    assert summary.done + summary.left == 120
+    assert len(shop.published()) == summary.done, "what was in hand is finished, and no rank died of it"
+
+
+@pytest.mark.timeout(300)
+def test_to_redo_very_much_is_asked_about(shop: Catalogue) -> None:
+    shop.night()
+    for row in shop.rows[:13]:
+        row["regions"][0]["box"] = [4, 4, 30, 30]
+    with pytest.raises(JobError, match=r"13 of 24 items .* again \(54.2%\).*Nothing was run.*--set max_redone=0.55"):
+        shop.night()
+    assert shop.refined == 24
+    shop.night(max_redone=0.55)
+    assert shop.published() == shop.expected()
+
+
+@pytest.mark.timeout(300)
+def test_an_ill_machine_is_no_poisoned_item(shop: Catalogue) -> None:
+    for row in shop.rows:
+        row["regions"][0]["prompt"] = "segfault"
+
+    def ill() -> None:
+        raise JobError("a GPU of this machine does not answer any more")
+
+    def on_an_ill_machine(config: RefineBatchConfig, folder: RunFolder, todo: Remaining, *_: object) -> NodeVerdict:
+        return Node(folder, config, 1, module="tests.support.trivial_worker", examine=ill).run(todo)
+
+    with pytest.raises(JobError, match="does not answer"):
+        shop.night(on_an_ill_machine)
+    assert read_ledger(str(shop.run / "outcomes"), []).num_rows == 0, "nobody is blamed"
 
 
 @pytest.mark.timeout(300)

@@ -8,10 +8,12 @@ import pytest
 from safetensors.numpy import save
 
 import refine_ops
-from flows.steps.weights import parts_of, resolve_adapters
+from flows.refine_batch import refuse_tiny
+from flows.steps.weights import examine_gpu, parts_of, require_gpu, resolve_adapters
 from refine_ops import adapters
-from refine_ops.config import RefineSettings
+from refine_ops.config import RefineBatchConfig, RefineSettings
 from refine_ops.errors import JobError
+from refine_ops.job.ranks import count_gpus
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
 
@@ -57,6 +59,17 @@ def test_a_promotion_travels_as_a_version_not_as_this_machines_file(tmp_path: Pa
     assert resolve_adapters(given) == given
 
 
+def test_promoted_is_none_before_the_first_promotion_and_what_is_current_after_it(tmp_path: Path) -> None:
+    given = settings(adapters=["promoted"], registry=str(tmp_path))
+    assert resolve_adapters(given).model.adapters == ()
+    assert resolve_model(given.model).loras == ()
+    version = an_adapter(tmp_path)
+    assert resolve_adapters(given).model.adapters == (version,)
+    assert len(resolve_model(given.model).loras) == 1
+    with pytest.raises(JobError, match="set `registry` too"):
+        resolve_model(settings(adapters=["promoted"]).model)
+
+
 def test_an_adapter_of_another_base_model_is_refused_unless_allowed(tmp_path: Path) -> None:
     base = fingerprint_model(resolve_model(settings().model), settings().model)
     an_adapter(tmp_path, **base)
@@ -66,3 +79,25 @@ def test_an_adapter_of_another_base_model_is_refused_unless_allowed(tmp_path: Pa
     with pytest.raises(JobError, match=r"another base model than 'tiny' \(other files in: transformer\)"):
         resolve_adapters(settings(**registry))
     resolve_adapters(settings(**registry, allow_other_base=True))
+
+
+@pytest.mark.skipif(count_gpus() > 0, reason="this machine has a GPU")
+@pytest.mark.processes
+def test_a_preset_for_gpus_is_not_run_on_a_processor_unasked() -> None:
+    preset = settings(model="refineanything-2511-lightning-8").model
+    with pytest.raises(JobError, match=r"needs a GPU .* --set refine.model.device=cpu"):
+        require_gpu(preset)
+    with pytest.raises(JobError, match=r"does not answer any more.*No item is blamed"):
+        examine_gpu(preset)
+    for other in (settings().model, preset.model_copy(update={"device": "cpu"})):
+        require_gpu(other)
+        examine_gpu(other)
+
+
+def test_tiny_is_no_model_for_a_deployment() -> None:
+    config = RefineBatchConfig(manifest="m.csv")
+    refuse_tiny(config, deployed=False)
+    with pytest.raises(JobError, match=r"set refine.model.model .* or allow_tiny: true"):
+        refuse_tiny(config, deployed=True)
+    refuse_tiny(config.model_copy(update={"allow_tiny": True}), deployed=True)
+    refuse_tiny(config.model_copy(update={"refine": settings(model="transfer")}), deployed=True)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from refine_ops.config import CanaryLimits
-from refine_ops.errors import JobError
+from refine_ops.errors import Unacceptable
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.plan import PlanReader
 from refine_ops.job.planning.remaining import Remaining
@@ -39,7 +39,7 @@ def check_canary(outcomes: str, plan: PlanReader, sample: Remaining, limits: Can
     """One sentence with the figures, if the sample passes.
 
     Raises:
-        JobError: too many dead items, or the model drifts; nothing else has been run.
+        Unacceptable: too many dead items, or the model drifts; nothing else has been run.
     """
     ids = plan.columns(["item_id"])["item_id"].take(pa.array(sample.positions)).combine_chunks()
     ledger = read_ledger(outcomes, ["status", "reason", "regions"])
@@ -56,13 +56,13 @@ def check_canary(outcomes: str, plan: PlanReader, sample: Remaining, limits: Can
         f"median {de00:.2f} dE00 (limit {limits.max_de00}) and {shift:.2f} px (limit {limits.max_shift_px})"
     )
     if not drifts and len(dead) < len(ids) and not limits.allow_unmeasured:
-        raise JobError(
+        raise Unacceptable(
             f"the canary failed, nothing else was run: of {len(ids)} items no region's drift could be measured (too "
             "few known pixels around the regions?), which proves nothing; canary_limits.allow_unmeasured=true goes on"
         )
     if share > limits.max_dead or de00 > limits.max_de00 or shift > limits.max_shift_px:
         reasons = ", ".join(sorted(set(dead["reason"].to_pylist()))) or "drift"
-        raise JobError(
+        raise Unacceptable(
             f"the canary failed, nothing else was run: {figures}; look at: {reasons}, and `refine-ops doctor`"
         )
     return figures

@@ -98,6 +98,8 @@ def run_rank(scratch: Scratch, counter: Counter, load: Load) -> int:
     ledger = LedgerWriter(folder.outcomes, writer, spec.worker.flush_items, spec.worker.flush_s)
 
     def take() -> Assignment | None:
+        if spec.until is not None and time.time() >= spec.until:
+            return None
         index = counter.take(len(assigned))
         return None if index is None else Assignment(*assigned[index].item())
 
