@@ -33,7 +33,7 @@ class _ByUse(TyperGroup):
 _ORDER: Final = (
     *("demo", "image", "run", "check", "report", "review"),
     *("starts", "export", "verify", "rollback", "prune", "doctor"),
-    *("build-dataset", "train", "ablate", "eval", "adapters"),
+    *("build-dataset", "train", "ablate", "eval", "calibrate", "adapters"),
 )
 app = typer.Typer(
     cls=_ByUse,

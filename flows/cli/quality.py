@@ -28,6 +28,7 @@ eval_app = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command()(report)
+    app.command()(calibrate)
     app.add_typer(review_app, name="review")
     app.add_typer(eval_app, name="eval")
 
@@ -124,6 +125,26 @@ def eval_build_cases(
 
     found = build_cases(load_config(BuildCasesConfig, config, set_, {"out": out, "annotations": annotations}))
     print(f"{found.uri}  {found.digest}")
+
+
+def calibrate(
+    config: ConfigFile = None,
+    out: Annotated[str | None, typer.Option(help="Folder of gate.json, card.md and plot.svg.")] = None,
+    cases: Annotated[str | None, typer.Option(help="A case set, or 'rendered'.")] = None,
+    reviews: Annotated[list[str] | None, typer.Option(help="Run folder with review decisions; repeatable.")] = None,
+    photos: Annotated[list[str] | None, typer.Option(help="Folder of photos for 'rendered'; repeatable.")] = None,
+    set_: SetOption = None,
+) -> None:
+    """Fit a gate that publishes nothing worse, at a rate it can promise; exit 1 where the data cannot support one."""
+    from refine_ops.eval.gates.config import CalibrateConfig
+    from refine_ops.eval.gates.run import run_calibration
+
+    given = {"out": out, "cases": cases, "reviews": reviews or None, "photos": photos or None}
+    settings = load_config(CalibrateConfig, config, set_, given)
+    made = run_calibration(settings)
+    print((Path(settings.out) / "card.md").read_text())
+    print(f"gate  {settings.out}/gate.json" if made.gate else f"no gate: {made.missing}")
+    sys.exit(0 if made.gate else 1)
 
 
 @eval_app.command("compare")
