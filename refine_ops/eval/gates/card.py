@@ -27,7 +27,8 @@ def card_markdown(made: Calibration, judged: Sequence[Judged], promise: Promise)
         said = made.gate.promise
         lines += [
             f"**Promise**: with {promise.confidence:.0%} confidence at most {promise.max_harm:.0%} of what is "
-            f"published is worse. {said['worse']} of {said['cases']} published cases were (at most {said['at_most']:.1%}).",
+            f"published is worse. {said['worse']} of {said['cases']} published cases were: at most "
+            f"{said['at_most']:.1%}.",
             "",
         ]
     lines += ["| published | worse cases | share worse, 90 % interval |", "| --- | --- | --- |"]
