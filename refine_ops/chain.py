@@ -6,29 +6,31 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from refine_ops.config import ImageLimits, RefineSettings
 from refine_ops.errors import ItemError
-from refine_ops.image import align, focus, paste, place, read, write
+from refine_ops.image import align, conditioning, focus, paste, place, read, write
+from refine_ops.image.conditioning import Fitted
 from refine_ops.image.formats.edit import Encoded
-from refine_ops.image.formats.native import Format
+from refine_ops.image.formats.native import F32, Format
 from refine_ops.image.formats.table import header_pixels
 from refine_ops.image.keep import keep_detail
 from refine_ops.image.place import Marking, Place
 from refine_ops.image.reference import decode_reference
 from refine_ops.image.region import region_mask
 from refine_ops.image.source import Source
+from refine_ops.image.tiles import Mosaic, Tile
 from refine_ops.proof import verify
 from refine_ops.proof.allowed import Rules
 from refine_ops.provenance import policy
 from refine_ops.records import (
-    Agreement,
     Alignment,
     Conditioning,
     Item,
+    MadeBy,
     Patch,
     Refiner,
     Region,
@@ -55,14 +57,27 @@ class Finished:
     change_mask: bytes | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Turn:
-    """The region whose turn it is."""
+    """The region whose turn it is: its place, its reference, and what its tiles have made so far."""
 
     region: Region
     place: Place
     seed: int
-    agreement: Agreement | None
+    mosaic: Mosaic
+    fitted: Fitted | None = None
+    seen: U8Image | None = None
+    ran: list[tuple[int, str, MadeBy]] = field(default_factory=list)
+    drifts: list[Alignment] = field(default_factory=list)
+
+    @property
+    def tile(self) -> Tile:
+        """The one that is next."""
+        return self.place.tiles[len(self.drifts)]
+
+    @property
+    def complete(self) -> bool:
+        return len(self.drifts) == len(self.place.tiles)
 
 
 def seed_of(item: Item, region: Region) -> int:
@@ -72,9 +87,18 @@ def seed_of(item: Item, region: Region) -> int:
     """
     if region.seed is not None and not item.salt:
         return region.seed
-    parts = [item.item_id, region.region_id] + ([str(region.seed), item.salt] if item.salt else [])
-    digest = hashlib.sha256("\0".join(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return _derived([item.item_id, region.region_id] + ([str(region.seed), item.salt] if item.salt else []))
+
+
+def _seed_of_tile(turn: _Turn) -> int:
+    """The region's seed; of several tiles each has its own, from its place: equal noise would show as a pattern."""
+    if len(turn.place.tiles) == 1:
+        return turn.seed
+    return _derived([str(turn.seed), ",".join(map(str, turn.tile.window))])
+
+
+def _derived(parts: list[str]) -> int:
+    return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8], "big") >> 1
 
 
 def memory_needed(item: Item, inputs: Mapping[str, bytes], limits: ImageLimits) -> int:
@@ -130,6 +154,8 @@ def _references(item: Item) -> list[str]:
 class Refinement:
     """One item between its inputs and its result. Regions take turns; later ones see what earlier ones left.
 
+    A large region takes a turn per tile.
+
     while not refinement.complete:
         refinement.absorb(model(refinement.conditioning()))
     finished = refinement.verify(refinement.encode())
@@ -146,55 +172,86 @@ class Refinement:
     def complete(self) -> bool:
         return len(self._outcomes) == len(self._item.regions)
 
+    @property
+    def turn(self) -> tuple[str, int]:
+        """Id of the region whose turn it is, and its number of tiles."""
+        assert self._turn is not None
+        return self._turn.region.region_id, len(self._turn.place.tiles)
+
     def conditioning(self) -> Conditioning:
-        """What the model is given for the next region (Eq. 3-6)."""
+        """What the model is given for the next region, or its next tile (Eq. 3-6)."""
+        turn = self._turn = self._turn or self._begin()
+        tile = turn.tile
+        turn.seen = turn.mosaic.seen(tile, self._canvas.rgb)
+        marked, support = (turn.mosaic.left_open(tile, part) for part in (turn.place.marked, turn.place.support))
+        given = conditioning.shown(
+            turn.seen, tile, marked, support, prompt=turn.region.prompt, seed=_seed_of_tile(turn)
+        )
+        if turn.fitted is None:
+            turn.fitted = conditioning.fit(
+                self._canvas.rgb,
+                turn.place,
+                given,
+                [(uri, self._references[uri]) for uri in turn.region.all_references],
+                self._refiner.reference,
+                self._settings.model.accept_unverifiable,
+            )
+        return turn.fitted.to(given, tile)
+
+    def _begin(self) -> _Turn:
         index = len(self._outcomes)
-        region, settings = self._item.regions[index], self._settings
+        region = self._item.regions[index]
         found = place.find(
             self._markings[index],
-            settings.focus,
-            settings.paste,
+            self._settings.focus,
+            self._settings.paste,
             grid_px=self._refiner.grid_px,
             focus_pixels=self._refiner.focus_pixels,
+            tile_zoom=self._refiner.tile_zoom,
         )
-        seed = seed_of(self._item, region)
-        given = place.conditioning(
-            self._canvas.rgb,
-            found,
-            prompt=region.prompt,
-            seed=seed,
-            references=[(uri, self._references[uri]) for uri in region.all_references],
-            policy=self._refiner.reference,
-            accept_unverifiable=settings.model.accept_unverifiable,
-        )
-        self._turn = _Turn(region, found, seed, given.agreement)
-        return given
+        mosaic = Mosaic(found.crop.crop, found.support, found.blend)
+        return _Turn(region, found, seed_of(self._item, region), mosaic)
 
     def absorb(self, patch: Patch) -> None:
-        """Undo the model's drift and paste the patch back (Eq. 8-9)."""
+        """Undo the model's drift; where that was the region's last tile, paste what it has become (Eq. 8-9)."""
         turn = self._turn
-        if turn is None:
+        if turn is None or turn.seen is None:
             raise RuntimeError("absorb() before conditioning()")
-        crop, blend, pasted = turn.place.crop, turn.place.blend, turn.place.pasted
-        window = focus.crop_of(self._canvas.rgb, crop.crop)  # a view: pasting shows in it
-        known = align.known_pixels(crop, blend > 0, patch.generated)
-        correction = align.estimate(window, patch.pixels, crop, known, self._settings.align)
+        native, drift = self._native(turn, patch)
+        turn.mosaic.add(turn.tile, native)
+        turn.ran.append((patch.batch_size, patch.step_down, patch.made_by))
+        turn.drifts.append(drift)
+        turn.seen = None
+        if turn.complete:
+            self._paste(turn)
+            self._turn = None
+
+    def _native(self, turn: _Turn, patch: Patch) -> tuple[F32, Alignment]:
+        """A tile's patch on its crop at native resolution, and the drift that was undone."""
+        crop, truth, settings = turn.tile.crop, turn.seen, self._settings.align
+        assert truth is not None
+        support = turn.mosaic.left_open(turn.tile, turn.place.support)
+        known = align.known_pixels(crop, support, patch.generated)
+        correction = align.estimate(truth, patch.pixels, crop, known, settings)
         native = align.undo(patch.pixels, crop, correction)
-        levels = self._settings.align.keep_levels
-        if levels and patch.roundtrip is not None:
+        if settings.keep_levels and patch.roundtrip is not None:
             # What is undone in the patch is undone in the round trip too: equal pictures stay equal.
             own = align.NO_CORRECTION
             if correction.applies:
-                own = align.estimate(window, patch.roundtrip, crop, ~(blend > 0), self._settings.align)
-            native = keep_detail(native, align.undo(patch.roundtrip, crop, own), window, crop, levels)
-        before = window[pasted].astype(np.int16)
-        self._canvas.paste(crop, native, blend)
-        change = float(np.abs(window[pasted] - before).mean())
-        self._outcomes.append(self._outcome(turn, patch, correction.alignment, change))
-        self._turn = None
+                own = align.estimate(truth, patch.roundtrip, crop, ~support, settings)
+            back = align.undo(patch.roundtrip, crop, own)
+            native = keep_detail(native, back, truth, crop, settings.keep_levels)
+        return native, correction.alignment
 
-    def _outcome(self, turn: _Turn, patch: Patch, drift: Alignment, change: float) -> RegionOutcome:
-        crop = turn.place.crop
+    def _paste(self, turn: _Turn) -> None:
+        window = focus.crop_of(self._canvas.rgb, turn.place.crop.crop)  # a view: pasting shows in it
+        before = window[turn.place.pasted].astype(np.int16)
+        self._canvas.paste(turn.place.crop, turn.mosaic.patch, turn.place.blend)
+        change = float(np.abs(window[turn.place.pasted] - before).mean())
+        self._outcomes.append(self._outcome(turn, change))
+
+    def _outcome(self, turn: _Turn, change: float) -> RegionOutcome:
+        crop, (batch_sizes, steps_down, makers) = turn.place.crop, zip(*turn.ran, strict=True)
         return RegionOutcome(
             region_id=turn.region.region_id,
             seed=turn.seed,
@@ -205,11 +262,12 @@ class Refinement:
             support_px=int(np.count_nonzero(turn.place.blend)),
             reach_px=self._settings.paste.reach_px,
             change=change,
-            batch_size=patch.batch_size,
-            step_down=patch.step_down,
-            alignment=drift,
-            agreement=turn.agreement,
-            made_by=patch.made_by,
+            batch_size=batch_sizes[-1],
+            step_down="; then ".join(dict.fromkeys(steps_down)),
+            alignment=max(turn.drifts, key=lambda drift: (drift.measured, drift.de00_before)),
+            agreement=turn.fitted.agreement if turn.fitted else None,
+            made_by="transfer" if set(makers) == {"transfer"} else "model",
+            tiles=len(turn.ran),
         )
 
     def encode(self) -> Encoded:

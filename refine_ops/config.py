@@ -59,10 +59,21 @@ class FocusSettings(Settings):
     focus_pixels: int | None = Field(
         None, gt=0, description="Pixel budget of one crop at model resolution; default is the preset's (1,048,576)."
     )
+    tiles: Literal["auto", "none"] = Field(
+        "auto",
+        description="'auto': a region that the model would see too small is refined in overlapping tiles at its "
+        "own resolution; 'none': in one crop, however small it is seen.",
+    )
+    tile_zoom: float | None = Field(
+        None,
+        gt=0,
+        le=4,
+        description="A region seen at less (model px per image px) is tiled; default is the preset's (0.7, tiny 1).",
+    )
 
     def switched_off(self) -> Self:
         """The crop is the whole image, at the same pixel budget."""
-        return self.model_copy(update={"margin": 1_000_000, "margin_unit": "native"})
+        return self.model_copy(update={"margin": 1_000_000, "margin_unit": "native", "tiles": "none"})
 
 
 class AlignSettings(Settings):

@@ -173,6 +173,11 @@ class Refiner(Protocol):
         """Pixel budget of one crop, unless the settings say otherwise."""
 
     @property
+    def tile_zoom(self) -> float:
+        """Seen at less (model pixels per image pixel) a region is split into tiles, unless the settings say otherwise;
+        0: never."""
+
+    @property
     def reference(self) -> ReferencePolicy:
         """How it wants its references."""
 
@@ -311,7 +316,9 @@ class RegionOutcome:
     """What happened to one region.
 
     `support_px` counts the blend's pixels, `reach_px` is how far they may lie past what is pasted (0 where confined);
-    `change` is the mean absolute difference to the input over what is pasted, in 1/255.
+    `change` is the mean absolute difference to the input over what is pasted, in 1/255. `tiles` is how many looks it
+    took; of several, `crop` holds all of theirs, the model's size is that of each, and `alignment` is that of the one
+    whose colour was off most.
     """
 
     region_id: str
@@ -328,6 +335,7 @@ class RegionOutcome:
     alignment: Alignment
     agreement: Agreement | None = None
     made_by: MadeBy = "model"
+    tiles: int = 1
 
 
 @dataclass(frozen=True, slots=True)

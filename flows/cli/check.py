@@ -27,12 +27,13 @@ _CHUNK = 64
 _LISTED: Final = 20
 _ON_SHEET: Final = 48
 _MOST: Final = 0.5
+_MANY_TILES: Final = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MarkedRegion:
-    """What one region marks: pixels, their share of the picture, how large the model sees them (1 is their own size),
-    and what a person should look at. `cell` is set where it goes on the sheet."""
+    """What one region marks: pixels, their share of the picture, how large the model sees them (1 is their own size) in
+    how many tiles, what a person should look at. `cell` is set where it goes on the sheet."""
 
     row: int
     label: str
@@ -40,12 +41,13 @@ class MarkedRegion:
     marked_px: int
     share: float
     zoom: float
+    tiles: int
     notes: tuple[str, ...]
     cell: MarkedCell | None = None
 
     def __str__(self) -> str:
         noted = f"  NOTE: {'; '.join(self.notes)}" if self.notes else ""
-        figures = f"{self.marked_px:>12,} px{self.share:>8.1%}   seen at {self.zoom:.2f}"
+        figures = f"{self.marked_px:>12,} px{self.share:>8.1%}   seen at {_seen(self.zoom, self.tiles)}"
         return f"  row {self.row}  {self.label}  {self.shape}{figures}{noted}"
 
 
@@ -59,12 +61,14 @@ class Checked:
     marks: list[MarkedRegion] = field(default_factory=list)
     noted: int = 0
     regions: int = 0
+    tiles: int = 0
 
     def add(self, marks: Sequence[MarkedRegion]) -> None:
         """Count the marks, and keep some: memory is bounded however many there are."""
         self.opened += 1
         for mark in marks:
             self.regions += 1
+            self.tiles += mark.tiles
             self.noted += bool(mark.notes)
             kept_alike = sum(bool(m.notes) == bool(mark.notes) for m in self.marks)
             if mark.cell is not None or kept_alike < _LISTED:
@@ -160,21 +164,39 @@ class _Opener:
         preset, settings = self._preset, self._settings
         for region, marking in zip(item.regions, opened.markings, strict=True):
             found = place.find(
-                marking, settings.focus, settings.paste, grid_px=preset.grid_px, focus_pixels=preset.focus_pixels
+                marking,
+                settings.focus,
+                settings.paste,
+                grid_px=preset.grid_px,
+                focus_pixels=preset.focus_pixels,
+                tile_zoom=preset.tile_zoom,
             )
             mask = marking.mask.unpacked()
-            marked_px, zoom = int(np.count_nonzero(mask)), focus.zoom_of(found.crop.crop, found.crop.size)
+            marked_px, zoom, tiles = int(np.count_nonzero(mask)), found.zoom, len(found.tiles)
             share, label = marked_px / mask.size, f"{item.item_id} / {region.region_id}"
-            notes = tuple(filter(None, (focus.coarse(zoom), _inside_out(region, share))))
+            notes = tuple(filter(None, (focus.coarse(zoom), _laborious(tiles), _inside_out(region, share))))
             cell = None
             if draw:
-                figures = f"{marked_px:,} px, {share:.1%}, seen at {zoom:.2f}"
+                figures = f"{marked_px:,} px, {share:.1%}, seen at {_seen(zoom, tiles)}"
                 cell = MarkedCell(tinted(opened.source.rgb, mask), (label, figures, *notes), bool(notes))
-            yield MarkedRegion(item.row, label, _shape(region), marked_px, share, zoom, notes, cell)
+            yield MarkedRegion(item.row, label, _shape(region), marked_px, share, zoom, tiles, notes, cell)
 
 
 def _shape(region: Region) -> str:
     return "box" if region.box is not None else "scribble" if region.scribble is not None else "mask"
+
+
+def _seen(zoom: float, tiles: int) -> str:
+    return f"{zoom:.2f}" + (f" in {tiles} tiles" if tiles > 1 else "")
+
+
+def _laborious(tiles: int) -> str:
+    """What a person should know of a region that takes many tiles; empty where it does not."""
+    if tiles < _MANY_TILES:
+        return ""
+    return (
+        f"larger than the model's picture: {tiles} times a small region's time; mark less, or set focus.tiles to none"
+    )
 
 
 def _inside_out(region: Region, share: float) -> str:

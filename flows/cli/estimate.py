@@ -1,7 +1,7 @@
 """`--plan-only`: what a run would cost, from measured times: the run folder's own where it has any, else ours."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,12 +34,14 @@ _TINY_REGION_S: Final = 0.26
 
 @dataclass(frozen=True, slots=True)
 class ToDo:
-    """What is left of a plan. `references` counts regions with one."""
+    """What is left of a plan. `references` counts regions with one; `tiles` is how many a region takes, on average over
+    the pictures that were opened."""
 
     items: int
     done: int
     regions: int
     references: int
+    tiles: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ def plan_only(config: RefineBatchConfig, price: float | None = None) -> str:
         checked = Checked(plan, list(plan.problems))
         open_all(checked, PlanReader(local), config, at_most=_OPENED)
         todo = to_do(PlanReader(local), read_ledger(outcomes, list(REMAINING_COLUMNS)), config)
+        if checked.regions:
+            todo = replace(todo, tiles=checked.tiles / checked.regions)
     said = describe(plan, todo, estimates(todo, config, measured(config)), measured(config), price)
     return "\n\n".join(filter(None, [said, checked.describe(), _unopened(checked)]))
 
@@ -149,7 +153,7 @@ def _estimate(name: str, preset: Preset, todo: ToDo, config: RefineBatchConfig, 
     pixels = config.refine.focus.focus_pixels or preset.focus_pixels
     plain_s, referenced_s = _region_seconds(name, preset, pixels, config.refine.model)
     device = "2 CPU cores" if name == "tiny" else "one H100"
-    device_s = plain_s * (todo.regions - todo.references) + referenced_s * todo.references
+    device_s = (plain_s * (todo.regions - todo.references) + referenced_s * todo.references) * todo.tiles
     if known:
         device, device_s = "one device as before", known.region_s * todo.regions
     return Estimate(name, preset.steps, device, pixels, device_s / max(1, todo.regions), device_s)
@@ -175,13 +179,15 @@ def describe(plan: Plan, todo: ToDo, rows: list[Estimate], known: Measured | Non
     ]
     if todo.done:
         lines += [f"{todo.done:,} images have an outcome in this run folder already; {todo.items:,} are left"]
-    lines += [f"{todo.regions:,} regions to refine, {todo.references:,} of them with a reference", ""]
+    tiles = f"; {todo.tiles:.1f} tiles each, where pictures were opened" if todo.tiles > 1 else ""
+    lines += [f"{todo.regions:,} regions to refine, {todo.references:,} of them with a reference{tiles}", ""]
     cost = "" if price is None else f"{'cost':>14}"
     lines += [f"{'model':34}{'steps':>6}{'model pixels':>16}{'per region':>13}{'in all':>16}{cost}"]
     for row in rows:
         cost = "" if price is None else f"{price * row.device_s / 3600:>14,.2f}"
+        pixels = round(row.model_pixels * todo.regions * todo.tiles)
         lines.append(
-            f"{row.model:34}{row.steps:>6}{row.model_pixels * todo.regions:>16,}{row.region_s:>11.2f} s"
+            f"{row.model:34}{row.steps:>6}{pixels:>16,}{row.region_s:>11.2f} s"
             f"{duration(row.device_s):>16}{cost} on {row.device}"
         )
     if known:

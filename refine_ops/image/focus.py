@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from refine_ops.records import Box, F32Image, FocusCrop, Mask, U8Image
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 _REFERENCE_SIDE_PX: Final = 1024
+_STRIP_PIXELS: Final = 1 << 17
 _RATIOS: Final = ((1, 1), (5, 4), (4, 3), (3, 2), (2, 1), (3, 1), (4, 1))
 """Aspect ratios offered, long to short side. Few, so that crops share model sizes and batch together."""
 
@@ -63,9 +64,15 @@ def plan_crop(mask: Mask, *, margin_px: int, grid_px: int, pixels: int) -> Focus
     x0, y0 = max(tight[0] - margin_px, 0), max(tight[1] - margin_px, 0)
     x1, y1 = min(tight[2] + margin_px, width), min(tight[3] + margin_px, height)
     best = max(_fits((x1 - x0, y1 - y0), (width, height), grid_px, pixels), key=lambda fit: fit.rank)
-    left, right, pad_left, pad_right = _place(x0, x1, best.view[0], width)
-    top, bottom, pad_top, pad_bottom = _place(y0, y1, best.view[1], height)
-    return FocusCrop(tight, (left, top, right, bottom), (pad_left, pad_top, pad_right, pad_bottom), best.size)
+    return crop_about((x0, y0, x1, y1), best.view, best.size, (width, height), tight)
+
+
+def crop_about(box: Box, view: tuple[int, int], size: tuple[int, int], image: tuple[int, int], tight: Box) -> FocusCrop:
+    """The crop whose native view is `view` = (width, height), about `box`, inside the image of size `image`; `size` is
+    the model's, of the same ratio."""
+    left, right, pad_left, pad_right = _place(box[0], box[2], view[0], image[0])
+    top, bottom, pad_top, pad_bottom = _place(box[1], box[3], view[1], image[1])
+    return FocusCrop(tight, (left, top, right, bottom), (pad_left, pad_top, pad_right, pad_bottom), size)
 
 
 def zoom_of(crop: Box, size: tuple[int, int]) -> float:
@@ -86,11 +93,13 @@ def coarse(zoom: float) -> str:
 
 def view(rgb: U8Image, crop: FocusCrop) -> U8Image:
     """I_c = Crop(I, C) at model size, `uint8 (h, w, 3)` (Eq. 5)."""
-    x0, y0, x1, y1 = crop.crop
-    left, top, right, bottom = crop.pad
+    return view_of(crop_of(rgb, crop.crop), crop)
+
+
+def view_of(part: U8Image, crop: FocusCrop) -> U8Image:
+    """`view` of what lies on C, `uint8 (crop h, crop w, 3)`."""
     # Mirrored, not black: the model continues what it sees, and a black bar would be something to continue.
-    part = np.pad(rgb[y0:y1, x0:x1], ((top, bottom), (left, right), (0, 0)), mode="reflect")
-    return np.asarray(Image.fromarray(part).resize(crop.size, Image.Resampling.LANCZOS))
+    return _resampled(part, crop, Image.Resampling.LANCZOS, "reflect")
 
 
 def view_mask(part: Mask, crop: FocusCrop) -> Mask:
@@ -99,10 +108,27 @@ def view_mask(part: Mask, crop: FocusCrop) -> Mask:
     Args:
         part: The mask on C, `bool (crop h, crop w)`.
     """
+    return _resampled(part.astype(np.float32), crop, Image.Resampling.BOX, "constant") > 0
+
+
+def _resampled(part: npt.NDArray[Pixel], crop: FocusCrop, method: Image.Resampling, mode: Any) -> npt.NDArray[Pixel]:
+    """C padded and brought to model size, one axis after the other, as Pillow does it.
+
+    The axis with more padding comes last, and in strips: 24000 x 8 px, padded whole to 4:1, would be 144 million.
+    """
     left, top, right, bottom = crop.pad
-    padded = np.pad(part, ((top, bottom), (left, right)))
-    covered = Image.fromarray(padded.astype(np.float32)).resize(crop.size, Image.Resampling.BOX)
-    return np.asarray(covered) > 0
+    rows, columns = (0, (top, bottom), crop.size[1]), (1, (left, right), crop.size[0])
+    for axis, pad, length in (columns, rows) if top + bottom >= left + right else (rows, columns):
+        across = part.shape[1 - axis]
+        step = max(1, _STRIP_PIXELS // (part.shape[axis] + sum(pad))) if any(pad) else across
+        strips = []
+        for start in range(0, across, step):
+            strip = part[start : start + step] if axis else part[:, start : start + step]
+            grown = np.pad(strip, [pad if a == axis else (0, 0) for a in range(part.ndim)], mode=mode)
+            size = (length, grown.shape[0]) if axis else (grown.shape[1], length)
+            strips.append(np.asarray(Image.fromarray(grown).resize(size, method)))
+        part = strips[0] if len(strips) == 1 else np.concatenate(strips, axis=1 - axis)
+    return part
 
 
 def unview(
@@ -141,6 +167,12 @@ def crop_of(image: npt.NDArray[Pixel], box: Box) -> npt.NDArray[Pixel]:
     return image[y0:y1, x0:x1]
 
 
+def grown(box: Box, by_px: int, size: tuple[int, int]) -> Box:
+    """`box` with `by_px` on every side, clipped to an image of `size` = (width, height)."""
+    x0, y0, x1, y1 = box
+    return max(0, x0 - by_px), max(0, y0 - by_px), min(size[0], x1 + by_px), min(size[1], y1 + by_px)
+
+
 @dataclass(frozen=True, slots=True)
 class _SizeFit:
     """A model size and the native view `(width, height)` of the same ratio that holds the crop."""
@@ -155,22 +187,32 @@ class _SizeFit:
 
 
 def _fits(need: tuple[int, int], image: tuple[int, int], grid_px: int, pixels: int) -> Iterator[_SizeFit]:
+    for across, down, unit_px in model_shapes(grid_px, pixels):
+        units = max(-(-need[0] // across), -(-need[1] // down))
+        shape = across * units, down * units
+        padded = max(0, shape[0] - image[0]) * shape[1] + max(0, shape[1] - image[1]) * shape[0]
+        yield _SizeFit((across * unit_px, down * unit_px), shape, padded)
+
+
+def model_shapes(grid_px: int, pixels: int) -> list[tuple[int, int, int]]:
+    """The model's sizes as (across, down, unit): `across * unit` by `down * unit` px, at most `pixels` in area, the
+    squarest first.
+
+    Raises:
+        ItemError: `focus.too_small`: there is none.
+    """
     cells = pixels // grid_px**2
-    found = False
-    for long, short in _RATIOS:
-        steps = math.isqrt(cells // (long * short))
-        if not steps:
-            continue
-        for across, down in {(long, short), (short, long)}:
-            units = max(-(-need[0] // across), -(-need[1] // down))
-            shape = across * units, down * units
-            padded = max(0, shape[0] - image[0]) * shape[1] + max(0, shape[1] - image[1]) * shape[0]
-            found = True
-            yield _SizeFit((across * steps * grid_px, down * steps * grid_px), shape, padded)
-    if not found:
+    shapes = [
+        (across, down, math.isqrt(cells // (long * short)) * grid_px)
+        for long, short in _RATIOS
+        if cells >= long * short
+        for across, down in sorted({(long, short), (short, long)})
+    ]
+    if not shapes:
         raise ItemError(
             "focus.too_small", f"a budget of {pixels} px holds no {grid_px} x {grid_px} cell; raise focus_pixels"
         )
+    return shapes
 
 
 def _place(start: int, stop: int, length: int, limit: int) -> tuple[int, int, int, int]:

@@ -1,10 +1,6 @@
-"""One region's place in an image: where the model looks, what it is given, and how its answer is pasted back.
+"""One region's place in an image: where the model looks, in one tile or several, and how its answer is pasted back."""
 
-A run and a training both come here, so that an adapter is trained on what it will be given.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,9 +9,9 @@ from refine_ops.errors import ItemError
 from refine_ops.image import focus
 from refine_ops.image.paste import blend_mask
 from refine_ops.image.region import PackedMask, paste_mask
-from refine_ops.image.registration.register import best_of
 from refine_ops.image.source import Source, as_stored, upright
-from refine_ops.records import Blend, Conditioning, FocusCrop, Mask, PastePolicy, ReferencePolicy, U8Image
+from refine_ops.image.tiles import Tile, hull, plan_tiles, touching
+from refine_ops.records import Blend, Box, FocusCrop, Mask, PastePolicy
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,17 +41,26 @@ class Marking:
 class Place:
     """Where a region's patch comes from and goes to; arrays lie on C = `crop.crop`, `(crop h, crop w)`.
 
-    `marked` is M; `pasted` is what is pasted back, M or the whole of its box; `blend` is Eq. 8 on that.
+    `marked` is M; `pasted` is what is pasted back, M or the whole of its box; `blend` is Eq. 8 on that. `tiles` are the
+    looks it takes, in turn; of one tile C is the crop, of several C holds all of theirs and `crop.size` is what each is
+    seen at. `around` is the region with its margin, image px.
     """
 
     crop: FocusCrop
     marked: Mask
     pasted: Mask
     blend: Blend
+    tiles: tuple[Tile, ...]
+    around: Box
 
     @property
     def support(self) -> Mask:
         return self.blend > 0
+
+    @property
+    def zoom(self) -> float:
+        """Model pixels per native pixel."""
+        return focus.zoom_of(self.tiles[0].crop.crop, self.crop.size)
 
 
 def permitted(source: Source, region: Mask) -> Mask:
@@ -75,57 +80,34 @@ def permitted(source: Source, region: Mask) -> Mask:
     return upright(inside, orientation)
 
 
-def find(marking: Marking, looks: FocusSettings, paste: PasteSettings, *, grid_px: int, focus_pixels: int) -> Place:
+def find(
+    marking: Marking, looks: FocusSettings, paste: PasteSettings, *, grid_px: int, focus_pixels: int, tile_zoom: float
+) -> Place:
     """The place of a region (Eq. 3-4, 8).
 
     Args:
         grid_px: Sides of the model's crops are multiples of this.
         focus_pixels: The model's own pixel budget of one crop, where `looks` names none.
+        tile_zoom: A region that would be seen at less is split into tiles seen at this; likewise where `looks` names
+            none.
     """
-    mask = marking.mask.unpacked()
+    mask, pixels = marking.mask.unpacked(), looks.focus_pixels or focus_pixels
     margin_px = focus.margin_in_pixels(marking.mask.size, looks.margin, looks.margin_unit, paste.reach_px)
-    crop = focus.plan_crop(mask, margin_px=margin_px, grid_px=grid_px, pixels=looks.focus_pixels or focus_pixels)
+    crop = focus.plan_crop(mask, margin_px=margin_px, grid_px=grid_px, pixels=pixels)
+    zoom = looks.tile_zoom or tile_zoom
+    if looks.tiles == "none" or focus.zoom_of(crop.crop, crop.size) >= zoom:
+        return _placed(marking, mask, crop, paste, [Tile(crop, crop.crop)], crop.crop)
+    box = focus.grown(crop.tight, paste.reach_px, marking.mask.size)
+    tiles = plan_tiles(box, marking.mask.size, grid_px=grid_px, pixels=pixels, zoom=zoom)
+    whole = FocusCrop(crop.tight, hull(tiles), (0, 0, 0, 0), tiles[0].crop.size)
+    return _placed(marking, mask, whole, paste, tiles, crop.crop)
+
+
+def _placed(
+    marking: Marking, mask: Mask, crop: FocusCrop, paste: PasteSettings, tiles: list[Tile], around: Box
+) -> Place:
     marked = focus.crop_of(mask, crop.crop)  # all of M: C holds its tight box
     pasted = paste_mask(marked, marking.paste)
     within = None if marking.within is None else focus.crop_of(marking.within.unpacked(), crop.crop)
-    return Place(crop, marked, pasted, blend_mask(pasted, paste, within))
-
-
-def conditioning(
-    rgb: U8Image,
-    place: Place,
-    *,
-    prompt: str,
-    seed: int,
-    references: Sequence[tuple[str, U8Image]] = (),
-    policy: ReferencePolicy = "as_given",
-    accept_unverifiable: bool = False,
-) -> Conditioning:
-    """What the model is given for a region (Eq. 5-6).
-
-    Args:
-        rgb: The whole image, upright, `uint8 (H, W, 3)`.
-        references: Name and pixels of each; as given, the model sees the first.
-        policy: `registered`: the one that agrees best, in the view's frame, or none where none fits.
-        accept_unverifiable: Take a registered one, too, that nothing left of the region confirms.
-    """
-    given = Conditioning(
-        image=focus.view(rgb, place.crop),
-        mask=focus.view_mask(place.marked, place.crop),
-        support=focus.view_mask(place.support, place.crop),
-        prompt=prompt,
-        seed=seed,
-        reference=references[0][1] if references else None,
-    )
-    if policy == "as_given" or not references:
-        return given
-    found = best_of(references, given.image, given.mask)
-    verdict = found.agreement.verdict
-    fits = verdict == "fits" or (verdict == "cannot tell" and accept_unverifiable)
-    return replace(
-        given,
-        reference=found.pixels if fits else None,
-        covered=found.covered if fits else None,
-        agreement=found.agreement,
-        given=given.reference,
-    )
+    blend = blend_mask(pasted, paste, within)
+    return Place(crop, marked, pasted, blend, touching(tiles, crop.crop, blend > 0), around)

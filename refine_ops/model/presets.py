@@ -50,6 +50,7 @@ class Preset:
         mask_image: Where the mask image goes: `vlm+vae` as released, `vlm` as Eq. 2 reads, or nowhere.
         mask_pixels: Pixel budget of the mask in the VAE branch; None means the crop's own size.
         reference: `as_given`, or `registered`: in the region's pose, and none where it does not fit.
+        tile_zoom: Regions seen at less are split into tiles (`image/tiles.py`).
         targets: `dense` denoises the whole crop, `sparse` only what is pasted back (needs a LoRA trained so).
         conditions: `joint` attention as released; `cached`: condition images attend to themselves alone, so that they
             are computed once per batch instead of once per step; `cached+text` the prompt too (need a LoRA trained so,
@@ -71,6 +72,7 @@ class Preset:
     targets: Targets = "dense"
     conditions: Conditions = "joint"
     reference: ReferencePolicy = "as_given"
+    tile_zoom: float = 0.7
 
     def __post_init__(self) -> None:
         sizes = (self.grid_px, self.focus_pixels, self.vlm_pixels, self.vlm_grid_px, self.mask_pixels or 1)
@@ -107,6 +109,7 @@ PRESETS: Final = {
         vlm_pixels=tiny.VLM_PIXELS,
         vlm_grid_px=tiny.VLM_GRID_PX,
         reference="registered",  # it copies by place
+        tile_zoom=1.0,
     ),
     "refineanything-2511": _REFINE_2511,
     "refineanything-2511-lightning-8": replace(
@@ -125,7 +128,7 @@ PRESETS: Final = {
     "qwen-image-edit-2511": Preset(source=_QWEN_2511, steps=40),
     "qwen-image-edit-2509": Preset(source="Qwen/Qwen-Image-Edit-2509", steps=40),
     # No network: the registered reference itself. Nothing of a schedule or a language model applies.
-    TRANSFER: Preset(source="", steps=1, true_cfg_scale=1.0, grid_px=8, reference="registered"),
+    TRANSFER: Preset(source="", steps=1, true_cfg_scale=1.0, grid_px=8, reference="registered", tile_zoom=1.0),
 }
 
 

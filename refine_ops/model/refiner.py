@@ -83,6 +83,11 @@ class StagedRefiner:
         return self._preset.focus_pixels
 
     @property
+    def tile_zoom(self) -> float:
+        """Below which the preset has regions split into tiles."""
+        return self._preset.tile_zoom
+
+    @property
     def reference(self) -> ReferencePolicy:
         """How the preset wants its references."""
         return self._preset.reference

@@ -41,6 +41,7 @@ class TransferRefiner:
     grid_px: int = PRESETS[TRANSFER].grid_px
     focus_pixels: int = PRESETS[TRANSFER].focus_pixels
     reference: ReferencePolicy = "registered"
+    tile_zoom: float = PRESETS[TRANSFER].tile_zoom
 
     def batch_size(self, size: tuple[int, int]) -> int:
         """One: nothing is gained by company."""

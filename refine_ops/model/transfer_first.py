@@ -24,6 +24,10 @@ class TransferFirst:
     def focus_pixels(self) -> int:
         return self._network.focus_pixels
 
+    @property
+    def tile_zoom(self) -> float:
+        return self._network.tile_zoom
+
     def batch_size(self, size: tuple[int, int]) -> int:
         """The network's: transfers wait for company that they do not need, never for long."""
         return self._network.batch_size(size)

@@ -65,13 +65,14 @@ def refine(
         image, [named] if regions is None else regions, settings.limits.max_bytes, access or AccessSettings()
     )
     opened = open_item(item, inputs, settings)
-    refiner, given_to_model = _refiner(settings.model), list[Conditioning]()
+    refiner, given_to_model = _refiner(settings.model), dict[str, Conditioning]()
     refinement = Refinement(item, opened, settings, refiner)
     while not refinement.complete:
-        given_to_model.append(refinement.conditioning())
-        refinement.absorb(refiner.refine_prepared([refiner.prepare(given_to_model[-1])])[0])
+        shown = refinement.conditioning()
+        given_to_model.setdefault(refinement.turn[0], shown)
+        refinement.absorb(refiner.refine_prepared([refiner.prepare(shown)])[0])
     masks = [m.mask.unpacked() for m in opened.markings]
-    return _result(item, refinement.verify(refinement.encode()), opened.source.rgb, masks, given_to_model, settings)
+    return _result(item, refinement.verify(refinement.encode()), opened.source.rgb, masks, [*given_to_model.values()], settings)
 
 
 def _result(

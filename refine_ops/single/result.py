@@ -61,7 +61,7 @@ class Refined:
     def warnings(self) -> tuple[str, ...]:
         """What may disappoint: regions that the model saw much smaller than they are, references it was not given."""
         said = []
-        for region in self.regions:
+        for region in (one for one in self.regions if one.tiles == 1):
             coarse = focus.coarse(focus.zoom_of(region.crop, (region.model_width, region.model_height)))
             said += [f"region {region.region_id} is {coarse}"] if coarse else []
         said += [
@@ -78,7 +78,8 @@ class Refined:
         said.append(f"{self.proof.changed_outside_px} outside the allowed change")
         if len(self.regions) == 1:
             [region] = self.regions
-            said.append(f"crop {','.join(map(str, region.crop))} seen at {region.model_width} x {region.model_height}")
+            seen = f"crop {','.join(map(str, region.crop))} seen at {region.model_width} x {region.model_height}"
+            said.append(seen + (f" in {region.tiles} tiles" if region.tiles > 1 else ""))
             if region.agreement is not None and self.given[0].reference is not None:
                 said.append(f"reference {PurePosixPath(region.agreement.reference).name} {_found(region.agreement)}")
             said.append(f"seed {region.seed}")

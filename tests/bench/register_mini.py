@@ -69,7 +69,7 @@ def _shown(loaded: LoadedInput, settings: RefineSettings) -> tuple[np.ndarray, n
     """View and mask as `tiny` is given them."""
 
     class Sizes:
-        grid_px, focus_pixels, reference = 8, 128 * 128, "as_given"
+        grid_px, focus_pixels, reference, tile_zoom = 8, 128 * 128, "as_given", 0.0
 
     item, files = as_item(loaded)
     given = Refinement(item, open_item(item, files, settings), settings, Sizes()).conditioning()  # type: ignore[arg-type]
@@ -85,6 +85,8 @@ def _gain(loaded: LoadedInput, settings: RefineSettings, refiner: Refiner) -> tu
     given = refinement.conditioning()
     try:
         refinement.absorb(refiner.refine_prepared([refiner.prepare(given)])[0])
+        while not refinement.complete:
+            refinement.absorb(refiner.refine_prepared([refiner.prepare(refinement.conditioning())])[0])
     except ItemError:
         return 0.0, given.agreement
     mask, target = loaded.mask, loaded.target

@@ -55,7 +55,10 @@ def test_every_region_says_what_it_marks_and_how_large_it_is_seen(site: Path) ->
     }
     assert 400 < found["drawn"].marked_px < 520
     assert found["boxed"].zoom == found["masked"].zoom > 0.7
-    assert found["whole"].zoom == pytest.approx(0.25, abs=0.02)
+    assert found["whole"].zoom == pytest.approx(1.0, abs=0.02)
+    assert found["whole"].tiles > 16
+    assert found["boxed"].tiles == 1
+    assert f"{found['whole'].tiles} times a small region's time" in found["whole"].notes[0]
     assert found["boxed"].notes == found["masked"].notes == found["drawn"].notes == ()
     assert "larger than the model's picture" in found["whole"].notes[0]
     assert "mask_invert" in found["inverted"].notes[-1]

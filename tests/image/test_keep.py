@@ -14,6 +14,7 @@ from tests.support.made_files import png
 class Sizes:
     grid_px = 8
     reference = "as_given"
+    tile_zoom = 0.0
 
     def __init__(self, focus_pixels: int) -> None:
         self.focus_pixels = focus_pixels

@@ -84,7 +84,7 @@ def test_what_nothing_confirms_is_taken_only_where_the_settings_say_so() -> None
 class Network:
     """Stands for a network: keeps what it is given and returns it darker."""
 
-    grid_px, focus_pixels = 8, 128 * 128
+    grid_px, focus_pixels, tile_zoom = 8, 128 * 128, 0.0
 
     def __init__(self, reference: str) -> None:
         self.reference = reference

@@ -49,6 +49,7 @@ class Sizes:
     grid_px: int = 8
     focus_pixels: int = 96 * 96
     reference: str = "as_given"
+    tile_zoom: float = 0.0
 
 
 def marking() -> np.ndarray:

@@ -98,6 +98,11 @@ def test_a_scribble_and_several_regions(small: np.ndarray) -> None:
 
 def test_a_region_larger_than_the_model_s_picture_is_said_to_be(photo: np.ndarray) -> None:
     result = refine_ops.refine(photo, box=(0, 0, 512, 512), settings=QUICK)
+    assert result.warnings == ()
+    assert result.regions[0].tiles > 1
+    assert f"in {result.regions[0].tiles} tiles" in str(result)
+    whole = QUICK.model_copy(update={"focus": QUICK.focus.model_copy(update={"tiles": "none"})})
+    result = refine_ops.refine(photo, box=(0, 0, 512, 512), settings=whole)
     assert "larger than the model's picture: seen at 0.25" in result.warnings[0]
     assert refine_ops.refine(photo, box=(200, 100, 250, 150), settings=QUICK).warnings == ()
 

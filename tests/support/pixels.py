@@ -24,7 +24,7 @@ from skimage import data
 
 from refine_ops import PIXEL_VERSION
 from refine_ops.chain import refine_image
-from refine_ops.config import PasteSettings, RefineSettings, WriteSettings
+from refine_ops.config import FocusSettings, PasteSettings, RefineSettings, WriteSettings
 from refine_ops.records import Box, Conditioning, Item, Patch, Region, Scribble
 from tests.support import ROOT
 from tests.support.made_files import (
@@ -62,6 +62,7 @@ class KnownRefiner:
     grid_px = 8
     focus_pixels = 64 * 64
     reference = "as_given"
+    tile_zoom = 0.0
 
     def batch_size(self, size: tuple[int, int]) -> int:
         return 1
@@ -97,6 +98,7 @@ def sources() -> Iterator[tuple[str, bytes, RefineSettings]]:
     yield "jpeg-to-png", kept["jpeg-444"], RefineSettings(write=WriteSettings(output_format="png"))
     yield "png-alpha", png(alpha), plain
     yield "png-paper-blend", png(rgb), RefineSettings(paste=PasteSettings(blend="paper"))
+    yield "png-tiled", png(rgb), RefineSettings(focus=FocusSettings(tile_zoom=2.0))
     yield "png-16", png(deep), plain
     yield "png-wide-gamut", with_chunks(png(rgb), (b"iCCP", b"wide\0\0" + zlib.compress(wide_profile()))), plain
     yield "png-palette", _grey_ramp(rgb[..., 1]), plain

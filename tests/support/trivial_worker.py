@@ -40,6 +40,7 @@ class TrivialRefiner:
     grid_px = 8
     focus_pixels = 64 * 64
     reference = "as_given"
+    tile_zoom = 0.0
 
     def batch_size(self, size: tuple[int, int]) -> int:
         return 4

@@ -40,16 +40,19 @@ class OurRefiner:
         opened = [self._open(i) for i in inputs]
         ready = [o for o in opened if not isinstance(o, ItemError)]
         try:
-            patches = iter(self._refiner.refine_prepared([work for _, work in ready]))
+            while ready:  # once, and once more for every further tile of a large region
+                work = [self._refiner.prepare(refinement.conditioning()) for refinement in ready]
+                for refinement, patch in zip(ready, self._refiner.refine_prepared(work), strict=True):
+                    refinement.absorb(patch)
+                ready = [refinement for refinement in ready if not refinement.complete]
         except ItemError:  # one input spoils the batch: each is redone alone
             return [output_or_error(self._alone, i) for i in inputs]
-        return [o if isinstance(o, ItemError) else _finish(o[0], next(patches)) for o in opened]
+        return [o if isinstance(o, ItemError) else _finish(o) for o in opened]
 
-    def _open(self, loaded: LoadedInput) -> tuple[Refinement, Any] | ItemError:
+    def _open(self, loaded: LoadedInput) -> Refinement | ItemError:
         item, files = as_item(loaded)
         try:
-            refinement = Refinement(item, open_item(item, files, self.settings), self.settings, self._refiner)
-            return refinement, self._refiner.prepare(refinement.conditioning())
+            return Refinement(item, open_item(item, files, self.settings), self.settings, self._refiner)
         except ItemError as e:
             return e
 
@@ -68,9 +71,8 @@ def as_item(loaded: LoadedInput) -> tuple[Item, Mapping[str, bytes]]:
     return Item(item.input_id, item.input, item.input_id, (region,), row=0, category=item.category), files
 
 
-def _finish(refinement: Refinement, patch: Any) -> MethodOutput | ItemError:
+def _finish(refinement: Refinement) -> MethodOutput | ItemError:
     try:
-        refinement.absorb(patch)
         return _output(refinement.verify(refinement.encode()))
     except ItemError as e:
         return e

@@ -25,6 +25,11 @@ def scaling(fx: float, fy: float) -> Homography:
     return np.array([[fx, 0, (fx - 1) / 2], [0, fy, (fy - 1) / 2], [0, 0, 1]], np.float64)
 
 
+def shift(dx: float, dy: float) -> Homography:
+    """A translation."""
+    return np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1]], np.float64)
+
+
 def resized(image: Pixels, factor: float) -> tuple[Pixels, Homography]:
     """The picture at about `factor` of its size, and the map of its pixels; by area where it shrinks."""
     height, width = image.shape[:2]

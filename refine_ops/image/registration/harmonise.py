@@ -1,5 +1,6 @@
 """A warped reference in the photo's own tone and sharpness, as both pictures show them where the photo is known."""
 
+from dataclasses import dataclass
 from typing import Final
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 
 from refine_ops.image.formats.native import F32
 from refine_ops.image.registration.agree import Windows
-from refine_ops.image.registration.frames import centre_of, resized
+from refine_ops.image.registration.frames import Homography, centre_of, resized
 from refine_ops.records import Mask, U8Image
 
 _TELLING: Final = 0.05
@@ -23,6 +24,7 @@ _REACH: Final = 0.3
 _DECAY: Final = 0.9
 _INSIDE: Final = 0.5
 _CAUCHY: Final = 2.4
+_LEAST_KNOWN_PX: Final = 16
 _LEAST_LEVELS: Final = 4.0
 _RIDGE: Final = 100.0
 """Pull of the local gain to the global one, as a variance in squared levels of 255."""
@@ -42,17 +44,43 @@ def match_sharpness(warped: U8Image, around: Windows, zoom: float) -> U8Image:
     return np.asarray(cv2.GaussianBlur(warped, (0, 0), blur), np.uint8) if blur >= 0.3 else warped
 
 
-def match_tone(view: U8Image, mask: Mask, warped: U8Image, covered: Mask) -> U8Image:
-    """The warped reference with the view's light, `uint8 (h, w, 3)`; the view itself where it does not cover.
+@dataclass(frozen=True, slots=True, eq=False)
+class Tone:
+    """Per channel a gain and an offset that vary smoothly over a view, `(h, w, 3)` each, on a smaller grid.
 
-    Per channel a gain and an offset that vary smoothly, fitted to both pictures' low frequencies: outside the mask
-    fully, inside it half, and wherever the two disagree (erased, painted over, another background) hardly at all.
+    `to_grid` maps the view's pixels to the grid's.
     """
-    if not covered.any():
-        return view
+
+    gain: F32
+    offset: F32
+    to_grid: Homography
+
+    def given_to(self, warped: U8Image, view: U8Image, covered: Mask, to_own: Homography | None = None) -> U8Image:
+        """A warped reference with this tone, `uint8 (h, w, 3)`; the view itself where it does not cover.
+
+        Args:
+            to_own: From `view` to the view that the tone was fitted on, where it is another.
+        """
+        to_grid = self.to_grid if to_own is None else self.to_grid @ to_own
+        size = (view.shape[1], view.shape[0])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        gain, offset = (
+            cv2.warpAffine(field, to_grid[:2], size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            for field in (self.gain, self.offset)
+        )
+        toned = np.rint(np.clip(warped * gain + offset, 0, 255)).astype(np.uint8)
+        return np.where(covered[..., None], toned, view)
+
+
+def fit_tone(view: U8Image, mask: Mask, warped: U8Image, covered: Mask) -> Tone:
+    """The tone that gives the warped reference the view's light.
+
+    Fitted to both pictures' low frequencies: outside the mask fully, inside it half, and wherever the two disagree
+    (erased, painted over, another background) hardly at all.
+    """
     middle, half = centre_of(mask)
     factor = min(1.0, _SIDE_PX / (2 * half))
-    seen, _ = resized(view.astype(np.float32), factor)
+    seen, to_grid = resized(view.astype(np.float32), factor)
     model, _ = resized(warped.astype(np.float32), factor)
     size = (seen.shape[1], seen.shape[0])
     there, inside = (
@@ -61,14 +89,11 @@ def match_tone(view: U8Image, mask: Mask, warped: U8Image, covered: Mask) -> U8I
     xs, ys = np.arange(size[0]) / factor - middle[0], np.arange(size[1]) / factor - middle[1]
     decay = np.exp(-(xs**2 + ys[:, None] ** 2) / (2 * (_DECAY * half) ** 2))
     prior = (decay * (there > 0.99) * (1 - (1 - _INSIDE) * inside)).astype(np.float32)
-    if float(prior.sum()) < 16:
-        return np.where(covered[..., None], warped, view)
+    if float(prior.sum()) < _LEAST_KNOWN_PX:
+        return Tone(np.ones_like(seen), np.zeros_like(seen), to_grid)
     seen, model = _blurred(seen, _BLUR_PX), _blurred(model, _BLUR_PX)
     gain, offset = _fit(seen, model, prior, _REACH * 2 * half * factor)
-    full = (view.shape[1], view.shape[0])
-    gain, offset = (cv2.resize(field, full, interpolation=cv2.INTER_LINEAR) for field in (gain, offset))
-    toned = np.rint(np.clip(warped * gain + offset, 0, 255)).astype(np.uint8)
-    return np.where(covered[..., None], toned, view)
+    return Tone(gain, offset, to_grid)
 
 
 def _fit(seen: F32, model: F32, prior: F32, sigma: float) -> tuple[F32, F32]:

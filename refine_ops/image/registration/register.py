@@ -20,7 +20,7 @@ from refine_ops.image.registration.agree import ComparedViews
 from refine_ops.image.registration.descend import Pictures, descend, score_at
 from refine_ops.image.registration.features import CoarsePose
 from refine_ops.image.registration.frames import Homography, centre_of, inverse, plausible, project, resized, scale_at
-from refine_ops.image.registration.harmonise import match_sharpness, match_tone
+from refine_ops.image.registration.harmonise import Tone, fit_tone, match_sharpness
 from refine_ops.image.registration.verdict import PoseMeasures, agreement
 from refine_ops.image.registration.warp import warp
 from refine_ops.records import Agreement, Mask, U8Image
@@ -47,14 +47,15 @@ class Registered:
     """A reference in the view's frame.
 
     `pixels` `uint8 (h, w, 3)` is the reference warped, its tone matched to the view, and the view itself where it does
-    not reach; `covered` `bool (h, w)` is where it does; `transform` `float64 (3, 3)` maps its pixels to the view's.
-    None of the three where no pose was found.
+    not reach; `covered` `bool (h, w)` is where it does; `transform` `float64 (3, 3)` maps its pixels to the view's;
+    `tone` is what matched its light. None of the four where no pose was found.
     """
 
     agreement: Agreement
     pixels: U8Image | None = None
     covered: Mask | None = None
     transform: Homography | None = None
+    tone: Tone | None = None
 
 
 def register(reference: U8Image, view: U8Image, mask: Mask, valid: Mask | None = None) -> Registered:
@@ -77,11 +78,14 @@ def register(reference: U8Image, view: U8Image, mask: Mask, valid: Mask | None =
     found, measured = _weighed(pictures, found)
     transform = inverse(scale) @ found.matrix
     warped, covered = warp(reference, valid, transform, view.shape[:2], mask)
+    warped = match_sharpness(warped, measured.surroundings, 1 / scale[0, 0])
+    tone = fit_tone(view, mask, warped, covered)
     return Registered(
         agreement(measured, found.coarse.method, found.coarse.inliers),
-        match_tone(view, mask, match_sharpness(warped, measured.surroundings, 1 / scale[0, 0]), covered),
+        tone.given_to(warped, view, covered),
         covered,
         transform / transform[2, 2],
+        tone,
     )
 
 

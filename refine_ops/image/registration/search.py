@@ -8,7 +8,7 @@ import numpy as np
 from refine_ops.image.formats.native import F32
 from refine_ops.image.registration.descend import opponent
 from refine_ops.image.registration.features import CoarsePose
-from refine_ops.image.registration.frames import Homography, centre_of, inverse, resized
+from refine_ops.image.registration.frames import Homography, centre_of, inverse, resized, shift
 from refine_ops.records import Mask, U8Image
 
 _VIEW_PX: Final = 48
@@ -38,7 +38,7 @@ def search(reference: U8Image, view: U8Image, mask: Mask, kept: int = _KEPT) -> 
     for part in _PARTS:
         found += _of_part(wide, model, part, middle + pad, half)
     found.sort(key=lambda pose: -pose[0])
-    undo = inverse(scale) @ _shift(-pad, -pad)
+    undo = inverse(scale) @ shift(-pad, -pad)
     chosen: list[Homography] = []
     for _, matrix in found:
         if all(_apart(matrix, other, model.shape) > 0.12 * 2 * half for other in chosen):
@@ -80,14 +80,10 @@ def _best(
         return None
     scores = cv2.matchTemplate(part, template, cv2.TM_CCOEFF_NORMED)
     _, score, _, at = cv2.minMaxLoc(np.nan_to_num(scores, nan=-1.0, posinf=-1.0, neginf=-1.0))
-    pose = _shift(x0 + at[0], y0 + at[1]) @ np.vstack([matrix, [0, 0, 1]])
+    pose = shift(x0 + at[0], y0 + at[1]) @ np.vstack([matrix, [0, 0, 1]])
     return float(score) * (min(width, height) / (2 * half)) ** 0.25, pose
 
 
 def _apart(one: Homography, other: Homography, shape: tuple[int, ...]) -> float:
     corners = np.array([[0, 0, 1], [shape[1], 0, 1], [shape[1], shape[0], 1], [0, shape[0], 1]], np.float64).T
     return float(np.linalg.norm((one @ corners - other @ corners)[:2], axis=0).mean())
-
-
-def _shift(x: float, y: float) -> Homography:
-    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])

@@ -12,8 +12,8 @@ from refine_ops.records import Item, Patch
 class Flight:
     """Mutable state of one item between being taken and its outcome.
 
-    `prepared` is what the refiner made ready for the region whose turn it is; `patches` are kept by region id where the
-    run asks for them; `held_bytes` is its share of the byte budget.
+    `prepared` is what the refiner made ready for the region whose turn it is; `patches` of regions of one tile are kept
+    by region id where the run asks for them; `held_bytes` is its share of the byte budget.
     """
 
     position: int
@@ -28,10 +28,6 @@ class Flight:
     @property
     def item(self) -> Item:
         return self.attempt.item
-
-    def keep(self, patch: Patch) -> None:
-        """Keep the patch of the region whose turn it is; regions take turns in the item's order."""
-        self.patches[self.item.regions[len(self.patches)].region_id] = patch
 
     def land(self) -> int:
         """Let go of everything large; returns the bytes that were held."""

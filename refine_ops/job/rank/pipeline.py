@@ -222,8 +222,9 @@ class Pipeline:
         """What comes after the model: align and paste, then the next region, or verify, publish and record."""
         refinement = flight.refinement
         assert refinement is not None
-        if self._publisher.needs_patches:
-            flight.keep(patch)
+        region_id, tiles = refinement.turn
+        if self._publisher.needs_patches and tiles == 1:
+            flight.patches[region_id] = patch
         with flight.attempt.timed("paste"):
             refinement.absorb(patch)
         if not refinement.complete:

@@ -30,7 +30,7 @@ class Publisher:
         that is there is complete.
 
         Args:
-            patches: Raw patches by region id, where they are kept.
+            patches: Raw patches by region id, where they are kept; a region of several tiles has none.
 
         Raises:
             ItemError: `output.conflict` -- other bytes lie there already; `output.escapes`.
@@ -39,7 +39,7 @@ class Publisher:
         name = output_name(name, finished)
         at = self._folder.object_of(name)
         for region in finished.regions:
-            if self._keeps(region):
+            if region.region_id in patches and self._keeps(region):
                 pixels = np.rint(patches[region.region_id].pixels * 255).astype(np.uint8)
                 storage.write(self._folder.patch_of(at, region.region_id), encode_png(pixels, LEVEL))
         if finished.change_mask is not None:

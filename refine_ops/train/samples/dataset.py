@@ -15,7 +15,7 @@ from refine_ops import storage
 from refine_ops.config import ImageLimits
 from refine_ops.data.schema import SAMPLES, VERSION
 from refine_ops.errors import ItemError, JobError
-from refine_ops.image import focus, place, read
+from refine_ops.image import conditioning, focus, place, read
 from refine_ops.image.mask import decode_mask
 from refine_ops.image.reference import decode_reference
 from refine_ops.model.presets import Preset
@@ -114,7 +114,7 @@ def make_crop(
     if target.shape != source.rgb.shape:
         raise ItemError("sample.size", f"{sample.sample_id}: input {source.rgb.shape} and target {target.shape} differ")
     mask = decode_mask(files[sample.mask], name=sample.mask, size=source.size, limits=limits)
-    looks = settings.geometry
+    looks = settings.geometry.model_copy(update={"tiles": "none"})  # tiles are regions of their own size
     if settings.variants > 1:
         rng = np.random.default_rng(derive_seed(seed, sample.sample_id, variant))
         margin = round(looks.margin * (1 + settings.margin_jitter * rng.uniform(-1, 1)))
@@ -130,8 +130,9 @@ def make_crop(
         settings.paste,
         grid_px=preset.grid_px,
         focus_pixels=preset.focus_pixels,
+        tile_zoom=preset.tile_zoom,
     )
-    given = place.conditioning(
+    given = conditioning.whole(
         source.rgb, found, prompt=sample.prompt, seed=0, references=references, policy=preset.reference
     )
     return TrainingCrop(given, focus.view(target, found.crop))

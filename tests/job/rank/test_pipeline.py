@@ -1,6 +1,6 @@
 """What a rank's pipeline leaves: outcomes that say what was read, when it was tried, and where the output is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,37 @@ from refine_ops.job.planning.plan import PlanReader, make_plan
 from refine_ops.job.rank.pipeline import Pipeline
 from refine_ops.job.run_folder import RunFolder
 from refine_ops.job.scratch import Assignment, Journal, Scratch, Spec
+from refine_ops.records import Patch
 from tests.support.node import make_items
-from tests.support.trivial_worker import TrivialRefiner
+from tests.support.trivial_worker import TrivialRefiner, TrivialWork
 
 
-def refine(tmp_path: Path, manifest: Path, assignments: Iterable[Assignment], **spec: object) -> dict[str, dict]:
+class Tiling(TrivialRefiner):
+    """Sees regions at four times their size, so that each takes several tiles; the power goes at a call of its own."""
+
+    tile_zoom = 4.0
+
+    def __init__(self, fails_at: int = 0) -> None:
+        self.calls, self.fails_at = 0, fails_at
+
+    def refine_prepared(self, batch: Sequence[TrivialWork]) -> list[Patch]:
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise Gone
+        return super().refine_prepared(batch)
+
+
+class Gone(BaseException):
+    """Nothing of the process is left."""
+
+
+def refine(
+    tmp_path: Path,
+    manifest: Path,
+    assignments: Iterable[Assignment],
+    refiner: TrivialRefiner | None = None,
+    **spec: object,
+) -> dict[str, dict]:
     """Outcomes by item, after a pipeline with the trivial refiner has taken every assignment."""
     folder = RunFolder(str(tmp_path / "run"), "fingerprint", start=1)
     make_plan(str(manifest), folder.uri, access=AccessSettings())
@@ -28,7 +54,7 @@ def refine(tmp_path: Path, manifest: Path, assignments: Iterable[Assignment], **
         folder=folder,
         plan=PlanReader(folder.plan),
         take=lambda: next(left, None),
-        refiner=TrivialRefiner(),
+        refiner=refiner or TrivialRefiner(),
         device_works=lambda: True,
         ledger=ledger,
         journal=Journal(Scratch(tmp_path / "scratch"), 0),
@@ -74,3 +100,18 @@ def test_an_output_is_never_written_over(tmp_path: Path) -> None:
     assert found["item-0000"]["reason"] == "output.conflict"
     assert (outputs / "item-0000.png").read_bytes() == b"an earlier output"
     assert found["item-0001"]["output_sha256"] == storage.sha256((outputs / "item-0001.png").read_bytes())
+
+
+def test_a_region_of_many_tiles_has_the_same_bytes_in_company_and_after_a_death_in_its_middle(tmp_path: Path) -> None:
+    manifest = make_items(tmp_path / "images", 4)
+    together = refine(tmp_path / "a", manifest, map(Assignment, range(4)), Tiling())
+    tiles = together["item-0003"]["regions"][0]["tiles"]
+    assert tiles > 3
+    with pytest.raises(Gone):
+        refine(tmp_path / "b", manifest, [Assignment(3)], Tiling(fails_at=3))
+    assert not list((tmp_path / "b" / "run").glob("outputs/*/*.png"))
+    (tmp_path / "b" / "scratch").rename(tmp_path / "b" / "gone")
+    again = Tiling()
+    redone = refine(tmp_path / "b", manifest, [Assignment(3, earlier_attempts=1)], again)
+    assert again.calls == tiles
+    assert redone["item-0003"]["output_sha256"] == together["item-0003"]["output_sha256"]

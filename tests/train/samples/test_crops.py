@@ -27,6 +27,7 @@ class Sizes:
     """What `Refinement` asks of a refiner before the model runs."""
 
     grid_px, focus_pixels, reference = TINY.grid_px, TINY.focus_pixels, TINY.reference
+    tile_zoom = 0.0
 
 
 def _file(image: np.ndarray, orientation: int = 0, **save: object) -> bytes:
