@@ -91,7 +91,14 @@ def test_a_work_pool_needs_prefect(tmp_path: Path) -> None:
 def test_a_plain_run_imports_neither_torch_nor_prefect_in_its_own_process(tmp_path: Path) -> None:
     manifest = make_items(tmp_path / "images", 2)
     out = tmp_path / "run"
-    quick = ["--set", "refine.model.steps=1", "--set", "refine.focus.focus_pixels=4096"]
+    quick = [
+        "--set",
+        "refine.model.steps=1",
+        "--set",
+        "refine.focus.focus_pixels=4096",
+        "--set",
+        "refine.focus.tiles=none",
+    ]
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect"), "OMP_NUM_THREADS": "1"}
     environment.pop("PREFECT_API_URL", None)
     command = [sys.executable, "-c", BLOCKED, "run", str(manifest), "--out", str(out), *quick]

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from refine_ops.image.registration.agree import Compared
+from refine_ops.image.registration.agree import ComparedViews
 from refine_ops.image.registration.descend import Pictures, descend, score_at
 from refine_ops.image.registration.frames import Homography, inverse, plausible, project, shift
 from refine_ops.image.registration.harmonise import match_sharpness
@@ -45,7 +45,7 @@ def redrawn(
     warped, covered = warp(part, None, matrix, view.shape[:2], mask)
     if not covered.any():
         return view, covered
-    warped = match_sharpness(warped, Compared(view, warped, covered, mask).around(), 1.0)
+    warped = match_sharpness(warped, ComparedViews(view, warped, covered, mask).around(), 1.0)
     return found.tone.given_to(warped, view, covered, inverse(to_view)), covered
 
 
