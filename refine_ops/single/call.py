@@ -72,7 +72,9 @@ def refine(
         given_to_model.setdefault(refinement.turn[0], shown)
         refinement.absorb(refiner.refine_prepared([refiner.prepare(shown)])[0])
     masks = [m.mask.unpacked() for m in opened.markings]
-    return _result(item, refinement.verify(refinement.encode()), opened.source.rgb, masks, [*given_to_model.values()], settings)
+    return _result(
+        item, refinement.verify(refinement.encode()), opened.source.rgb, masks, [*given_to_model.values()], settings
+    )
 
 
 def _result(

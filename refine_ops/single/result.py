@@ -33,8 +33,8 @@ class Refined:
     `data` are the bytes to publish, in `format`; `proof` says that nothing outside the allowed change differs in them;
     `regions` holds each region's crop, seed, drift and change, `masks` what was understood as marked, `bool (H, W)`.
     `before` and `after` are the upright pictures in sRGB, `uint8 (H, W, 3)`. `given` is what the model was given, one
-    region after the other: where references are registered, `reference` is the one that agreed best, warped into the
-    crop, and `agreement` says how well it does. `names` are the files that were read.
+    region after the other (of several tiles the first): where references are registered, `reference` is the one that
+    agreed best, warped into the crop, and `agreement` says how well it does. `names` are the files that were read.
     """
 
     data: bytes
