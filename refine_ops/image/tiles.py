@@ -74,7 +74,7 @@ def touching(tiles: list[Tile], crop: Box, support: Mask) -> tuple[Tile, ...]:
     """
     open_, kept = support.copy(), []
     for tile in tiles:
-        part = _within(tile.window, crop)
+        part = within(tile.window, crop)
         if open_[part].any():
             kept.append(tile)
             open_[part] = False
@@ -105,7 +105,7 @@ class Mosaic:
     def seen(self, tile: Tile, rgb: U8Image) -> U8Image:
         """The tile's crop of the image with what the tiles before have made, `uint8 (h, w, 3)`."""
         below = focus.crop_of(rgb, tile.crop.crop)
-        part = _within(tile.crop.crop, self._crop)
+        part = within(tile.crop.crop, self._crop)
         if self._made is None or not self._done[part].any():
             return below
         blend = np.where(self._done[part], self._blend[part], np.float32(0))
@@ -113,7 +113,7 @@ class Mosaic:
 
     def left_open(self, tile: Tile, mask: Mask) -> Mask:
         """Of `mask`, `bool (crop h, crop w)`, what no tile before has made, on the tile's crop."""
-        part = _within(tile.crop.crop, self._crop)
+        part = within(tile.crop.crop, self._crop)
         return mask[part] & ~self._done[part]
 
     def add(self, tile: Tile, made: F32) -> None:
@@ -129,8 +129,8 @@ class Mosaic:
             return
         if self._made is None:
             self._made = np.zeros((*self._support.shape, 3), np.float32)
-        part = _within(tile.window, self._crop)
-        own = made[_within(tile.window, tile.crop.crop)]
+        part = within(tile.window, self._crop)
+        own = made[within(tile.window, tile.crop.crop)]
         # Where nothing lies below there is nothing to fade in over.
         weight = np.where(self._done[part], _ramp(own.shape[:2], tile.fade), np.float32(1))[..., None]
         self._made[part] += weight * (own - self._made[part])
@@ -144,6 +144,6 @@ def _ramp(shape: tuple[int, int], fade: tuple[int, int]) -> F32:
     return np.asarray(y[:, None] * x, np.float32)
 
 
-def _within(box: Box, crop: Box) -> tuple[slice, slice]:
+def within(box: Box, crop: Box) -> tuple[slice, slice]:
     """`box` as a part of an array on `crop`."""
     return slice(box[1] - crop[1], box[3] - crop[1]), slice(box[0] - crop[0], box[2] - crop[0])

@@ -1,5 +1,6 @@
 """Evidence on planted regions: a better one, an equal one, and each kind of worse one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,10 @@ import pytest
 
 import refine_ops.data.demo
 from refine_ops.eval.gates.planted import HARMS, pasted, plant
-from refine_ops.judge.evidence.measure import measure, native_reference, zoom_of
+from refine_ops.image import focus
+from refine_ops.image.place import Place
+from refine_ops.image.tiles import hull, plan_tiles
+from refine_ops.judge.evidence.measure import measure, native_reference, region_reference, zoom_of
 from refine_ops.records import Conditioning, Evidence, FocusCrop, Mask, U8Image
 
 DEMO = Path(refine_ops.data.demo.__path__[0])
@@ -133,3 +137,25 @@ def test_a_reference_comes_back_from_the_view_to_the_crop() -> None:
     assert back[1].all()
     assert np.abs(back[0].astype(int) - image[:150]).mean() < 2
     assert native_reference(Conditioning(view, everywhere, everywhere, "", 0, reference=view), crop) is None
+
+
+def test_the_reference_of_a_region_of_several_tiles_is_put_together(photo: np.ndarray) -> None:
+    """Each tile is given its part, seen at half size; on the region they are one picture."""
+    box = (100, 100, 400, 300)
+    tiles = plan_tiles(box, (512, 512), grid_px=8, pixels=96 * 96, zoom=0.5)
+    everywhere = np.ones((200, 300), bool)
+    crop = FocusCrop(box, hull(tiles), (0, 0, 0, 0), tiles[0].crop.size)
+    place = Place(crop, everywhere, everywhere, everywhere.astype(np.float32), tuple(tiles), box)
+    given = []
+    for tile in tiles:
+        view = focus.view(photo, tile.crop)
+        covered = np.ones(view.shape[:2], bool)
+        given.append(Conditioning(view, covered, covered, "", 0, reference=view, covered=covered))
+    found = region_reference(given, place)
+    assert found is not None
+    (x0, y0, _, _), (pixels, covered) = crop.crop, found
+    on_box = np.s_[100 - y0 : 300 - y0, 100 - x0 : 400 - x0]
+    assert covered[on_box].all()
+    difference = np.abs(pixels[on_box].astype(int) - photo[100:300, 100:400])
+    assert difference.mean() < 6
+    assert region_reference([replace(g, covered=None) for g in given], place) is None

@@ -29,10 +29,10 @@ from refine_ops.image.focus import crop_of
 from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.image.read import decode
 from refine_ops.judge.calibrate import JudgedResult
-from refine_ops.judge.evidence.measure import measure, native_reference, zoom_of
+from refine_ops.judge.evidence.measure import measure, region_reference
 from refine_ops.model.open import open_refiner
 from refine_ops.progress import OnProgress, no_progress
-from refine_ops.records import Alignment, Evidence, Mask, U8Image
+from refine_ops.records import Alignment, Conditioning, Evidence, Mask, U8Image
 
 logger = logging.getLogger(__name__)
 
@@ -200,8 +200,10 @@ def _made(loaded: LoadedInput, settings: RefineSettings, refiner: Any) -> _Made 
     try:
         opened = open_item(item, files, settings)
         refinement = Refinement(item, opened, settings, refiner)
-        given = refinement.conditioning()
-        refinement.absorb(refiner.refine_prepared([refiner.prepare(given)])[0])
+        given: list[Conditioning] = []
+        while not refinement.complete:
+            given.append(refinement.conditioning())
+            refinement.absorb(refiner.refine_prepared([refiner.prepare(given[-1])])[0])
         finished = refinement.verify(refinement.encode())
     except ItemError as e:
         logger.info("%s is left out: %s", loaded.item.input_id, e)
@@ -212,13 +214,14 @@ def _made(loaded: LoadedInput, settings: RefineSettings, refiner: Any) -> _Made 
         settings.paste,
         grid_px=refiner.grid_px,
         focus_pixels=refiner.focus_pixels,
+        tile_zoom=refiner.tile_zoom,
     )
     after = decode(finished.data, name=item.image, limits=settings.limits).rgb
-    reference, covered = native_reference(given, found.crop) or (None, None)
+    reference, covered = region_reference(given, found) or (None, None)
     pictures = (loaded.image, after, loaded.target)
     before, now, target = (np.ascontiguousarray(crop_of(image, found.crop.crop)) for image in pictures)
     return _Made(
-        loaded.item, before, now, target, found.pasted, settings.paste.reach_px, zoom_of(found.crop), reference,
+        loaded.item, before, now, target, found.pasted, settings.paste.reach_px, found.zoom, reference,
         covered, finished.regions[0].alignment,
     )  # fmt: skip
 

@@ -1,8 +1,12 @@
 """All evidence of one region, from its pixels before and after."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
+from refine_ops.image.place import Place
+from refine_ops.image.tiles import within
 from refine_ops.judge.evidence.detail import measure_detail
 from refine_ops.judge.evidence.likeness import grey_of, measure_likeness
 from refine_ops.judge.evidence.reference import measure_reference
@@ -94,3 +98,22 @@ def native_reference(given: Conditioning, crop: FocusCrop) -> tuple[U8Image, Mas
     pixels = cv2.resize(given.reference, padded, interpolation=how)[inside]
     covered = cv2.resize(given.covered.astype(np.uint8), padded, interpolation=cv2.INTER_NEAREST)[inside]
     return np.ascontiguousarray(pixels, np.uint8), covered > 0
+
+
+def region_reference(given: Sequence[Conditioning], place: Place) -> tuple[U8Image, Mask] | None:
+    """`native_reference` of a whole region, on its crop: put together from its tiles, the last of them uppermost.
+
+    Args:
+        given: What the model was given of each tile, in turn.
+    """
+    if len(given) == 1:
+        return native_reference(given[0], place.tiles[0].crop)
+    x0, y0, x1, y1 = place.crop.crop
+    pixels, covered = np.zeros((y1 - y0, x1 - x0, 3), np.uint8), np.zeros((y1 - y0, x1 - x0), np.bool_)
+    for one, tile in zip(given, place.tiles, strict=True):
+        found = native_reference(one, tile.crop)
+        if found is None:
+            return None
+        on_region, on_tile = (within(tile.window, box) for box in (place.crop.crop, tile.crop.crop))
+        pixels[on_region], covered[on_region] = found[0][on_tile], found[1][on_tile]
+    return pixels, covered
