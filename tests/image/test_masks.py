@@ -126,6 +126,21 @@ def test_a_soft_brush_in_16_bits_and_in_red_on_black_is_the_same_mark() -> None:
     assert np.array_equal(read(png(BRUSH[..., None] * np.array([1, 0, 0], np.uint8))), BRUSH >= 128)
 
 
+def test_small_soft_and_faint_dots_are_a_mask() -> None:
+    """Cones, whose tips are as sharp as a slope can be, and a spray of Gaussian dots, some of them below white."""
+    ys, xs = np.mgrid[:64, :80]
+    spots = ((72, 43, 2.4, 5.6), (61, 11, 2.3, 5.6), (24, 25, 2.3, 5.6))
+    cones = np.max([np.clip((r - np.hypot(xs - x, ys - y)) / soft + 0.5, 0, 1) for x, y, r, soft in spots], axis=0)
+    ys, xs = np.mgrid[:256, :320]
+    places = np.random.default_rng(0).uniform((0, 0, 0.6), (320, 256, 1.0), (30, 3))
+    spray = np.max([a * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 32) for x, y, a in places], axis=0)
+    for level in (cones, spray, 1 - spray):
+        eight = np.rint(level * 255).astype(np.uint8)
+        assert np.array_equal(
+            decode_mask(png(eight[..., None]), name="m", size=level.shape[::-1], limits=LIMITS), eight >= 128
+        )
+
+
 @pytest.mark.parametrize("quality", [60, 90])
 def test_a_mask_saved_as_jpeg_is_a_mask(quality: int) -> None:
     rgb = np.repeat(HARD[..., None], 3, 2)
