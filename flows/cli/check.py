@@ -20,7 +20,7 @@ from refine_ops.job.planning.rows import RowProblem
 from refine_ops.job.rank.byte_budget import ByteBudget
 from refine_ops.model.presets import apply_overrides, resolve_preset
 from refine_ops.records import Item, Region
-from refine_ops.report.page.marked_sheet import MarkedCell, marked_sheet, tinted
+from refine_ops.report.page.marked_sheet import MarkedCell, marked_cell, marked_sheet
 
 _THREADS = 8
 _CHUNK = 64
@@ -178,7 +178,7 @@ class _Opener:
             cell = None
             if draw:
                 figures = f"{marked_px:,} px, {share:.1%}, seen at {_seen(zoom, tiles)}"
-                cell = MarkedCell(tinted(opened.source.rgb, mask), (label, figures, *notes), bool(notes))
+                cell = marked_cell(opened.source.rgb, mask, (label, figures, *notes), warned=bool(notes))
             yield MarkedRegion(item.row, label, _shape(region), marked_px, share, zoom, tiles, notes, cell)
 
 

@@ -4,6 +4,7 @@ import base64
 import io
 import logging
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -13,18 +14,20 @@ import pyarrow.parquet as pq
 from flows.progress import duration
 from flows.steps.engine import Engine
 from refine_ops import storage
-from refine_ops.config import RefineBatchConfig
+from refine_ops.config import ImageLimits, RefineBatchConfig
 from refine_ops.errors import ItemError
 from refine_ops.image import read
+from refine_ops.image.region import region_mask
 from refine_ops.job.launch import NodeVerdict
 from refine_ops.job.ledger import dead_letter, read_ledger
 from refine_ops.job.planning.plan import Plan, PlanReader
 from refine_ops.job.run_folder import RunFolder
-from refine_ops.report.page.contact_sheet import SheetRow, contact_sheet
+from refine_ops.records import Mask, Region
+from refine_ops.report.page.contact_sheet import SheetItem, contact_sheet
 
 logger = logging.getLogger(__name__)
 
-_SHOWN_PAIRS = 8
+_SHOWN_ITEMS = 8
 _SHOWN_DEAD = 100
 _INERT = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {c: f"&#{ord(c)};" for c in "\"'|`[]()*_#!\\~"}
 
@@ -71,7 +74,8 @@ def summarise(
     dead, whatever the ledger remembers of them.
     """
     ledger = read_ledger(folder.outcomes)
-    planned = PlanReader(plan.uri).columns(["item_id"])["item_id"].combine_chunks()
+    reader = PlanReader(plan.uri)
+    planned = reader.columns(["item_id"])["item_id"].combine_chunks()
     named = pa.concat_arrays([planned, pa.array([p.item_id for p in plan.problems], pa.string())])
     ledger = ledger.filter(pc.is_in(ledger["item_id"], value_set=named))
     dead = dead_letter(ledger)
@@ -79,7 +83,7 @@ def summarise(
     pq.write_table(dead, sink)
     storage.write(folder.dead_letter, sink.getvalue().to_pybytes())
     done = ledger.filter(pc.equal(ledger["status"], "done"))
-    sheet = contact_sheet(_pairs(folder, config, done))
+    sheet = contact_sheet(_sheet_items(folder, config, reader, done))
     sheet_uri = storage.join(folder.uri, "report", "contact_sheet.png")
     storage.write(sheet_uri, sheet)
     summary = RunSummary(
@@ -120,23 +124,29 @@ def _of_start(outcomes: pa.Table, start: int) -> int:
     return int(pc.sum(pc.equal(outcomes["start"], start)).as_py() or 0)
 
 
-def _pairs(folder: RunFolder, config: RefineBatchConfig, done: pa.Table) -> list[SheetRow]:
-    """The first regions of some items spread over the run; what cannot be shown is left out."""
-    step = max(1, done.num_rows // _SHOWN_PAIRS)
-    pairs = []
-    for row in done.sort_by("row")[::step][:_SHOWN_PAIRS].to_pylist() if done.num_rows else []:
-        limits = config.refine.limits
+def _sheet_items(folder: RunFolder, config: RefineBatchConfig, plan: PlanReader, done: pa.Table) -> Iterator[SheetItem]:
+    """Some items spread over the run, with all their regions; what cannot be shown is left out."""
+    step = max(1, done.num_rows // _SHOWN_ITEMS)
+    ids = plan.columns(["item_id"])["item_id"].combine_chunks()
+    limits = config.refine.limits
+    for row in done.sort_by("row")[::step][:_SHOWN_ITEMS].to_pylist() if done.num_rows else []:
+        position = pc.index(ids, row["item_id"]).as_py()
+        if position < 0:
+            continue  # done by an earlier manifest; its row cannot be refined any more
+        regions = plan.item(position)[0].regions
         try:
             before = read.decode(storage.read(row["image"], limits.max_bytes), name=row["image"], limits=limits)
             output = folder.uri_of(row["object"])
             after = read.decode(storage.read(output), name=output, limits=limits)
+            yield SheetItem.of(row["item_id"], before.rgb, after.rgb, _masks(regions, before.size, limits))
         except ItemError:
             continue
-        pairs += [
-            SheetRow(f"{row['item_id']} / {r['region_id']}", before.rgb, after.rgb, tuple(r["tight"]))
-            for r in row["regions"][:1]
-        ]
-    return pairs
+
+
+def _masks(regions: Iterable[Region], size: tuple[int, int], limits: ImageLimits) -> Iterator[tuple[str, Mask]]:
+    for region in regions:
+        data = storage.read(region.mask, limits.max_bytes) if region.mask else None
+        yield region.region_id, region_mask(region, size, data, limits)
 
 
 def _markdown(summary: RunSummary, config: RefineBatchConfig, verdict: NodeVerdict | None, dead: pa.Table) -> str:

@@ -15,7 +15,7 @@ from refine_ops.config import RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.image import focus
 from refine_ops.records import Agreement, Conditioning, Mask, RegionOutcome, U8Image, Verification
-from refine_ops.report.page.contact_sheet import SheetRow, contact_sheet
+from refine_ops.report.page.contact_sheet import SheetItem, contact_sheet
 
 _FORMAT_OF: Final = {".png": "png", ".webp": "webp-lossless"}
 _SUFFIXES_OF: Final = {
@@ -102,11 +102,8 @@ class Refined:
         Image.open(io.BytesIO(self._comparison())).show(title="before and after")
 
     def _comparison(self) -> bytes:
-        name = PurePosixPath(self.names[0]).name
-        several = len(self.regions) > 1
-        labels = [f"{name} / {r.region_id}" if several else name for r in self.regions]
-        pairs = zip(labels, self.regions, strict=True)
-        return contact_sheet([SheetRow(label, self.before, self.after, r.tight) for label, r in pairs])
+        masks = zip((r.region_id for r in self.regions), self.masks, strict=True)
+        return contact_sheet([SheetItem.of(PurePosixPath(self.names[0]).name, self.before, self.after, masks)])
 
 
 def _found(agreement: Agreement) -> str:

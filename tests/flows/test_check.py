@@ -10,8 +10,8 @@ from PIL import Image
 from flows.cli.check import Checked, check_manifest, open_all
 from flows.cli.estimate import plan_only
 from refine_ops.config import RefineBatchConfig
+from refine_ops.image.sheet import tinted
 from refine_ops.job.planning.plan import PlanReader, make_plan
-from refine_ops.report.page.marked_sheet import tinted
 
 from .test_refine_batch import cli, png
 
@@ -92,8 +92,8 @@ def test_the_sheet_shows_the_marked_pixels_over_the_picture(photo: np.ndarray) -
     mask = np.zeros(photo.shape[:2], np.bool_)
     mask[100:140, 200:250] = True
     mask[400, 400] = True
-    plain = np.asarray(tinted(photo, np.zeros_like(mask)), np.int16)
-    marked = np.asarray(tinted(photo, mask), np.int16)
+    plain = np.asarray(tinted(photo, np.zeros_like(mask), 300), np.int16)
+    marked = np.asarray(tinted(photo, mask, 300), np.int16)
     differs = np.abs(marked - plain).max(axis=2) > 8
     scale = plain.shape[0] / photo.shape[0]
     y, x = (round(v * scale) for v in (120, 225))

@@ -1,78 +1,62 @@
-"""The contact sheet: a few items before and after, the refined region at a size where one sees it."""
+"""The contact sheet: a few items before and after, every region at a size where one sees it."""
 
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-from refine_ops.records import Box, U8Image
+from refine_ops.image.focus import crop_of
+from refine_ops.image.region import tight_box
+from refine_ops.image.sheet import Tile, TileRow, around, draw_sheet, fitted, tinted
+from refine_ops.records import Box, Mask, U8Image
 
 _CELL_PX: Final = 320
-_GAP_PX: Final = 12
-_LABEL_PX: Final = 22
-_INK, _PAPER, _MARK = (32, 32, 32), (255, 255, 255), (220, 40, 40)
+_MOST_REGIONS: Final = 6
+"""Of one item, zoomed; those beyond are marked in the whole picture, and counted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SheetRow:
-    """One region of one item: source and output, upright `uint8 (H, W, 3)`, and the box to show."""
+class SheetItem:
+    """One item: source and output, upright `uint8 (H, W, 3)`; `marked` is where any of its regions is, `bool (H, W)`,
+    `boxes` are the tight boxes of each, by region id."""
 
     label: str
     before: U8Image
     after: U8Image
-    box: Box
+    marked: Mask
+    boxes: dict[str, Box]
+
+    @classmethod
+    def of(cls, label: str, before: U8Image, after: U8Image, masks: Iterable[tuple[str, Mask]]) -> "SheetItem":
+        """From the regions' masks, of which only one need be in memory at a time."""
+        marked, boxes = np.zeros(before.shape[:2], np.bool_), {}
+        for region_id, mask in masks:
+            marked |= mask
+            boxes[region_id] = tight_box(mask)
+        return cls(label, before, after, marked, boxes)
 
 
-def contact_sheet(pairs: Sequence[SheetRow]) -> bytes:
-    """A PNG with one row per pair: the whole source with the region marked, the region before, the region after."""
-    height = len(pairs) * (_CELL_PX + _LABEL_PX + _GAP_PX) + _GAP_PX
-    sheet = Image.new("RGB", (3 * _CELL_PX + 4 * _GAP_PX, height), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for row, pair in enumerate(pairs):
-        top = _GAP_PX + row * (_CELL_PX + _LABEL_PX + _GAP_PX)
-        views = _views(pair)
-        for column, (view, caption) in enumerate(zip(views, (pair.label, "before", "after"), strict=True)):
-            left = _GAP_PX + column * (_CELL_PX + _GAP_PX)
-            draw.text((left, top), _fitting(draw, caption), fill=_INK, font_size=14)
-            sheet.paste(view, (left, top + _LABEL_PX))
-    out = io.BytesIO()
-    sheet.save(out, "PNG", optimize=True)
-    return out.getvalue()
+def contact_sheet(items: Iterable[SheetItem]) -> bytes:
+    """A PNG: of each item the whole source with all that is marked, and each region before and after. One item at a
+    time is held at its full size."""
+    return draw_sheet([row for item in items for row in _rows(item)], _CELL_PX)
 
 
-def _views(pair: SheetRow) -> tuple[Image.Image, Image.Image, Image.Image]:
-    box = _square(pair.box, pair.before.shape[1], pair.before.shape[0])
-    whole = Image.fromarray(pair.before)
-    scale = _CELL_PX / max(whole.size)
-    whole = whole.resize((max(1, round(whole.width * scale)), max(1, round(whole.height * scale))))
-    x0, y0, x1, y1 = (round(v * scale) for v in pair.box)
-    ImageDraw.Draw(whole).rectangle((x0 - 2, y0 - 2, x1 + 1, y1 + 1), outline=_MARK, width=2)
-    return whole, _zoomed(pair.before, box), _zoomed(pair.after, box)
+def _rows(item: SheetItem) -> list[TileRow]:
+    shown = list(item.boxes.items())[:_MOST_REGIONS]
+    more = len(item.boxes) - len(shown)
+    said = f"marked: {len(item.boxes)} region{'' if len(item.boxes) == 1 else 's'}"
+    overview = Tile(tinted(item.before, item.marked, _CELL_PX), (said + (f", {more} not zoomed" if more else ""),))
+    rows = []
+    for number, (region_id, box) in enumerate(shown):
+        name = f"{region_id}, " if len(item.boxes) > 1 else ""
+        view = around(box, item.before.shape[1], item.before.shape[0])
+        tiles = [_tile(item.before, view, f"{name}before"), _tile(item.after, view, f"{name}after")]
+        first = number == 0
+        rows.append(TileRow([overview if first else Tile(None), *tiles], item.label if first else ""))
+    return rows
 
 
-def _zoomed(image: U8Image, box: Box) -> Image.Image:
-    x0, y0, x1, y1 = box
-    part = Image.fromarray(np.ascontiguousarray(image[y0:y1, x0:x1]))
-    scale = _CELL_PX / max(part.size)
-    return part.resize(
-        (max(1, round(part.width * scale)), max(1, round(part.height * scale))), Image.Resampling.BICUBIC
-    )
-
-
-def _square(box: Box, width: int, height: int) -> Box:
-    """The box with a little room around it, made square where the image allows."""
-    x0, y0, x1, y1 = box
-    side = round(1.15 * max(x1 - x0, y1 - y0)) + 8
-    left = min(max((x0 + x1 - side) // 2, 0), max(0, width - side))
-    top = min(max((y0 + y1 - side) // 2, 0), max(0, height - side))
-    return left, top, min(left + side, width), min(top + side, height)
-
-
-def _fitting(draw: ImageDraw.ImageDraw, text: str) -> str:
-    plain = "".join(c if c.isprintable() else "?" for c in text)
-    while plain and draw.textlength(plain, font_size=14) > _CELL_PX:
-        plain = plain[:-2] + "…" if len(plain) > 2 else ""
-    return plain
+def _tile(image: U8Image, box: Box, line: str) -> Tile:
+    return Tile(np.asarray(fitted(crop_of(image, box), _CELL_PX)), (line,))
