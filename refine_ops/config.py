@@ -192,7 +192,9 @@ class ModelSettings(Settings):
     )
     target_ring: int = Field(2, ge=0, description="Tokens around the support that sparse targets also denoise.")
     speed: Literal["reference", "fast"] = Field("fast", description="'reference' equals diffusers bit for bit.")
-    compile: bool = Field(False, description="Regional torch.compile of the transformer blocks (GPU).")
+    compile: bool | None = Field(
+        None, description="Regional torch.compile of the transformer blocks; default on a GPU, not on a CPU."
+    )
     fp8: bool = Field(False, description="fp8 rowwise linears (Hopper or newer).")
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -181,8 +181,8 @@ class Refiner(Protocol):
     def reference(self) -> ReferencePolicy:
         """How it wants its references."""
 
-    def batch_size(self, size: tuple[int, int]) -> int:
-        """The fixed batch size for crops of model size `(width, height)`."""
+    def batch_size(self, bucket: Any) -> int:
+        """The fixed batch size for the works of one bucket; it may shrink while a run goes on."""
 
     def prepare(self, item: Conditioning) -> Any:
         """The host's part (resizing, tokens, noise), as `Prepared`; called by several threads at once.

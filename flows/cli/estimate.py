@@ -165,7 +165,7 @@ def _region_seconds(name: str, preset: Preset, pixels: int, settings: ModelSetti
     if name == "tiny":
         share = preset.steps / PRESETS["tiny"].steps * pixels / preset.focus_pixels
         return _TINY_REGION_S * share, _TINY_REGION_S * share
-    step_s = np.array(_H100_STEP_S["fp8" if settings.fp8 else "compile" if settings.compile else "eager"])
+    step_s = np.array(_H100_STEP_S["fp8" if settings.fp8 else "eager" if settings.compile is False else "compile"])
     passes = preset.steps * (2 if preset.true_cfg_scale > 1.0 else 1)
     plain_s, referenced_s = (passes * step_s + np.array(_H100_STAGES_S)) * pixels / VAE_PIXELS
     return float(plain_s), float(referenced_s)

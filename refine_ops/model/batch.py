@@ -8,7 +8,7 @@ from refine_ops.config import ModelSettings
 from refine_ops.model import stages
 from refine_ops.model.inputs import PreparedInputs, TextInput
 from refine_ops.model.load import Networks
-from refine_ops.model.memory import Footprint
+from refine_ops.model.memory import Footprint, Resident
 from refine_ops.model.presets import Preset
 from refine_ops.model.prompts import PromptEncoder
 from refine_ops.model.sizes import token_grid
@@ -24,8 +24,8 @@ class BatchRunner:
         self._preset = preset
         self._device = device
         self._reference = settings.speed == "reference"
-        self._encode = PromptEncoder(networks, device)
-        self._encoders_away = False
+        self._vae, self._text_encoder = Resident(networks.vae, device), Resident(networks.text_encoder, device)
+        self._encode = PromptEncoder(networks, device, before=self._text_encoder.here)
         self._velocities = velocities_of(networks.transformer, preset, settings, device)
 
     @torch.no_grad()
@@ -40,8 +40,7 @@ class BatchRunner:
         """
         with best_attention(self._device):
             self._networks.vae.use_tiling = footprint.vae_tiling
-            if self._encoders_away:
-                self._place_encoders(self._device)
+            self._vae.here()
             conditional = self._embed([item.prompt for item in batch], batch, batch[0].bucket.text, masked_text)
             unconditional = None
             if batch[0].bucket.negative:
@@ -49,10 +48,10 @@ class BatchRunner:
                 unconditional = self._embed(texts, batch, batch[0].bucket.negative, masked_text)
             latents = self._condition_latents(batch)
             if footprint.offload:
-                self._place_encoders(torch.device("cpu"))
+                self._text_encoder.leave()
+                self._vae.leave()
             clean = self._denoise(batch, latents, conditional, unconditional)
-            if self._encoders_away:
-                self._networks.vae.to(self._device)
+            self._vae.here()
             # Two decodes of one batch, not one of two: patches do not depend on it, and neither does peak memory.
             return stages.decode(self._networks.vae, clean), stages.decode(self._networks.vae, latents[0])
 
@@ -111,13 +110,6 @@ class BatchRunner:
             index = targets[..., None].expand(-1, -1, clean.shape[-1])
             clean = stages.pack(known).scatter(1, index, clean)
         return stages.unpack(clean, height, width)
-
-    def _place_encoders(self, device: torch.device) -> None:
-        self._networks.text_encoder.to(device)
-        self._networks.vae.to(device)
-        self._encoders_away = device != self._device
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 def _guided(conditional: stages.Velocity, unconditional: stages.Velocity, scale: float) -> stages.Velocity:

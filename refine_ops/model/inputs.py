@@ -7,7 +7,8 @@ same in any company.
 import hashlib
 import math
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -96,8 +97,11 @@ class InputSpec:
         )
 
 
-def prepare(item: Conditioning, spec: InputSpec, text_multiple: int) -> PreparedInputs:
-    """Make one item's inputs, its text padded to a multiple of `text_multiple` tokens; safe in several threads.
+def prepare(item: Conditioning, spec: InputSpec, text_multiple: Callable[[Bucket], int]) -> PreparedInputs:
+    """Make one item's inputs; safe in several threads.
+
+    Args:
+        text_multiple: To a multiple of how many tokens the texts of a bucket are padded; asked with plain lengths.
 
     Raises:
         ItemError: `model.size` (not on the model's grid), `model.ratio` (too thin), `prompt.special_token`.
@@ -120,14 +124,16 @@ def prepare(item: Conditioning, spec: InputSpec, text_multiple: int) -> Prepared
     targets = None
     if spec.preset.targets == "sparse":
         targets = choose_tokens(item.support, grid, spec.target_ring)
+    bucket = Bucket(
+        images=tuple((image.shape[2], image.shape[1]) for image in images),
+        thumbnails=tuple(image.size for image in thumbnails),
+        text=len(prompt.ids) - spec.template_tokens,
+        negative=0 if negative is None else len(negative.ids) - spec.template_tokens,
+        targets=math.prod(grid) if targets is None else len(targets),
+    )
+    multiple = text_multiple(bucket)
     return PreparedInputs(
-        bucket=Bucket(
-            images=tuple((image.shape[2], image.shape[1]) for image in images),
-            thumbnails=tuple(image.size for image in thumbnails),
-            text=_padded(prompt, spec.template_tokens, text_multiple),
-            negative=0 if negative is None else _padded(negative, spec.template_tokens, text_multiple),
-            targets=math.prod(grid) if targets is None else len(targets),
-        ),
+        bucket=replace(bucket, text=_padded(bucket.text, multiple), negative=_padded(bucket.negative, multiple)),
         images=images,
         pixel_values=features["pixel_values"],
         grid_thw=features["image_grid_thw"],
@@ -191,5 +197,5 @@ def _tokenize(prompt: str, grids: torch.Tensor, pixels_key: str, spec: InputSpec
     return TextInput(ids, f"{pixels_key}:{prompt}")
 
 
-def _padded(text: TextInput, template_tokens: int, multiple: int) -> int:
-    return math.ceil((len(text.ids) - template_tokens) / multiple) * multiple
+def _padded(length: int, multiple: int) -> int:
+    return math.ceil(length / multiple) * multiple

@@ -1,7 +1,7 @@
 """Prompt embeddings of a batch, remembered by prompt and thumbnails."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
@@ -23,10 +23,13 @@ class PromptEncoder:
 
     The number of rows and their padded length are part of the cache's key: an embedding from another batch shape may
     differ in its last bits, and bytes must not depend on what was cached.
+
+    Args:
+        before: Called before anything is encoded: the encoder may be away while all prompts are known.
     """
 
-    def __init__(self, networks: Networks, device: torch.device) -> None:
-        self._networks = networks
+    def __init__(self, networks: Networks, device: torch.device, before: Callable[[], None] = lambda: None) -> None:
+        self._networks, self._before = networks, before
         self._device = device
         self._cache: OrderedDict[tuple[str, int, int], torch.Tensor] = OrderedDict()
         self._bytes = 0
@@ -39,6 +42,7 @@ class PromptEncoder:
         missing = list({key: row for row, key in reversed(list(enumerate(keys))) if key not in self._cache}.values())
         fresh: dict[tuple[str, int, int], torch.Tensor] = {}
         if missing:
+            self._before()
             rows = (missing * len(texts))[: len(texts)]
             embeds = self._encode([texts[row] for row in rows], [pictures[row] for row in rows], length)
             fresh = {keys[row]: embeds[at] for at, row in enumerate(missing)}

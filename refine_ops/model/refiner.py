@@ -1,5 +1,6 @@
 """The refiner: crops in, patches out, through explicit stages in batches of one fixed size per bucket."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from refine_ops.model.batch import BatchRunner
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.inputs import Bucket, InputSpec, PreparedInputs, prepare
 from refine_ops.model.load import Networks, load_networks, model_dtype
-from refine_ops.model.memory import MemoryLadder
-from refine_ops.model.presets import CHANGING_CONDITIONS, Preset
+from refine_ops.model.memory import MemoryLadder, Work
+from refine_ops.model.network.cached_conditions import cache_bytes
+from refine_ops.model.presets import CHANGING_CONDITIONS, Conditions, Preset
 from refine_ops.model.sizes import token_grid
 from refine_ops.model.source import resolve_model
 from refine_ops.model.sparse import generated_mask
@@ -23,9 +25,12 @@ from refine_ops.model.speed import accelerate
 from refine_ops.records import Conditioning, Patch, ReferencePolicy
 
 TOKEN_BUDGET: Final = 24_576
-"""Tokens of a batch on a GPU. On an H100, 256^2 crops gain 2.9x from batches of 16 (24k tokens) and 512^2 crops 1.2x
-from batches of 4 (15k); a 1024^2 crop alone has 13k, where batching gains nothing. A step over so many tokens computes
-for longer than its kernels take to launch, which is why there are no CUDA graphs."""
+"""Tokens that a step of a batch computes, on a GPU. On an H100, 256^2 crops gain 2.9x from batches of 16 (24k tokens)
+and 512^2 crops 1.2x from batches of 4 (15k); a 1024^2 crop alone has 13k, where batching gains nothing. A step over so
+many tokens computes for longer than its kernels take to launch, which is why there are no CUDA graphs."""
+CACHE_BUDGET: Final = 12 << 30
+"""Bytes of a batch's cached keys and values. By arithmetic: of 80 GiB the weights take 57, and the activations have the
+rest."""
 LARGEST_BATCH: Final = 16
 TEXT_TOKENS: Final = 700
 """Prompt tokens of a typical item, for the budget only: three pictures of 384^2 are 588."""
@@ -97,9 +102,9 @@ class StagedRefiner:
         """What determines the pixels: hashes of weights and LoRAs, the preset in force, versions."""
         return dict(self._fingerprint)
 
-    def batch_size(self, size: tuple[int, int]) -> int:
-        """Items per batch for crops of `(width, height)`: as set, else by the token budget (1 on a CPU)."""
-        return self._memory.footprint(size, self._planned(size)).batch_size
+    def batch_size(self, bucket: Bucket) -> int:
+        """Items per batch: as set, else by what a step computes and a cache holds (1 on a CPU)."""
+        return self._memory.footprint(self._work(bucket)).batch_size
 
     def prepare(self, item: Conditioning) -> PreparedInputs:
         """The host's part of one item, for threads that read ahead; `bucket` says which items share a batch.
@@ -107,8 +112,7 @@ class StagedRefiner:
         Raises:
             ItemError: The item cannot be refined (`model.size`, `prompt.special_token`).
         """
-        size = (item.image.shape[1], item.image.shape[0])
-        return prepare(item, self._spec, self._text_multiple(size))
+        return prepare(item, self._spec, self._text_multiple)
 
     def refine(self, batch: Sequence[Conditioning]) -> list[Patch]:
         """Refine crops, in any number and mixture; patches come in the order of `batch`.
@@ -125,13 +129,13 @@ class StagedRefiner:
             buckets[item.bucket].append(_Task(position, item))
         patches: dict[int, Patch] = {}
         for bucket, tasks in buckets.items():
-            size, done = bucket.images[0], 0
+            done = 0
             while done < len(tasks):
-                step = tasks[done : done + self.batch_size(size)]
+                step = tasks[done : done + self.batch_size(bucket)]
                 made = self._run([task.item for task in step])
                 if made is None:
                     self._free_memory()
-                    self._memory.step_down(size)
+                    self._memory.step_down(self._work(bucket))
                     continue
                 patches |= {task.position: patch for task, patch in zip(step, made, strict=True)}
                 done += len(step)
@@ -139,19 +143,21 @@ class StagedRefiner:
 
     def _run(self, items: list[PreparedInputs]) -> list[Patch] | None:
         """One padded batch; None if device memory ran out."""
-        size = items[0].bucket.images[0]
-        footprint = self._memory.footprint(size, self._planned(size))
+        bucket = items[0].bucket
+        size, work = bucket.images[0], self._work(bucket)
+        footprint = self._memory.footprint(work)
         padded = (items * footprint.batch_size)[: footprint.batch_size]
         try:
-            made = self._runner.run(padded, footprint, self._text_multiple(size) > 1)
+            made = self._runner.run(padded, footprint, self._text_multiple(bucket) > 1)
+            finite = bool(made[0][: len(items)].isfinite().all())
             pixels, roundtrips = (images[: len(items)].cpu().numpy() for images in made)
         except torch.OutOfMemoryError:
             return None
-        if not np.isfinite(pixels).all():
+        if not finite:
             raise ItemError(
                 "model.not_finite", "the model produced values that are not finite; try dtype float32 or another seed"
             )
-        label = self._memory.label(size)
+        label = self._memory.label(work)
         grid = token_grid(size, self._networks.latent_px)
         return [
             Patch(
@@ -166,21 +172,40 @@ class StagedRefiner:
             for image, roundtrip, item in zip(pixels, roundtrips, items, strict=True)
         ]
 
-    def _planned(self, size: tuple[int, int]) -> int:
+    def _work(self, bucket: Bucket) -> Work:
+        return bucket.images[0], self._planned(bucket)
+
+    def _planned(self, bucket: Bucket) -> int:
         if self._settings.batch_size is not None:
             return self._settings.batch_size
         if self._device.type != "cuda":
             return 1
-        rows, columns = token_grid(size, self._networks.latent_px)
-        fitting = TOKEN_BUDGET // (3 * rows * columns + TEXT_TOKENS)
-        return min(LARGEST_BATCH, 1 << (max(1, fitting).bit_length() - 1))
+        known = sum(math.prod(token_grid(size, self._networks.latent_px)) for size in bucket.images)
+        transformer = self._networks.transformer
+        token_bytes = cache_bytes(transformer, 1, transformer.dtype.itemsize)
+        return batch_for(bucket.targets, known, self._preset.conditions, token_bytes)
 
-    def _text_multiple(self, size: tuple[int, int]) -> int:
-        return 1 if self._planned(size) == 1 else TEXT_MULTIPLE
+    def _text_multiple(self, bucket: Bucket) -> int:
+        return 1 if self._planned(bucket) == 1 else TEXT_MULTIPLE
 
     def _free_memory(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def batch_for(targets: int, known: int, conditions: Conditions, token_bytes: int) -> int:
+    """Items per batch on a GPU, a power of two up to `LARGEST_BATCH`.
+
+    Args:
+        targets: Tokens denoised; `known` those of the condition images.
+        token_bytes: Bytes of one token in the cache of keys and values.
+    """
+    if conditions == "joint":
+        fitting = TOKEN_BUDGET // (targets + known + TEXT_TOKENS)
+    else:
+        text, cached = (0, known + TEXT_TOKENS) if conditions == "cached+text" else (TEXT_TOKENS, known)
+        fitting = min(TOKEN_BUDGET // (targets + text), CACHE_BUDGET // (cached * token_bytes))
+    return min(LARGEST_BATCH, 1 << (max(1, fitting).bit_length() - 1))
 
 
 def load_refiner(settings: ModelSettings, device: torch.device) -> StagedRefiner:

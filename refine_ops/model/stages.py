@@ -5,6 +5,7 @@ Functions of tensors, batched over the items of one bucket, on whatever device t
 T target tokens, N condition tokens, D text features.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -85,9 +86,16 @@ def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 
 def latent_statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of the latents, each `(1, C, 1, 1, 1)` in `like`'s dtype."""
-    mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1).to(like.device, like.dtype)
-    std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1).to(like.device, like.dtype)
-    return mean, std
+    config = vae.config
+    return _statistics(tuple(config.latents_mean), tuple(config.latents_std), like.device, like.dtype)
+
+
+@functools.lru_cache(maxsize=8)  # a copy to the device waits for it, twice a batch
+def _statistics(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    made = (torch.tensor(values).view(1, -1, 1, 1, 1).to(device, dtype) for values in (mean, std))
+    return next(made), next(made)
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,11 @@ class TransferWork:
 
     @property
     def bucket(self) -> Hashable:
-        return "transfer"
+        return BUCKET
+
+
+BUCKET: Final = "transfer"
+"""The bucket of all transfers."""
 
 
 class TransferRefiner:
@@ -43,7 +47,7 @@ class TransferRefiner:
     reference: ReferencePolicy = "registered"
     tile_zoom: float = PRESETS[TRANSFER].tile_zoom
 
-    def batch_size(self, size: tuple[int, int]) -> int:
+    def batch_size(self, bucket: Hashable) -> int:
         """One: nothing is gained by company."""
         return 1
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from refine_ops.model.transfer import TransferRefiner, TransferWork
+from refine_ops.model.transfer import BUCKET, TransferRefiner, TransferWork
 from refine_ops.records import Conditioning, Patch, ReferencePolicy, Refiner
 
 
@@ -28,9 +28,9 @@ class TransferFirst:
     def tile_zoom(self) -> float:
         return self._network.tile_zoom
 
-    def batch_size(self, size: tuple[int, int]) -> int:
-        """The network's: transfers wait for company that they do not need, never for long."""
-        return self._network.batch_size(size)
+    def batch_size(self, bucket: Any) -> int:
+        """The network's; a transfer waits for nobody."""
+        return 1 if bucket == BUCKET else self._network.batch_size(bucket)
 
     def prepare(self, item: Conditioning) -> Any:
         """

@@ -32,8 +32,8 @@ def velocities_of(model: Any, preset: Preset, settings: ModelSettings, device: t
         return partial(_by_diffusers, model, device)
     modulations = _Modulations(model, device, text_at_zero=preset.conditions == "cached+text")
     if preset.conditions == "joint":
-        return partial(_joint, model, compiled(fast.block_forward, settings), modulations)
-    forms = {form: compiled(form, settings) for form in cached.FORMS}
+        return partial(_joint, model, compiled(fast.block_forward, settings, device), modulations)
+    forms = {form: compiled(form, settings, device) for form in cached.FORMS}
     run = lambda form, *arguments: forms[form](*arguments)  # noqa: E731
     return partial(_cached, model, run, modulations)
 

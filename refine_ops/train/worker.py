@@ -146,7 +146,7 @@ def _train(rank: _Rank, cache: EncodedCache, planned: list[Planned], trainee: Tr
         config.lora,
         seed=config.seed,
         checkpointing=config.run.checkpointing,
-        compiled=config.model.compile,
+        compiled=config.model.compile is True,
         conditions=rank.model.preset.conditions,
     )
     if config.run.sharding == "fsdp2":

@@ -46,8 +46,7 @@ def measure_conditions(setup: Setup, repeats: int, save: Callable[[list[Row]], N
 
 
 def _measure(setup: Setup, model: Any, repeats: int, save: Callable[[list[Row]], None]) -> list[Row]:
-    settings = ModelSettings(compile=setup.device.type == "cuda")
-    forms = {form: compiled(form, settings) for form in (fast.block_forward, *cached.FORMS)}
+    forms = {form: compiled(form, ModelSettings(), setup.device) for form in (fast.block_forward, *cached.FORMS)}
     grid = 64 if setup.device.type == "cuda" else 32
     rows: list[Row] = []
     for images, conditions, share in itertools.product((3, 4), CONDITIONS, SHARES):

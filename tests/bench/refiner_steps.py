@@ -77,7 +77,7 @@ def measure_steps(
     for mode in [mode for mode in MODES if mode in (modes or MODES) and (gpu or mode not in _GPU_MODES)]:
         if mode == "fp8":
             quantize_linears(model)
-        block = compiled(fast.block_forward, ModelSettings(compile=gpu and mode not in ("stock", "fast")))
+        block = compiled(fast.block_forward, ModelSettings(compile=gpu and mode not in ("stock", "fast")), setup.device)
         for images, side, batch in itertools.product(
             (2,) if mode == "sparse" else (3, 4), sides or setup.sides, setup.batches
         ):

@@ -8,7 +8,8 @@ import torch
 
 from refine_ops.errors import ItemError
 from refine_ops.model.batch import BatchRunner
-from refine_ops.model.memory import Footprint
+from refine_ops.model.memory import Footprint, Resident
+from refine_ops.model.refiner import batch_for
 
 
 def limit_memory(monkeypatch: pytest.MonkeyPatch, fits: Any) -> list[Footprint]:
@@ -35,8 +36,9 @@ def test_half_the_batch_until_it_fits_and_stay_there(
     patches = refiner.refine(items)
     assert [footprint.batch_size for footprint in tried] == [8, 4, 2, 2, 2]
     assert {(patch.batch_size, patch.step_down) for patch in patches} == {(2, "batch 2")}
-    assert refiner.batch_size((96, 64)) == 2
-    assert refiner.batch_size((64, 64)) == 8, "other sizes are not affected"
+    assert refiner.batch_size(refiner.prepare(items[0]).bucket) == 2
+    other = refiner.prepare(make_item(0, size=(64, 64))).bucket
+    assert refiner.batch_size(other) == 8, "other sizes are not affected"
     refiner.refine(items[:1])
     assert tried[-1].batch_size == 2, "remembered"
     for item, patch in zip(items, patches, strict=True):
@@ -72,3 +74,63 @@ def test_values_that_are_not_finite_are_an_items_error(make_refiner: Any, make_i
     with pytest.raises(ItemError, match="not finite") as error:
         make_refiner(pipeline=pipeline).refine([make_item(0)])
     assert error.value.reason == "model.not_finite"
+
+
+def test_a_network_that_leaves_is_copied_once() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4)).eval()
+    wanted = network(torch.ones(2, 4))
+    resident = Resident(network, torch.device("cpu"))
+    resident.leave()
+    copies = [parameter.data_ptr() for parameter in network.parameters()]
+    resident.here()
+    resident.leave()
+    assert [parameter.data_ptr() for parameter in network.parameters()] == copies, "leaving again copies nothing"
+    resident.here()
+    torch.testing.assert_close(network(torch.ones(2, 4)), wanted, rtol=0, atol=0)
+
+
+def test_an_encoder_that_is_away_stays_there_while_every_prompt_is_known(
+    make_refiner: Any, make_item: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back: list[Any] = []
+    here = Resident.here
+
+    def watched(self: Resident) -> None:
+        if self._away:
+            back.append(self._network)
+        here(self)
+
+    monkeypatch.setattr(Resident, "here", watched)
+    refiner = make_refiner()
+    encoder = refiner._networks.text_encoder
+    limit_memory(monkeypatch, lambda footprint: footprint.offload)
+    first = refiner.refine([make_item(0)])[0]
+    back.clear()
+    again = refiner.refine([make_item(0)])[0]
+    assert encoder not in back
+    np.testing.assert_array_equal(first.pixels, again.pixels)
+    refiner.refine([make_item(1)])
+    assert encoder in back, "another picture is another prompt"
+
+
+@pytest.mark.parametrize(
+    ("targets", "known", "conditions", "items"),
+    [
+        (4096, 2 * 4096, "joint", 1),
+        (1024, 2 * 1024, "joint", 4),
+        (256, 2 * 256, "joint", 16),
+        (
+            1024,
+            4096,
+            "joint",
+            4,
+        ),  # a quarter of a 1-MP crop, no mask image; as dense as three images it would be 1
+        (1024, 4096, "cached", 4),  # its step computes 1,724 tokens, but each item's cache takes 3.0 GB
+        (256, 1024, "cached", 16),
+        (4096, 2 * 4096, "cached", 2),
+    ],
+)
+def test_a_batch_holds_what_a_step_computes_and_a_cache_takes(
+    targets: int, known: int, conditions: Any, items: int
+) -> None:
+    assert batch_for(targets, known, conditions, token_bytes=737_280) == items

@@ -8,9 +8,11 @@ import torch
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
+from refine_ops.model import speed
 from refine_ops.model.doctor.random_weights import random_pipeline
 from refine_ops.model.load import Networks
 from refine_ops.model.network.fp8 import Fp8Linear, quantize_linears, quantize_rows
+from refine_ops.model.network.transformer import block_forward
 from refine_ops.model.speed import accelerate
 
 
@@ -74,3 +76,22 @@ def test_fast_bfloat16_on_a_gpu_stays_near_fp32(make_refiner: Any, make_item: An
     pipeline = random_pipeline(seed=3, zero_cond_t=True).to(device, torch.bfloat16)
     fast = make_refiner(pipeline=pipeline, device=device, **options).refine([item])[0]
     assert np.abs(fast.pixels - exact.pixels).mean() < 0.02
+
+
+def test_no_item_dies_of_the_number_of_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scaled(x: torch.Tensor, by: int | None, last: bool) -> torch.Tensor:
+        return x if last else x * (by or 1)
+
+    monkeypatch.setattr(speed, "_GRAPHS", 1)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    form = speed.CompiledForm(scaled, backend="eager")
+    x = torch.arange(4.0)
+    for by, last in ((None, False), (2, False), (None, True), (3, False), (2, True)):
+        torch.testing.assert_close(form(x, by, last), scaled(x, by, last))
+
+
+def test_blocks_are_compiled_on_a_gpu_unless_told_otherwise() -> None:
+    def kind(compile_: bool | None, device: str) -> bool:
+        return speed.compiled(block_forward, ModelSettings(compile=compile_), torch.device(device)) is not block_forward
+
+    assert [kind(None, "cuda"), kind(False, "cuda"), kind(None, "cpu"), kind(True, "cpu")] == [True, False, False, True]

@@ -90,7 +90,7 @@ class Network:
         self.reference = reference
         self.given: list[Conditioning] = []
 
-    def batch_size(self, size: tuple[int, int]) -> int:
+    def batch_size(self, bucket: object) -> int:
         return 4
 
     def prepare(self, item: Conditioning) -> Conditioning:

@@ -64,7 +64,7 @@ class KnownRefiner:
     reference = "as_given"
     tile_zoom = 0.0
 
-    def batch_size(self, size: tuple[int, int]) -> int:
+    def batch_size(self, bucket: object) -> int:
         return 1
 
     def prepare(self, item: Conditioning) -> _Work:

@@ -42,7 +42,7 @@ class TrivialRefiner:
     reference = "as_given"
     tile_zoom = 0.0
 
-    def batch_size(self, size: tuple[int, int]) -> int:
+    def batch_size(self, bucket: object) -> int:
         return 4
 
     def prepare(self, item: Conditioning) -> TrivialWork:

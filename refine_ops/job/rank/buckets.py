@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable
+from typing import Any
 
 from refine_ops.job.rank.in_flight import Flight
 
@@ -10,11 +11,11 @@ class Buckets:
     """Flights by what may share a batch, those that have waited longest first. Callers hold a lock of their own.
 
     Args:
-        batch_size: Items per batch for crops of `(width, height)`; it may shrink while the run goes on.
+        batch_size: Items per batch of a bucket; it may shrink while the run goes on.
     """
 
-    def __init__(self, batch_size: Callable[[tuple[int, int]], int]) -> None:
-        self._of_size = batch_size
+    def __init__(self, batch_size: Callable[[Any], int]) -> None:
+        self._batch_size = batch_size
         self._waiting: dict[Hashable, list[Flight]] = defaultdict(list)
 
     def add(self, flight: Flight) -> None:
@@ -32,9 +33,6 @@ class Buckets:
 
     def _since(self, bucket: Hashable) -> float:
         return self._waiting[bucket][0].waiting_since
-
-    def _batch_size(self, bucket: Hashable) -> int:
-        return self._of_size(self._waiting[bucket][0].model_size)
 
     def _pop(self, bucket: Hashable) -> list[Flight]:
         flights, size = self._waiting[bucket], self._batch_size(bucket)

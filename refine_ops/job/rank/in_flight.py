@@ -21,7 +21,6 @@ class Flight:
     refinement: Refinement | None = None
     prepared: Any = None
     patches: dict[str, Patch] = field(default_factory=dict)
-    model_size: tuple[int, int] = (0, 0)
     held_bytes: int = 0
     waiting_since: float = 0.0
 

@@ -162,7 +162,6 @@ class Pipeline:
         assert flight.refinement is not None
         with flight.attempt.timed("focus"):
             conditioning = flight.refinement.conditioning()
-            flight.model_size = (conditioning.image.shape[1], conditioning.image.shape[0])
             flight.prepared = self._refiner.prepare(conditioning)
         flight.waiting_since = time.monotonic()
         with self._changed:

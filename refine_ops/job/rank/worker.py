@@ -60,6 +60,9 @@ def main(arguments: list[str] | None = None, import_refiner: Callable[[], Load] 
     die_with_parent(options.parent)
     # Blocked in every thread, so that the keeper alone receives them; before it is there, `_await_assignments` does.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    # Readers and finishers are busy Python threads. At the default of 5 ms the thread that feeds the device waits for
+    # its turn 20 times as long as at this (`tests/bench/bench_switch.py`).
+    sys.setswitchinterval(0.0002)
     counter = SharedCounter() if options.parent is None else SoleCounter()
     load = import_refiner()
     _await_assignments(scratch)

@@ -130,7 +130,7 @@ class SampleEncoder:
     @torch.no_grad()
     def _encode(self, key: str, crop: TrainingCrop) -> Entry:
         encoders = self._encoders = self._encoders or self._load()
-        prepared = prepare(crop.conditioning, encoders.spec, text_multiple=1)
+        prepared = prepare(crop.conditioning, encoders.spec, text_multiple=lambda _: 1)
         clean = torch.from_numpy(np.array(crop.target)).permute(2, 0, 1).contiguous()
         return Entry(
             key=key,

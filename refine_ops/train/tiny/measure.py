@@ -68,17 +68,14 @@ def refine(
     refiner: StagedRefiner, samples: Sequence[synthetic.SyntheticSample], references: Sequence[U8Image | None]
 ) -> list[U8Image]:
     """Refined and pasted-back crops, `uint8 (h, w, 3)`."""
-    done: list[U8Image] = []
-    size = refiner.batch_size((samples[0].input.shape[1], samples[0].input.shape[0]))
     items = [
         Conditioning(one.input, one.mask, one.support, one.prompt, seed=number, reference=reference)
         for number, (one, reference) in enumerate(zip(samples, references, strict=True))
     ]
-    for start in range(0, len(items), size):
-        batch = items[start : start + size]
-        for item, patch in zip(batch, refiner.refine(batch), strict=True):
-            done.append(paste_back(item.image, patch.pixels * 255, blend_mask(item.mask) * patch.generated))
-    return done
+    return [
+        paste_back(item.image, patch.pixels * 255, blend_mask(item.mask) * patch.generated)
+        for item, patch in zip(items, refiner.refine(items), strict=True)
+    ]
 
 
 def lpips_alex(folder: str) -> Distance:

@@ -118,7 +118,7 @@ def make_batch(
         item, target = _windowed(sample, mix.window, rng)
         items.append(item)
         targets.append(torch.from_numpy(target).permute(2, 0, 1))
-    prepared = [prepare(item, spec, TEXT_TOKENS) for item in items]
+    prepared = [prepare(item, spec, lambda _: TEXT_TOKENS) for item in items]
     text, mask = encode_text(prepared, text_encoder)
     chosen, inside = _choose(items, mix, sparse, rng)
     images = tuple(torch.stack(images) for images in zip(*(one.images for one in prepared), strict=True))
