@@ -25,7 +25,7 @@ class Known:
     def __init__(self, change: object = None, side: int = 128, tile_zoom: float = 1.0) -> None:
         self.change, self.given, self.focus_pixels, self.tile_zoom = change, [], side**2, tile_zoom
 
-    def batch_size(self, size: tuple[int, int]) -> int:
+    def batch_size(self, bucket: object) -> int:
         return 1
 
     def prepare(self, item: Conditioning) -> Conditioning:
