@@ -273,7 +273,12 @@ class Refinement:
     def encode(self) -> Encoded:
         """The bytes to publish, in the file's own format unless the settings say otherwise."""
         confined = self._settings.paste.confine == "region"
-        return write.encode(self._source, self._canvas, self._settings.write, confined=confined)
+        encoded = write.encode(self._source, self._canvas, self._settings.write, confined=confined)
+        return policy.marked(encoded, self._source.name) if self._is_marked else encoded
+
+    @property
+    def _is_marked(self) -> bool:
+        return policy.is_marked(self._source, self._canvas.samples, self._settings.provenance)
 
     def verify(self, encoded: Encoded) -> Finished:
         """Prove on those very bytes that nothing outside the allowed change differs.
@@ -289,6 +294,7 @@ class Refinement:
             regions,
             Rules.of(self._settings.paste, settings),
             allow_unchanged=settings.allow_unchanged,
+            marked=self._is_marked,
         )
         return Finished(
             data=encoded.data,

@@ -156,6 +156,11 @@ class ProvenanceSettings(Settings):
     existing: Literal["strip", "refuse"] = Field(
         "strip", description="A source with Content Credentials: take them out and record it, or refuse the item."
     )
+    mark: Literal["none", "iptc"] = Field(
+        "none",
+        description="What a refined file says of itself. 'iptc': its XMP says that a trained model made a part of it "
+        "(DigitalSourceType).",
+    )
 
 
 class ModelSettings(Settings):

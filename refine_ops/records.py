@@ -346,7 +346,7 @@ class Verification:
     that is published, as is `max_diff_outside`, in levels of the file's depth. `touched_mcus` counts the JPEG MCUs
     whose coefficients may differ (0 for other formats). `metadata_equal` is False only for a converted file whose new
     format has no place for some of it. `credentials_removed` says that the source had Content Credentials (C2PA), which
-    sign its own pixels and are in no refined file.
+    sign its own pixels and are in no refined file; `marked` that the file's XMP says that a model made a part of it.
     """
 
     decoder: str
@@ -357,6 +357,7 @@ class Verification:
     touched_mcus: int
     metadata_equal: bool
     credentials_removed: bool = False
+    marked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from refine_ops.image.formats.native import Native, Samples, expand_grey
 from refine_ops.image.formats.png_pixels import LEVEL, encode_png
 from refine_ops.image.formats.table import CODECS, sniff
 from refine_ops.image.source import Source, as_stored, upright
+from refine_ops.proof import mark
 from refine_ops.proof.allowed import Rules, allowed_change
 from refine_ops.proof.metadata import not_kept
 from refine_ops.records import Mask, PastePolicy, Verification
@@ -50,6 +51,7 @@ def verify(
     rules: Rules,
     *,
     allow_unchanged: bool = False,
+    marked: bool = False,
 ) -> Verification:
     """Compare the bytes to publish with the source: 0 changed samples outside the allowed change, or no publication.
 
@@ -60,10 +62,11 @@ def verify(
     Args:
         data: The bytes to publish.
         regions, rules: What was asked for, as `allowed_change` takes it.
+        marked: Its XMP must say that a model made a part of it, which is then the one difference metadata may have.
 
     Raises:
         VerifyError: `verify.unreadable`, `verify.layout_changed`, `verify.background_changed`, `verify.alpha_changed`,
-            `verify.metadata_changed`, `verify.unchanged_region`.
+            `verify.metadata_changed`, `verify.mark_missing`, `verify.unchanged_region`.
     """
     file, published, decoder = _decoded(source, data)
     converted = file.format != source.format
@@ -85,7 +88,7 @@ def verify(
         )
     if source.native.alpha and not np.array_equal(before[..., -1], after[..., -1]):
         raise VerifyError("verify.alpha_changed", f"{source.name}: the alpha channel changed")
-    metadata_equal = _check_metadata(source, file, published)
+    metadata_equal = _check_metadata(source, file, published, marked)
     if not found.changed_px and not allow_unchanged:
         raise VerifyError(
             "verify.unchanged_region",
@@ -100,6 +103,7 @@ def verify(
         touched_mcus=allowed.mcus,
         metadata_equal=metadata_equal,
         credentials_removed=bool(source.file.credentials()),
+        marked=marked,
     )
 
 
@@ -146,7 +150,7 @@ def _difference(before: Samples, after: Samples, allowed: Mask) -> _Difference:
     return _Difference(changed, outside, largest, first)
 
 
-def _check_metadata(source: Source, file: ParsedFile, published: Native) -> bool:
+def _check_metadata(source: Source, file: ParsedFile, published: Native, marked: bool) -> bool:
     """Whether all metadata was kept, Content Credentials aside: they sign other pixels, and none may be left.
 
     What another format has no place for may be lost, but never the profile.
@@ -155,12 +159,20 @@ def _check_metadata(source: Source, file: ParsedFile, published: Native) -> bool
         raise VerifyError(
             "verify.metadata_changed", f"{source.name}: Content Credentials were left in a file they no longer fit"
         )
+    if marked and not mark.says_so(file.xmp()):
+        raise VerifyError("verify.mark_missing", f"{source.name}: no XMP says that a model made a part of the picture")
     if file.format != source.format:
         if published.icc != source.native.icc:
             raise VerifyError("verify.metadata_changed", f"{source.name}: the ICC profile was not carried over")
         return not not_kept(source.data, file.data)
     signed = source.file.credentials()
     before, after = [entry for entry in source.file.metadata() if entry not in signed], file.metadata()
+    if marked and before != after:
+        if not mark.only_marked(source.file.xmp(), file.xmp()) or not mark.same_but_for_xmp(before, after):
+            raise VerifyError(
+                "verify.metadata_changed", f"{source.name}: more than the mark differs from the source's metadata"
+            )
+        return True
     if before != after:
         names = [a[0] for a, b in zip_longest(before, after, fillvalue=("", b"")) if a != b]
         raise VerifyError("verify.metadata_changed", f"{source.name}: segments {names[:8]} differ from the source's")

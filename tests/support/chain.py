@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refine_ops.config import ImageLimits, PasteSettings, WriteSettings
+from refine_ops.config import ImageLimits, PasteSettings, ProvenanceSettings, WriteSettings
 from refine_ops.image import focus, paste, place, read, write
 from refine_ops.image.formats.edit import Encoded
 from refine_ops.image.source import Source
 from refine_ops.proof import verify
 from refine_ops.proof.allowed import Rules
+from refine_ops.provenance import policy as provenance
 from refine_ops.records import Box, FocusCrop, PastePolicy, Verification
 
 LIMITS = ImageLimits()
@@ -44,6 +45,7 @@ def refine(
     rng: np.random.Generator | None = None,
     confine: bool = False,
     policy: str = "full",
+    mark: str = "none",
 ) -> ChainResult:
     """Every box is replaced by noise that never equals the source, then encoded and verified."""
     settings = settings or WriteSettings()
@@ -59,9 +61,11 @@ def refine(
         patch = np.clip(1 - focus.view(canvas.rgb, crop) / 255 + rng.normal(0, 0.1, (height, width, 3)), 0, 1)
         canvas.paste(crop, focus.unview(patch.astype(np.float32), crop), blend)
     encoded = write.encode(source, canvas, settings, confined=confine)
+    marked = provenance.is_marked(source, canvas.samples, ProvenanceSettings(mark=mark))
+    encoded = provenance.marked(encoded, source.name) if marked else encoded
     regions = [(box_mask(source, box), "mask") for box in boxes]
     rules = Rules.of(PasteSettings(confine="region" if confine else "none"), settings)
-    proof = verify.verify(source, encoded.data, regions, rules, allow_unchanged=confine)
+    proof = verify.verify(source, encoded.data, regions, rules, allow_unchanged=confine, marked=marked)
     return ChainResult(source, canvas, encoded, regions, rules, proof)
 
 

@@ -94,7 +94,19 @@ class ParsedFile(ABC):
 
     @abstractmethod
     def xmp(self) -> bytes | None:
-        """The XMP packet, to be carried into another format."""
+        """The XMP packet.
+
+        Raises:
+            ItemError: `image.truncated`.
+        """
+
+    @abstractmethod
+    def with_xmp(self, packet: bytes) -> bytes:
+        """The file with another XMP packet in the place of its own, or with one where it had none; all else stays.
+
+        Raises:
+            ItemError: `provenance.no_room`.
+        """
 
     def labels(self, native: Native) -> Samples | None:
         """Class numbers `(H, W)`, stored orientation, where pixels are single numbers; None where they are colours."""

@@ -1,5 +1,6 @@
 """JPEG files: their segments, their samples, and how they are put together again around new scans."""
 
+import itertools
 import re
 import struct
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _AFTER_ENTROPY: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _EXIF: Final = b"Exif\0\0"
 _XMP: Final = b"http://ns.adobe.com/xap/1.0/\0"
 _C2PA_TYPE: Final = bytes.fromhex("63327061 0011 0010 8000 00aa00389b71")
+_MAX_PAYLOAD: Final = 0xFFFF - 2
 _ICC: Final = b"ICC_PROFILE\0"
 _MODELS: Final[dict[str, Model]] = {"L": "grey", "RGB": "rgb", "CMYK": "cmyk"}
 
@@ -38,6 +40,11 @@ class Segment:
     marker: int
     start: int
     payload: bytes
+
+    @property
+    def end(self) -> int:
+        """Just past the payload."""
+        return self.start + 4 + len(self.payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +167,24 @@ class JpegFile(ParsedFile):
 
     def xmp(self) -> bytes | None:
         return _app1(self.layout, _XMP)
+
+    def with_xmp(self, packet: bytes) -> bytes:
+        """A new segment lies behind JFIF's and EXIF's."""
+        payload = _XMP + packet
+        if len(payload) > _MAX_PAYLOAD:
+            raise ItemError(
+                "provenance.no_room",
+                f"{self.name}: its XMP would have {len(packet):,} bytes, more than a JPEG segment holds; shorten it",
+            )
+        segments = self.layout.segments
+        own = next((s for s in segments if s.marker == 0xE1 and s.payload.startswith(_XMP)), None)
+        if own is not None:
+            start, end = own.start, own.end
+        else:
+            first = itertools.takewhile(lambda s: s.marker == 0xE0 or s.payload.startswith(_EXIF), segments)
+            start = end = max((s.end for s in first), default=2)
+        segment = struct.pack(">BBH", 0xFF, 0xE1, len(payload) + 2) + payload
+        return self.data[:start] + segment + self.data[end:]
 
     def wholly_inside(self, region: Mask) -> Mask:
         return jpeg_blocks.whole_mcus(region, self.layout.frame)

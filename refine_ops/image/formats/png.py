@@ -14,6 +14,9 @@ from refine_ops.image.formats import exif
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 CREDENTIALS: Final = b"caBX"
 """The chunk of a C2PA manifest store."""
+XMP_KEYWORD: Final = b"XML:com.adobe.xmp"
+MAX_TEXT_BYTES: Final = 1 << 24
+"""Of one compressed text, unpacked."""
 HEADER_END: Final = len(SIGNATURE) + 25
 """Where the header chunk ends."""
 _CHUNK_BYTES: Final = 1 << 20
@@ -152,6 +155,27 @@ def metadata(parts: Chunks) -> list[tuple[str, bytes]]:
             held = exif.without_thumbnail(held)
         kept.append((kind.decode("latin-1"), held))
     return [*kept, ("trailing", parts.trailing)]
+
+
+def is_xmp(kind: bytes, payload: bytes | memoryview) -> bool:
+    return kind == b"iTXt" and bytes(payload[: len(XMP_KEYWORD) + 1]) == XMP_KEYWORD + b"\0"
+
+
+def international_text(payload: bytes) -> bytes:
+    """The text of an `iTXt` chunk, unpacked where it is compressed.
+
+    Raises:
+        IndexError, ValueError, zlib.error: it is damaged, or longer than `MAX_TEXT_BYTES`.
+    """
+    _, rest = payload.split(b"\0", 1)
+    compressed, text = rest[0], rest[2:].split(b"\0", 2)[2]
+    if not compressed:
+        return text
+    inflater = zlib.decompressobj()
+    unpacked = inflater.decompress(text, MAX_TEXT_BYTES)
+    if not inflater.eof:
+        raise ValueError("its text is cut, or too long")
+    return unpacked
 
 
 def image_only(parts: Chunks) -> bytes:

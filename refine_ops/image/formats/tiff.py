@@ -19,6 +19,7 @@ LAYOUTS: Final = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B"}
 _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _MODELS: Final[dict[int, tuple[Model, int]]] = {1: ("grey", 1), 2: ("rgb", 3), 5: ("cmyk", 4)}
 _UNASSOCIATED_ALPHA: Final = 2
+XMP: Final = 700
 CREDENTIALS: Final = 52545
 """The tag of a C2PA manifest store."""
 
@@ -155,6 +156,38 @@ def without_tag(data: bytes, tag: int) -> bytes:
     end = start + 2 + 12 * count + 4
     out[at : end - 12], out[end - 12 : end] = out[at + 12 : end], bytes(12)
     struct.pack_into(order + "H", out, start, count - 1)
+    return bytes(out)
+
+
+def with_tag(data: bytes, tag: int, values: bytes, name: str) -> bytes:
+    """The file with these bytes (more than four) as a tag's values, at its end; a tag's old values are zeroed.
+
+    A tag that was not there makes the directory longer: it is written anew behind them.
+
+    Raises:
+        ItemError: `provenance.no_room` -- the file would be too long for a TIFF.
+    """
+    found, _ = first_directory(data, name)
+    order, old = found.order, found.tags.get(tag)
+    out = bytearray(data + b"\0" * (len(data) % 2))
+    (start,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, start)
+    entries = {
+        struct.unpack_from(order + "H", data, at)[0]: data[at : at + 12]
+        for at in range(start + 2, start + 2 + 12 * count, 12)
+    }
+    if len(out) + len(values) + 12 * count + 32 > 0xFFFFFFFF:
+        raise ItemError("provenance.no_room", f"{name}: a TIFF of {len(data):,} bytes has no room for XMP; use BigTIFF")
+    entry = struct.pack(order + "HHII", tag, old.kind if old else 1, len(values), len(out))
+    out += values + b"\0" * (len(values) % 2)
+    if old is not None:
+        out[old.at : old.at + len(old.raw)] = bytes(len(old.raw))
+        struct.pack_into("12s", out, start + 2 + 12 * list(entries).index(tag), entry)
+        return bytes(out)
+    entries[tag] = entry
+    following = data[start + 2 + 12 * count : start + 6 + 12 * count]
+    struct.pack_into(order + "I", out, 4, len(out))
+    out += struct.pack(order + "H", len(entries)) + b"".join(entries[key] for key in sorted(entries)) + following
     return bytes(out)
 
 

@@ -27,9 +27,11 @@ from refine_ops.image.formats.tiff import (
     OFFSETS,
     OLD_DEFLATE,
     PACKBITS,
+    XMP,
     Directory,
     directory,
     first_directory,
+    with_tag,
     without_tag,
 )
 
@@ -147,7 +149,11 @@ class TiffFile(ParsedFile):
         return None
 
     def xmp(self) -> bytes | None:
-        return None
+        found = self.directory.tags.get(XMP)
+        return found.raw if found else None
+
+    def with_xmp(self, packet: bytes) -> bytes:
+        return with_tag(self.data, XMP, packet, self.name)
 
 
 def unpack(strips: list[bytes], row_bytes: int, height: int, rows: int, compression: int) -> npt.NDArray[np.uint8]:

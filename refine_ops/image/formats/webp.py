@@ -140,6 +140,22 @@ class WebpFile(ParsedFile):
     def xmp(self) -> bytes | None:
         return self.riff.first(b"XMP ")
 
+    def with_xmp(self, packet: bytes) -> bytes:
+        """A new chunk lies behind image and EXIF; the header says that it is there, and is made where there is none."""
+        parts = self.riff
+        items = [(kind, payload) for kind, payload in parts.items if kind != b"XMP "]
+        was = next((i for i, (kind, _) in enumerate(parts.items) if kind == b"XMP "), None)
+        behind = max(i for i, (kind, _) in enumerate(items) if kind in (*_PIXELS, b"EXIF")) + 1
+        items.insert(behind if was is None else was, (b"XMP ", packet))
+        header = parts.first(b"VP8X")
+        if header is None:
+            header, items = (
+                _extended_header(_size(parts, self.name), _ALPHA_FLAG * _has_alpha(parts)),
+                [(b"VP8X", b""), *items],
+            )
+        header = bytes([header[0] | _XMP_FLAG]) + header[1:]
+        return join([(kind, header if kind == b"VP8X" else payload) for kind, payload in items]) + parts.trailing
+
     @classmethod
     def create(cls, new: NewFile, name: str) -> bytes:
         height, width = new.samples.shape[:2]
@@ -187,10 +203,20 @@ def container(coded: bytes, size: tuple[int, int], alpha: bool, extra: dict[byte
     flags = _ALPHA_FLAG * alpha
     for kind, flag in ((b"ICCP", _ICC_FLAG), (b"EXIF", _EXIF_FLAG), (b"XMP ", _XMP_FLAG)):
         flags |= flag * (kind in extra)
-    header = struct.pack("<I", flags) + struct.pack("<I", size[0] - 1)[:3] + struct.pack("<I", size[1] - 1)[:3]
+    header = _extended_header(size, flags)
     first = [(b"ICCP", extra[b"ICCP"])] if b"ICCP" in extra else []
     last = [(kind, extra[kind]) for kind in (b"EXIF", b"XMP ") if kind in extra]
     return join([(b"VP8X", header), *first, (b"VP8L", coded), *last])
+
+
+def _extended_header(size: tuple[int, int], flags: int) -> bytes:
+    return struct.pack("<I", flags) + struct.pack("<I", size[0] - 1)[:3] + struct.pack("<I", size[1] - 1)[:3]
+
+
+def _has_alpha(parts: Riff) -> bool:
+    """Of a file without an extended header: what its lossless image says; a lossy one has none."""
+    lossless = parts.first(b"VP8L")
+    return bool(lossless and lossless[4] & 0x10)
 
 
 def join(items: Sequence[tuple[bytes, bytes | memoryview]]) -> bytes:
