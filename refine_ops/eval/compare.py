@@ -1,4 +1,9 @@
-"""Is B worse than A? The gains of B that CI's verdict (here) and retraining's decision (`decision`) act on."""
+"""B against A, metric by metric, and CI's question of it: is B shown to be worse?
+
+Retraining asks the same gains the other question (`decision`: is B shown to be no worse?). What cannot be told passes
+here and stops there, and only here do several metrics need Holm: one false alarm fails CI, while a promotion needs every
+criterion. So the two keep rules of their own, over one comparison.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -47,7 +52,7 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class MetricComparison:
     """One metric of a comparison; `p_value` is Holm-adjusted over the metrics compared."""
 
     gain: Gain
@@ -63,14 +68,14 @@ class Comparison:
 
     a: str
     b: str
-    findings: tuple[Finding, ...]
+    metrics: tuple[MetricComparison, ...]
     leaks: int
     alpha: float
 
     @property
     def worse(self) -> bool:
         """B is significantly worse in a metric, or changes a background that A kept."""
-        return self.leaks > 0 or any(f.worse(self.alpha) for f in self.findings)
+        return self.leaks > 0 or any(f.worse(self.alpha) for f in self.metrics)
 
     @property
     def exit_code(self) -> int:
@@ -79,7 +84,7 @@ class Comparison:
     @property
     def markdown(self) -> str:
         rows = []
-        for f in self.findings:
+        for f in self.metrics:
             metric, r = f.gain.metric, f.gain.result
             verdict = "worse" if f.worse(self.alpha) else "better" if f.p_value < self.alpha else "no difference shown"
             interval = f"{r.difference:+.4f} [{r.low:+.4f}, {r.high:+.4f}]"
@@ -119,10 +124,10 @@ def compare(
     if not gains:
         raise JobError(f"no input has a value of {', '.join(metrics)} on both sides; evaluate both on the same cases")
     adjusted = holm([g.result.p_value for g in gains]).tolist()
-    findings = tuple(Finding(g, p) for g, p in zip(gains, adjusted, strict=True))
+    compared = tuple(MetricComparison(g, p) for g, p in zip(gains, adjusted, strict=True))
     x, y, _ = paired(both, "A", "B", STRICT)
     labels = (f"{method_a or first.methods[0]} ({a})", f"{method_b or second.methods[0]} ({b})")
-    return Comparison(*labels, findings, int(((y > 0) & (x == 0)).sum()), alpha)
+    return Comparison(*labels, compared, int(((y > 0) & (x == 0)).sum()), alpha)
 
 
 def known_metric(name: str) -> Metric:

@@ -1,4 +1,4 @@
-"""Whether method B may replace method A: paired gains on held-out inputs, clustered by case."""
+"""Whether method B may replace method A: is it shown to be no worse? Paired gains (`compare`), clustered by case."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from refine_ops.eval.metrics.metric import Metric
 from refine_ops.eval.results import Results, paired
 from refine_ops.eval.stats import cases_needed
 
-Verdict = Literal["promote", "keep", "refuse"]
-_MEANING: Final[dict[Verdict, str]] = {
+PromotionVerdict = Literal["promote", "keep", "refuse"]
+_MEANING: Final[dict[PromotionVerdict, str]] = {
     "promote": "the new adapter becomes current",
     "keep": "the incumbent stays",
     "refuse": "the cases cannot tell; the incumbent stays",
@@ -26,12 +26,12 @@ class Criterion:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CriterionVerdict:
     """One criterion's verdict and why. `gain` is None where nothing could be compared; `cases_needed` is set where the
     cases are too few to tell."""
 
     name: str
-    verdict: Verdict
+    verdict: PromotionVerdict
     reason: str
     delta: float = 0.0
     gain: Gain | None = None
@@ -39,11 +39,11 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class PromotionDecision:
     """Whether B may replace A, and why."""
 
-    verdict: Verdict
-    answers: tuple[Answer, ...]
+    verdict: PromotionVerdict
+    answers: tuple[CriterionVerdict, ...]
 
     @property
     def summary(self) -> str:
@@ -66,7 +66,7 @@ class Decision:
 
 def decide(
     results: Results, a: str, b: str, criteria: Sequence[Criterion], *, min_cases: int, power: float
-) -> Decision:
+) -> PromotionDecision:
     """Promote method `b` over `a` only if every criterion's 95 % lower bound of the gain is above its -delta.
 
     A criterion whose estimate itself is at or below -delta keeps the incumbent `a`; one whose interval is merely too
@@ -76,25 +76,27 @@ def decide(
     answers = [_answer(results, a, b, criterion, min_cases, power) for criterion in criteria]
     failed = results.failures(b).keys() - results.failures(a).keys()
     if failed:
-        answers.append(Answer("failures", "keep", f"{len(failed)} inputs that {a} refines fail with {b}."))
+        answers.append(CriterionVerdict("failures", "keep", f"{len(failed)} inputs that {a} refines fail with {b}."))
     verdicts = {answer.verdict for answer in answers}
-    verdict: Verdict = "keep" if "keep" in verdicts else "refuse" if "refuse" in verdicts else "promote"
-    return Decision(verdict, tuple(answers))
+    verdict: PromotionVerdict = "keep" if "keep" in verdicts else "refuse" if "refuse" in verdicts else "promote"
+    return PromotionDecision(verdict, tuple(answers))
 
 
-def _answer(results: Results, a: str, b: str, criterion: Criterion, min_cases: int, power: float) -> Answer:
+def _answer(results: Results, a: str, b: str, criterion: Criterion, min_cases: int, power: float) -> CriterionVerdict:
     name, delta = criterion.metric.name, criterion.delta
     cases = len(set(paired(results, a, b, criterion.metric.name)[2]))
     if cases < 2:
         reason = f"{name}: measured on {cases} cases, at least {min_cases} are needed."
-        return Answer(name, "refuse", reason, delta, None, min_cases)
+        return CriterionVerdict(name, "refuse", reason, delta, None, min_cases)
     gain = paired_gain(results, a, b, criterion.metric)
     assert gain is not None
     low, high = gain.interval
     found = f"gain {gain.mean:+.4g} (95 % interval {low:+.4g} to {high:+.4g}, {cases} cases)"
     if gain.mean <= -delta and low <= -delta:
-        return Answer(name, "keep", f"{name}: {found}; not above {-delta:.4g}.", delta, gain)
+        return CriterionVerdict(name, "keep", f"{name}: {found}; not above {-delta:.4g}.", delta, gain)
     if low > -delta and cases >= min_cases:
-        return Answer(name, "promote", f"{name}: {found}.", delta, gain)
+        return CriterionVerdict(name, "promote", f"{name}: {found}.", delta, gain)
     needed = max(min_cases, cases_needed(gain.result, gain.mean + delta, power=power))
-    return Answer(name, "refuse", f"{name}: {found}; a decision takes about {needed} cases.", delta, gain, needed)
+    return CriterionVerdict(
+        name, "refuse", f"{name}: {found}; a decision takes about {needed} cases.", delta, gain, needed
+    )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from refine_ops.eval.decision import Criterion, Decision, decide
+from refine_ops.eval.decision import Criterion, PromotionDecision, decide
 from refine_ops.eval.metrics.drift import RAW_DE00
 from refine_ops.eval.metrics.fidelity import MASK_PSNR, MSE
 from refine_ops.eval.metrics.metric import Metric
@@ -32,7 +32,9 @@ def _results(metric: Metric, old: Scores, new: Scores) -> Results:
     return Results(tuple(rows), "digest")
 
 
-def _decide(old: Scores, new: Scores, delta: float = 0.0, metric: Metric = MASK_PSNR, min_cases: int = 8) -> Decision:
+def _decide(
+    old: Scores, new: Scores, delta: float = 0.0, metric: Metric = MASK_PSNR, min_cases: int = 8
+) -> PromotionDecision:
     criterion = Criterion(metric, delta)
     return decide(_results(metric, old, new), "old", "new", [criterion], min_cases=min_cases, power=0.8)
 

@@ -25,7 +25,7 @@ def test_the_flow_leaves_results_and_a_markdown_artifact(frozen: str, tmp_path: 
     assert uri in str(shown.data)
     assert progress is not None
     assert float(str(progress.data)) == 100
-    assert compare(uri, uri, method_b="input as it is", metrics=("mse",)).findings[0].gain.mean < 0
+    assert compare(uri, uri, method_b="input as it is", metrics=("mse",)).metrics[0].gain.mean < 0
 
 
 def test_settings_are_checked_before_anything_runs(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_compare_fails_on_a_worse_method_and_passes_an_equal_or_better_one(evalu
     worse = compare(uri, uri, method_a=as_is, method_b=blurred, metrics=("mse",), alpha=0.2)
     assert worse.exit_code == EXIT_BAD_INPUT, "four cases give p = 0.125 at best"
     assert "B is worse" in worse.markdown
-    assert worse.findings[0].gain.mean < 0
+    assert worse.metrics[0].gain.mean < 0
     with pytest.raises(JobError, match="no method 'nobody'"):
         compare(uri, uri, method_a="nobody")
     with pytest.raises(JobError, match="no metric 'beauty'"):

@@ -11,7 +11,7 @@ from refine_ops.config import PatchSettings, RefineSettings
 from refine_ops.errors import ItemError, JobError
 from refine_ops.eval.compare import known_metric
 from refine_ops.eval.config import RefineEvalConfig, RefinerMethod
-from refine_ops.eval.decision import Criterion, Decision, decide
+from refine_ops.eval.decision import Criterion, PromotionDecision, decide
 from refine_ops.eval.metrics.drift import RAW_DE00, RAW_SHIFT
 from refine_ops.eval.metrics.metric import Metric
 from refine_ops.eval.results import Results
@@ -32,7 +32,7 @@ class PromotionResult:
 
     version: str
     incumbent: str | None
-    decision: Decision
+    decision: PromotionDecision
     promoted: bool
     notes: tuple[str, ...]
 
@@ -63,7 +63,9 @@ def decide_promotion(config: TrainLoraConfig, version: str) -> PromotionResult:
     now = registry.current(place)
     incumbent = None if now is None else now.version
     if incumbent == version:
-        return PromotionResult(version, incumbent, Decision("keep", ()), False, (f"{version} is current already",))
+        return PromotionResult(
+            version, incumbent, PromotionDecision("keep", ()), False, (f"{version} is current already",)
+        )
     old, new = (_method(config, v) for v in (incumbent, version))
     evaluation = RefineEvalConfig(
         out=str(Path(config.out) / "eval"),
