@@ -1,8 +1,8 @@
 """B against A, metric by metric, and CI's question of it: is B shown to be worse?
 
 Retraining asks the same gains the other question (`decision`: is B shown to be no worse?). What cannot be told passes
-here and stops there, and only here do several metrics need Holm: one false alarm fails CI, while a promotion needs every
-criterion. So the two keep rules of their own, over one comparison.
+here and stops there, and only here do several metrics need Holm: one false alarm fails CI, while a promotion needs
+every criterion. So the two keep rules of their own, over one comparison.
 """
 
 from collections.abc import Sequence
