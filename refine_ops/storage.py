@@ -109,6 +109,8 @@ def missing(uri: str) -> Missing:
         return Missing(
             uri, "this looks like a Windows path: write '/' for '\\', and the folder as this machine sees it"
         )
+    if "/~/" in uri:
+        return Missing(uri, "'~' is not expanded here: write the whole path")
     forms = () if uri.isascii() else {unicodedata.normalize(form, uri) for form in ("NFC", "NFD")} - {uri}
     if any(exists(form) for form in forms):
         return Missing(uri, "one with the same letters is there, composed otherwise (NFC, NFD): copy its name exactly")
@@ -343,6 +345,8 @@ def probe_writable(folder: str) -> bool:
         JobError: the folder cannot be written.
     """
     uri = join(folder, f".probe-{uuid.uuid4().hex}")
+    if not is_s3(folder) and os.path.exists(folder) and not os.path.isdir(folder):
+        raise JobError(f"{folder} is a file, expected a folder; choose another name")
     write(uri, b"first")
     try:
         if not is_s3(folder):

@@ -94,6 +94,7 @@ def check_manifest(config: RefineBatchConfig, *, open_files: bool, sheet: bool =
     Raises:
         JobError: the manifest cannot be read, or the model has no preset.
     """
+    resolve_preset(config.refine.model)  # before anything is read
     with tempfile.TemporaryDirectory() as scratch:
         local = str(Path(scratch) / "plan.parquet")
         plan = scan_manifest(

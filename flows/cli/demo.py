@@ -8,6 +8,7 @@ from flows.steps.summary import RunSummary
 from refine_ops import storage
 from refine_ops.config import ImageLimits, RefineBatchConfig
 from refine_ops.data.demo.material import Truth, make_demo
+from refine_ops.errors import JobError
 from refine_ops.image import read
 from refine_ops.image.difference import psnr
 
@@ -23,7 +24,10 @@ class DemoResult:
 
 def run_demo(folder: Path, verbose: bool = False) -> DemoResult:
     """Make the material below `folder`, refine it with `tiny` into `folder/run`, and measure every region."""
-    manifest, truths = make_demo(folder)
+    try:
+        manifest, truths = make_demo(folder)
+    except OSError as e:
+        raise JobError(f"cannot write {folder}: {e.strerror or e}; choose another folder by --out") from e
     summary = run_batch(RefineBatchConfig(manifest=str(manifest), out=str(folder / "run")), verbose)
     return DemoResult(summary, manifest, [_measured(truth, folder / "run" / "current") for truth in truths])
 

@@ -1,6 +1,7 @@
 """`refine-ops image`: one picture, refined in this process."""
 
 import logging
+import os
 import sys
 import time
 from pathlib import PurePosixPath
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.options import ConfigFile, SetOption, fail, load_config, note_tiny
+from refine_ops import storage
 from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import EXIT_BAD_INPUT, ItemError, JobError
 
@@ -53,9 +55,10 @@ def image(
     from refine_ops.single.call import refine
     from refine_ops.single.result import check_target, output_format
 
-    target = out or _beside(picture)
     try:
-        check_target(target, [u for u in (picture, mask, *(reference or ())) if u])
+        target = _target(picture, out)
+        if out is not None:
+            check_target(target, [u for u in (picture, mask, *(reference or ())) if u])
         result = refine(
             picture,
             box=box,
@@ -72,6 +75,8 @@ def image(
         )
     except ItemError as e:
         fail(f"{e.reason}: {e}", EXIT_BAD_INPUT)
+    if out is None:
+        target += "" if target.lower().endswith(result.suffixes) else result.suffixes[0]
     written = result.save(target)
     print(f"{result}, {time.monotonic() - started:.1f} s\nrefined       {written}")
     if show:
@@ -81,9 +86,17 @@ def image(
         print(f"NOTE: {warning}", file=sys.stderr)
 
 
-def _beside(picture: str) -> str:
-    path = PurePosixPath(picture)
-    return str(picture)[: len(picture) - len(path.suffix)] + ".refined" + path.suffix
+def _target(picture: str, out: str | None) -> str:
+    """Where the result goes: as told, in the folder that was told, or beside the picture."""
+    source = PurePosixPath(storage.resolve(picture))
+    beside = str(picture)[: len(picture) - len(source.suffix)] + ".refined" + source.suffix
+    if out is None:
+        return beside
+    return storage.join(storage.resolve(out), PurePosixPath(beside).name) if _is_folder(out) else out
+
+
+def _is_folder(out: str) -> bool:
+    return out.endswith("/") or os.path.isdir(out)
 
 
 def _strokes(scribble: list[str], width: float) -> dict[str, Any] | str:

@@ -9,7 +9,7 @@ import tempfile
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -83,9 +83,18 @@ def main() -> None:
         fail(_STOPPED, EXIT_DRAINED)
     except Exception as e:  # noqa: BLE001 -- the end of the command line
         if hasattr(e, "format_message"):  # click's own usage errors
-            fail(e.format_message(), EXIT_JOB_ERROR)
+            _end_misused(e)
         _end_stopped(e)
         fail(_unexpected(e), EXIT_DEFECT)
+
+
+def _end_misused(error: Any) -> NoReturn:
+    """What was typed is no command: say why, and where all of it is told. Where help was shown, that is enough."""
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    if not message:
+        sys.exit(EXIT_JOB_ERROR)
+    command = context.command_path if context is not None else "refine-ops"
+    fail(f"{message.rstrip('.')}; see {command} --help", EXIT_JOB_ERROR)
 
 
 def _unexpected(error: Exception) -> str:
@@ -130,7 +139,9 @@ def run(
     error_budget: Annotated[float | None, typer.Option(help="Fail above this share of dead items.")] = None,
     output_format: Annotated[str | None, typer.Option(help="source, png or webp-lossless.")] = None,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Count and estimate; refine nothing.")] = False,
-    price: Annotated[float | None, typer.Option(help="With --plan-only: what one device costs per hour.")] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="With --plan-only: what one device costs per hour.")
+    ] = None,
     config: ConfigFile = None,
     set_: SetOption = None,
     verbose: Verbose = False,
@@ -237,6 +248,7 @@ def doctor(
     """Examine libraries, device, files, numerics: the cure for "colours shift on my machine". Exit 1 if one is off."""
     import torch
 
+    from refine_ops import storage
     from refine_ops.model.doctor.doctor import diagnose
 
     logging.getLogger("diffusers").setLevel(logging.ERROR)  # it warns of an empty list of modules, six times
@@ -248,7 +260,7 @@ def doctor(
         if not finding.ok:
             print(f"     {finding.remedy}")
     if out is not None:
-        out.write_text(json.dumps(diagnosis.as_dict(), indent=1))
+        storage.write(storage.resolve(str(out)), json.dumps(diagnosis.as_dict(), indent=1).encode())
     if not diagnosis.ok:
         sys.exit(EXIT_BAD_INPUT)
 

@@ -96,6 +96,8 @@ def load_config(model: type[Config], file: Path | None, settings: list[str] | No
 def _problem(model: type[BaseModel], problem: "ErrorDetails") -> str:
     """One line on one wrong setting; an unknown one is told what there is in its place."""
     path, said = [str(part) for part in problem["loc"]], problem["msg"]
+    if problem["type"] == "missing":
+        return f"  {'.'.join(path)}: not given, and there is no default; name it in the settings file or by its option"
     if problem["type"] == "extra_forbidden":
         known = _settings_at(model, path[:-1])
         close = difflib.get_close_matches(path[-1], known, n=1)
@@ -120,10 +122,11 @@ def _read_config(file: Path) -> dict[str, Any]:
 
     try:
         values = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as e:
-        raise JobError(f"--config {file}: {e}") from e
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        said = e.strerror if isinstance(e, OSError) else f"neither JSON nor YAML: {e}"
+        raise JobError(f"settings file {file}: {said}") from e
     if not isinstance(values, dict):
-        raise JobError(f"--config {file}: expected a mapping of settings, got {type(values).__name__}")
+        raise JobError(f"settings file {file}: expected a mapping of settings, got {type(values).__name__}")
     return values
 
 

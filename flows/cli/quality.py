@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from flows.cli.options import ConfigFile, SetOption, Verbose, load_config, start_prefect
+from refine_ops.errors import JobError
 
 review_app = typer.Typer(help="Act on what a person decided in a drift report.", no_args_is_help=True)
 
@@ -16,7 +17,7 @@ class _EvalGroup(TyperGroup):
     """`refine-ops eval CONFIG` is short for `refine-ops eval run CONFIG`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        short = args and args[0] not in self.commands and args[0] not in ("-h", "--help")
+        short = args and args[0] not in ("-h", "--help") and (args[0][0] in "-" or "." in args[0] or "/" in args[0])
         return super().parse_args(ctx, ["run", *args] if short else args)
 
 
@@ -55,6 +56,8 @@ def report(
 
     folders = None
     if before is not None or after is not None:
+        if before is None or after is None:
+            raise JobError("--before and --after go together: a folder of sources, and one of what became of them")
         folders = {"before": before, "after": after, "regions": regions}
     given = {
         "runs": tuple(runs) if runs else None,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import fail
-from refine_ops.errors import EXIT_BAD_INPUT
+from refine_ops.errors import EXIT_BAD_INPUT, JobError
 from refine_ops.job import export as exporting
 from refine_ops.job import published, upkeep
 from refine_ops.job.run_folder import reopen_run
@@ -43,7 +43,7 @@ def export(
 ) -> None:
     """Copy what may be used to where it is used: only what changed, and what is no longer published goes."""
     if list_ == (to is not None):
-        fail("give either --to TARGET or --list", EXIT_BAD_INPUT)
+        raise JobError("give either --to TARGET or --list")
     if to is None:
         for name, uri, digest in exporting.file_list(run):
             print(f"{name}\t{uri}\t{digest}")

@@ -10,7 +10,7 @@ from refine_ops.errors import ItemError
 from refine_ops.image import colour
 from refine_ops.image.formats.codec import ParsedFile
 from refine_ops.image.formats.native import Native, Samples
-from refine_ops.image.formats.table import CODECS, SUPPORTED, sniff
+from refine_ops.image.formats.table import CODECS, SUPPORTED, foreign, sniff
 from refine_ops.image.source import Source, upright
 from refine_ops.records import U8Image
 
@@ -87,5 +87,7 @@ def _codec(data: bytes, name: str, limits: ImageLimits) -> type[ParsedFile]:
         raise ItemError("image.too_large", f"{name}: {len(data):,} bytes is over max_bytes {limits.max_bytes:,}")
     kind = sniff(data)
     if kind is None:
-        raise ItemError("image.not_an_image", f"{name}: not an image this project reads; supported: {SUPPORTED}")
+        other = foreign(data)
+        said = f"a {other}; convert it to PNG or JPEG" if other else "not an image this project reads"
+        raise ItemError("image.not_an_image", f"{name}: {said}; supported: {SUPPORTED}")
     return CODECS[kind]

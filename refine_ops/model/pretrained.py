@@ -127,4 +127,4 @@ def _token(allow_hub: bool) -> str | None:
 def _remedy(allow_hub: bool) -> str:
     if allow_hub:
         return "could not be downloaded; check the name, the network and the free disk space"
-    return "is not on this machine; set allow_hub to download it, or give a local folder"
+    return "is not on this machine; set allow_hub (--allow-hub) to download it, or give a local folder"

@@ -143,9 +143,9 @@ class DriftReportConfig(Settings):
     def _one_source(self) -> Self:
         given = [bool(self.runs), self.folders is not None, self.source is not None]
         if sum(given) != 1:
-            raise ValueError("give exactly one of runs, folders and source")
+            raise ValueError("give exactly one of runs, folders (--before, --after) and source (--from)")
         if self.folders is not None and self.out is None:
-            raise ValueError("folders need out: there is no run folder to put the report in")
+            raise ValueError("two folders need `out` (--out): there is no run folder to put the report in")
         return self
 
     @property

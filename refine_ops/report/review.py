@@ -59,7 +59,9 @@ def read_decisions(uri: str) -> Decisions:
     try:
         return Decisions.model_validate_json(storage.read(storage.resolve(uri), _MAX_BYTES))
     except (ItemError, ValidationError) as e:
-        raise JobError(f"{uri} is not a decisions.json exported from a drift report: {e}") from e
+        first = e.errors()[0] if isinstance(e, ValidationError) else None
+        said = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}" if first else e
+        raise JobError(f"{uri} is not a decisions.json exported from a drift report: {said}") from e
 
 
 def apply_decisions(run: str, decisions: Decisions, rejected: Action = "redo") -> list[ReviewMark]:

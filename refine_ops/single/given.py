@@ -102,6 +102,8 @@ def _named(picture: Picture, what: str, inputs: dict[str, bytes], access: Access
     """Put the picture's bytes into `inputs` and return the name they have there."""
     if isinstance(picture, str | os.PathLike):
         uri = storage.spelled_as_stored(storage.resolve(os.fspath(picture), os.getcwd()))
+        if uri.endswith("/"):  # on S3; local paths have lost it
+            raise ItemError("uri.invalid", f"{uri} is no file; write s3://bucket/key")
         storage.check_access(uri, access)
         if uri not in inputs:
             inputs[uri] = storage.read(uri, max_bytes)

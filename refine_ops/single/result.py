@@ -14,11 +14,12 @@ from refine_ops import storage
 from refine_ops.config import RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.image import focus
+from refine_ops.image.formats.native import Format
 from refine_ops.records import Agreement, Conditioning, Mask, RegionOutcome, U8Image, Verification
 from refine_ops.report.page.contact_sheet import SheetItem, contact_sheet
 
 _FORMAT_OF: Final = {".png": "png", ".webp": "webp-lossless"}
-_SUFFIXES_OF: Final = {
+_SUFFIXES_OF: Final[dict[Format, tuple[str, ...]]] = {
     "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "png": (".png",),
     "webp": (".webp",),
@@ -38,7 +39,7 @@ class Refined:
     """
 
     data: bytes
-    format: str
+    format: Format
     proof: Verification
     regions: tuple[RegionOutcome, ...]
     masks: tuple[Mask, ...]
@@ -56,6 +57,11 @@ class Refined:
     def image(self) -> Image.Image:
         """The refined picture, upright in sRGB."""
         return Image.fromarray(self.after)
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """How a file of this format may be named, the usual one first."""
+        return _SUFFIXES_OF[self.format]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -125,15 +131,21 @@ def check_target(target: str, sources: Sequence[str]) -> None:
     """Before any work: whether a result may be written there.
 
     Raises:
-        JobError: `target` is one of the `sources`.
+        JobError: `target` is one of the `sources`, or its suffix says what the first of them cannot become.
     """
     uri = storage.resolve(target, os.getcwd())
+    known = [suffix for suffixes in _SUFFIXES_OF.values() for suffix in suffixes]
+    if _kind_by_name(uri) is None:
+        raise JobError(f"{uri}: expected a name ending in one of {', '.join(known)}; .png and .webp convert")
+    kind, own = _kind_by_name(uri), _kind_by_name(sources[0])
+    if own not in (None, kind) and kind in ("jpeg", "tiff"):
+        raise JobError(f"{uri}: the picture is {own}, name it *{_SUFFIXES_OF[own][0]}; .png and .webp convert it")
     for source in (storage.resolve(source, os.getcwd()) for source in sources):
         if uri == source or _same_file(uri, source):
             raise JobError(f"{uri} is the source; sources are never overwritten, give another name")
 
 
-def _write(path: str, data: bytes, sources: Sequence[str], kind: str) -> str:
+def _write(path: str, data: bytes, sources: Sequence[str], kind: Format) -> str:
     uri = storage.resolve(path, os.getcwd())
     check_target(uri, [source for source in sources if os.path.isabs(source) or storage.is_s3(source)])
     suffix = PurePosixPath(uri).suffix.lower()
@@ -141,6 +153,11 @@ def _write(path: str, data: bytes, sources: Sequence[str], kind: str) -> str:
         raise JobError(f"{uri}: the picture is {kind}, name it *{_SUFFIXES_OF[kind][0]}; .png and .webp convert it")
     storage.write(uri, data)
     return uri
+
+
+def _kind_by_name(uri: str) -> Format | None:
+    suffix = PurePosixPath(uri).suffix.lower()
+    return next((kind for kind, suffixes in _SUFFIXES_OF.items() if suffix in suffixes), None)
 
 
 def _same_file(uri: str, source: str) -> bool:

@@ -39,8 +39,15 @@ def open_table(uri: str, known: Collection[str] | None, data: bytes | None = Non
             return csv_table(uri, known, storage.read(uri) if data is None else data)
     except ItemError as e:
         raise JobError(str(e)) from e
-    hint = "; save the sheet as 'CSV UTF-8'" if name.endswith((".xlsx", ".xls", ".ods")) else ""
-    raise JobError(f"{uri}: expected a name ending in {_SUFFIXES}{hint}")
+    raise JobError(f"{uri}: expected a name ending in {_SUFFIXES}{_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    if name.endswith((".xlsx", ".xls", ".ods")):
+        return "; save the sheet as 'CSV UTF-8'"
+    if name.endswith(".json"):
+        return "; JSON Lines have one object a line, and no list around them"
+    return ""
 
 
 def numbering(uri: str) -> str:

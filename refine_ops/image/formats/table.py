@@ -18,6 +18,26 @@ MEDIA_SUFFIX: Final[dict[Format, str]] = {kind: codec.suffix for kind, codec in 
 SUPPORTED: Final = ", ".join(codec.reads for codec in CODECS.values())
 
 
+_FOREIGN: Final = (
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"8BPS", "Photoshop file"),
+    (0, b"%PDF", "PDF"),
+    (0, b"<svg", "SVG"),
+    (0, b"\0\0\0\x0cjP", "JPEG 2000"),
+    (0, b"\0\0\1\0", "Windows icon"),
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftyphei", "HEIC, as phones take it"),
+    (4, b"ftypmif1", "HEIC, as phones take it"),
+)
+"""Kinds that people try: where their mark stands, the mark, the name."""
+
+
+def foreign(data: bytes) -> str | None:
+    """What a file is that no codec here claims, where its first bytes say so."""
+    return next((name for at, mark, name in _FOREIGN if data[at : at + len(mark)] == mark), None)
+
+
 def sniff(data: bytes) -> Format | None:
     """The format by its first bytes."""
     return next((kind for kind, codec in CODECS.items() if codec.claims(data)), None)

@@ -244,9 +244,13 @@ def _box(value: Any, region_id: str) -> Box:
         )
     x0, y0, x1, y1 = corners
     if x1 <= x0 or y1 <= y0:
-        raise ItemError("box.inverted", f"region {region_id}: box {[x0, y0, x1, y1]} is empty; x0 < x1 and y0 < y1")
+        raise ItemError(
+            "box.inverted",
+            f"region {region_id}: box {[x0, y0, x1, y1]} is empty; "
+            "corners are x0, y0, x1, y1 with x0 < x1 and y0 < y1, not x, y, width, height",
+        )
     if x0 < 0 or y0 < 0:
-        raise ItemError("box.outside", f"region {region_id}: box {[x0, y0, x1, y1]} begins outside the image")
+        raise ItemError("box.outside", f"region {region_id}: box {[x0, y0, x1, y1]} begins outside the image; clip it")
     return x0, y0, x1, y1
 
 
