@@ -104,6 +104,7 @@ class Node:
             # go without one is done again, what it had in hand is suspect.
             lost = np.setdiff1d(in_hand, finished)
             self._lost_attempts.update(lost.tolist())
+            # Before anybody is blamed: a full disk or a broken GPU kills one item after another.
             if code:
                 self._examine()
             if solo:
@@ -129,6 +130,7 @@ class Node:
         spec = self._spec(solo)
         lost = self._lost_attempts
         self._launches += 1
+        # One rank for suspects, one item at a time: whatever is in hand when it dies is the culprit.
         with self._ranks(1 if solo else min(self._processes, len(positions))) as ranks:
             scratch = ranks.scratch
             scratch.assign(spec, assignments_of(Assignment(p, lost[p]) for p in positions.tolist()))
@@ -153,11 +155,13 @@ class Node:
             access=config.access,
             keep_patches=config.keep_patches,
             solo=solo,
+            # New for every launch: two launches of one start must not take each other's parts for their own.
             writer=uuid.uuid4().hex[:8],
             until=config.until,
         )
 
     def _ranks(self, processes: int) -> SoleRank | ElasticRanks:
+        # Good for one launch only: a rank that was started early ends with it.
         early, self._early = self._early, None
         if processes > 1:
             return ElasticRanks(processes, self._module)
@@ -183,6 +187,7 @@ class Node:
                 killers.append(position)
         if killers:
             outcomes = [self._killed(position) for position in killers]
+            # The launcher writes it: a rank that dies of an item cannot record that.
             write_part(self._folder.outcomes, outcomes_table(outcomes), "launcher")
         return np.array(killers, np.int64)
 

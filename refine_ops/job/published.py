@@ -63,6 +63,7 @@ def compose(ledger: pa.Table, planned: pa.Array) -> pa.Table:
     Raises:
         JobError: two items would stand under one name.
     """
+    # What the manifest no longer names is out; its file stays until it is pruned.
     done = ledger.filter(pc.and_(pc.equal(ledger["status"], "done"), pc.is_in(ledger["item_id"], value_set=planned)))
     hashes = pa.array([bytes.fromhex(h) for h in done["output_sha256"].to_pylist()], pa.binary(32))
     table = pa.table(
@@ -94,6 +95,7 @@ def commit(run: str, start: int, table: pa.Table) -> Snapshot:
     pq.write_table(table, sink, compression="zstd")
     uri = _path(run, start)
     try:
+        # The one write that publishes: before it the old set holds, after it the new one, and none can be half there.
         storage.write(uri, sink.getvalue().to_pybytes(), only_if_absent=True)
     except ItemError as e:
         raise JobError(f"{uri} exists and differs: start {start} has published already; begin a new start") from e
@@ -149,8 +151,10 @@ def link_current(run: str, snapshot: Snapshot) -> None:
         with contextlib.suppress(FileNotFoundError):  # lost since: `verify` finds it, and it is remade
             _link(folder / PurePosixPath(at), target)
     link = folder / f".current-{uuid.uuid4().hex[:8]}"
+    # Relative, so that a run folder may be moved or mounted elsewhere.
     link.symlink_to(tree.relative_to(folder), target_is_directory=True)
     os.replace(link, current)
+    # Trees of killed starts too; hard links, so their files live on wherever else they are named.
     for old in tree.parent.iterdir():
         if old != tree:
             shutil.rmtree(old, ignore_errors=True)
@@ -161,7 +165,7 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except FileNotFoundError:
         raise
-    except OSError:
+    except OSError:  # no hard links here, or too many of this file
         shutil.copy2(source, target)
 
 

@@ -62,8 +62,10 @@ class Owner:
         """Whether the process has ended; None where only its own machine could tell."""
         if (self.host, self.boot) != (platform.node(), _boot_id()):
             return None
+        # In containers process numbers repeat from one run to the next: the token tells whose start this is.
         if self.pid == os.getpid():
             return self.token not in _open_here
+        # Numbers are used again: it is the same process only if it was born at the same tick.
         return _born(self.pid) != self.born
 
 
@@ -120,6 +122,7 @@ class Start:
         Raises:
             RunInUse: another process took over.
         """
+        # The store is asked too: a process that was paused may wake up here before its heartbeat does.
         if self.lost.is_set() or storage.exists(_path(self.run, self.number, ".end")):
             self.lost.set()
             raise RunInUse(
@@ -163,6 +166,7 @@ def open_start(
         if _alive(run, record, patience_s, sleep):
             raise RunInUse(_in_use(run, record))
         logger.warning("start %d of %s died; this one takes over", newest, run)
+        # Its end first: should it wake up, it finds that it is over before the new start writes anything.
         _end(run, newest, "taken-over", {})
     owner = Owner.this_process()
     text = json.dumps({"version": 1, "opened_at": time.time(), "owner": _fields(owner), "what": what}, indent=1)
@@ -207,6 +211,7 @@ def newest_start(run: str) -> StartRecord | None:
     Raises:
         JobError: it cannot be read.
     """
+    # A voided start's settings are not the folder's: whoever was refused by the canary may go back to the old ones.
     void = void_starts(run)
     counting = [number for number in _numbers(run) if number not in void]
     return read_start(run, counting[-1]) if counting else None
@@ -234,6 +239,7 @@ def _alive(run: str, record: StartRecord, patience_s: float, sleep: Callable[[fl
         record.owner.host,
         patience_s,
     )
+    # The count is compared, never the time: clocks of two machines may differ by more than the patience.
     before = _heartbeat(run, record.number)
     sleep(patience_s)
     return _read_end(run, record.number) is None and _heartbeat(run, record.number) != before

@@ -96,7 +96,9 @@ def splice(data: bytes, frame: Frame, before: Samples, after: Samples, touched: 
             coded = jpegio.read(path)
         _check_agreement(coded, frame)
         _edit(coded, frame, before, after, touched, bleed)
+        # Metadata goes back segment by segment from the source's own bytes; the library would rewrite it.
         coded.markers = []
+        # The source's Huffman tables may lack a symbol that an edited coefficient needs.
         coded.optimize_coding = True
         with _memory_file(b"") as path:
             coded.write(path)
@@ -109,6 +111,8 @@ def splice(data: bytes, frame: Frame, before: Samples, after: Samples, touched: 
 
 
 def _edit(coded: Any, frame: Frame, before: Samples, after: Samples, touched: Mask, bleed: Bleed) -> None:
+    # Decoders smooth subsampled chroma over a block's edge: an MCU with an unedited neighbour changes that neighbour's
+    # decoded pixels too. With bleed "none" only MCUs among edited ones get new chroma; the picture ends without one.
     interior = cv2.erode(touched.view(np.uint8), np.ones((3, 3), np.uint8), borderValue=1).view(np.bool_)
     tables = {slot: coded.quant_tables[i].astype(np.float32) for i, slot in enumerate(frame.table_slots)}
     width, height = frame.mcu_px
@@ -117,10 +121,12 @@ def _edit(coded: Any, frame: Frame, before: Samples, after: Samples, touched: Ma
     step = max(1, _BATCH_PX // (width * height))
     for start in range(0, len(rows), step):
         my, mx = rows[start : start + step], columns[start : start + step]
+        # MCUs past the picture's edge are filled with its last row and column, as encoders do.
         ys = np.minimum(my[:, None] * height + np.arange(height), frame.height - 1)[:, :, None]
         xs = np.minimum(mx[:, None] * width + np.arange(width), frame.width - 1)[:, None, :]
         difference = after[ys, xs].astype(np.float32) - before[ys, xs]
         for index, plane in enumerate(_planes(difference, coded.jpeg_color_space)):
+            # The sampling factors of a single component mean nothing (and files with 2x2 for grey exist).
             part = Component(1, 1, frame.components[0].table) if single else frame.components[index]
             coarse = (part.h * 8, part.v * 8) != (width, height)
             keep = interior[my, mx] if coarse and bleed == "none" else np.ones(len(my), np.bool_)
@@ -152,6 +158,7 @@ def _add(coefficients: npt.NDArray[np.int32], part: Component, table: F32, plane
     by = np.broadcast_to((my[:, None, None] * part.v + np.arange(part.v)[:, None]), delta.shape[:3])
     bx = np.broadcast_to((mx[:, None, None] * part.h + np.arange(part.h)), delta.shape[:3])
     grid_rows, grid_columns = coefficients.shape[0] // 8, coefficients.shape[1] // 8
+    # Only blocks that change: an untouched block may hold a coefficient over the limit, which must stay.
     edited = (by < grid_rows) & (bx < grid_columns) & delta.any(axis=(3, 4))
     view = coefficients.reshape(grid_rows, 8, grid_columns, 8).transpose(0, 2, 1, 3)
     old, change = view[by[edited], bx[edited]], delta[edited]

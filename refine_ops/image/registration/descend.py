@@ -170,6 +170,7 @@ def _at_scale(
         fit = _fit(view, warped, known)
         if fit is None:
             break
+        # A step may cost a little and still lead on; a clear loss means that the valley was left.
         if fit.score > best_score - _SLACK:
             best, best_score = back, fit.score
         elif fit.score < best_score - 0.02:
@@ -226,10 +227,12 @@ def _fit(view: _View, warped: F32, known: F32) -> _Fit | None:
     design[..., 0] = warped.reshape(-1, 3)[at].T
     design[..., 1] = 1
     design[..., 2:] = view.grid.reshape(-1, 2)[at]
+    # Compared with the picture's own variance, so that a flat view cannot be "explained" by a constant.
     around = _variance(wanted, design[0, :, 1:], base)
     least = max(2.0, _EDGES * float(np.sqrt(around)))
     weight, spread = base, least
     tone, residual = np.zeros((3, 4), np.float32), wanted
+    # Twice: the first fit finds the damage, the second leaves it out (Cauchy weights).
     for _ in range(2):
         tone = _tone(design, wanted, weight)
         residual = wanted - np.matmul(design, tone[:, :, None])[..., 0]

@@ -67,6 +67,7 @@ def register(reference: U8Image, view: U8Image, mask: Mask, valid: Mask | None =
         mask: M in the view, `bool (h, w)`, not empty.
         valid: Where the reference shows anything (padding and transparency do not), `bool (H, W)`; None: everywhere.
     """
+    # RANSAC draws from OpenCV's one generator: without this a pose may depend on what was registered before.
     cv2.setRNGSeed(0)
     small, scale = resized(view, min(1.0, _WORK_PX / max(view.shape[:2])))
     size = (small.shape[1], small.shape[0])
@@ -119,12 +120,14 @@ class RefinedPose:
 
 def find(pictures: Pictures) -> RefinedPose | None:
     """The best pose of the reference in the view, right or wrong; None where nothing plausible was found."""
+    # Keypoints first, they are quick; the search over places only where they found nothing that is sure.
     seen, shown = features.keypoints(pictures.view), features.keypoints(pictures.reference, pictures.valid)
     tried = _tried(pictures, features.poses(shown, seen, max(pictures.mask.shape)))
     if not tried or tried[0].rank < _SURE:
         tried += _tried(pictures, search.search(pictures.reference, pictures.view, pictures.mask))
         tried.sort(key=lambda c: -c.rank)
     best = [c for c in _distinct(pictures.mask, tried, _APART[1])[:_FINISHED] if c.rank > tried[0].rank - _CLOSE]
+    # With the inside and without: a region that is there confirms a pose, a damaged one pulls it away.
     finished = [
         _descended(pictures, c.coarse, c.matrix, _LAST_PX, trusted, check_px=_CHECK_PX)
         for c in best
@@ -139,6 +142,7 @@ def _tried(pictures: Pictures, coarse: Sequence[CoarsePose]) -> list[RefinedPose
     coarse = [pose for pose in coarse if abs(np.linalg.det(pose.matrix)) > _SINGULAR]
     tried: list[RefinedPose] = []
     for trusted in (True, False):
+        # Perspective is held at the smallest scale, where a few pixels would explain anything by it.
         first = [_descended(pictures, pose, pose.matrix, (_FIRST_PX,), trusted, affine_first=True) for pose in coarse]
         first.sort(key=lambda c: -(c.overall if trusted else c.around))
         tried += _distinct(pictures.mask, first, _APART[0])[:_TRIED]

@@ -119,6 +119,7 @@ class Pipeline:
     def _read_loop(self) -> None:
         try:
             while not self.stopping.is_set():
+                # A place first, then an item: what is taken here, no other rank takes.
                 self._slots.acquire()
                 taken = None if self.stopping.is_set() else self._take()
                 if taken is None:
@@ -135,6 +136,7 @@ class Pipeline:
     def _admit(self, taken: Assignment) -> None:
         # Before anything is read: whatever kills this process from here on has a suspect.
         self._journal.take(taken.position)
+        # One Parquet reader for all threads, and it is not safe to share.
         with self._plan_lock:
             item, request = self._plan.item(taken.position)
         attempt = Attempt(
@@ -150,6 +152,7 @@ class Pipeline:
         self._folder.refuse_own_output(flight.item.image)
         with flight.attempt.timed("read"):
             inputs = read_inputs(flight.item, self.spec.access, limits.max_bytes, flight.attempt.inputs)
+        # From the headers, before anything is decoded: what is asked for late has been allocated already.
         needed = memory_needed(flight.item, inputs, limits)
         self._budget.acquire(needed)
         flight.held_bytes = needed
@@ -174,6 +177,7 @@ class Pipeline:
         """A full bucket, or after a short wait the one that has waited longest; None when nothing can come any more."""
         with self._changed:
             while self._failure is None:
+                # Full ones first, or many half-filled buckets would run padded while a full one waits.
                 if batch := self._buckets.pop_full():
                     return batch
                 if not self._in_flight and not self._readers_left:
@@ -188,6 +192,7 @@ class Pipeline:
         try:
             patches: list[Patch | None] = list(self._refiner.refine_prepared([flight.prepared for flight in batch]))
         except Exception as e:  # an item boundary: whatever it is, it is recorded or it ends the rank
+            # After a sticky CUDA error every call fails: going on would dead-letter the rest of the manifest.
             if not self._device_works():
                 raise
             if len(batch) > 1:
@@ -269,6 +274,7 @@ class Pipeline:
         # The outcome may still wait for its part to be written: a death now redoes the item, but does not suspect it.
         self._journal.let_go(flight.position)
         self._slots.release()
+        # Last of all: `_next_batch` takes an empty `_in_flight` for the end, and `run` must not return before this.
         with self._changed:
             self._in_flight.pop(flight.position, None)
             self._changed.notify_all()
