@@ -40,14 +40,21 @@ def write_rendered(folder: str, count: int, seed: int = 0, photos: Sequence[str]
     library = assets.library("train", tuple(Path(name) for name in photos))
     lines = []
     for number in range(count):
-        row, files = _case(number, library, np.random.default_rng((31, seed, number)))
+        row, files = draw_case(number, library, np.random.default_rng((31, seed, number)))
         for name, content in files.items():
             storage.write(storage.join(folder, name), content)
         lines.append(json.dumps(row | {"format": "jpeg" if number % 3 == 2 else "png"}))
     storage.write(storage.join(folder, "annotations.jsonl"), "\n".join(lines).encode())
 
 
-def _case(number: int, library: assets.Library, rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, bytes]]:
+def draw_case(
+    number: int, library: assets.Library, rng: np.random.Generator
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The annotation and the files of case `number`; even ones have a reference.
+
+    Raises:
+        ItemError: `case.flat` where the photos show nothing.
+    """
     with_reference = number % 2 == 0
     for _ in range(_TRIES):
         draw = _part_of_photo if rng.random() < _PHOTO_SHARE else _printed_mark

@@ -12,7 +12,8 @@ from refine_ops.eval.config import BuildCasesConfig
 from refine_ops.eval.gates.card import card_markdown, card_plot
 from refine_ops.eval.gates.collect import Judged, collect, open_distance
 from refine_ops.eval.gates.config import CalibrateConfig
-from refine_ops.judge.calibrate import Calibration, JudgedResult, Promise, calibrate
+from refine_ops.eval.gates.reviews import reviewed_results
+from refine_ops.judge.calibrate import Calibration, Promise, calibrate
 from refine_ops.judge.gate import NAME
 from refine_ops.model.pretrained import pick_device
 from refine_ops.progress import OnProgress, no_progress
@@ -46,7 +47,7 @@ def run_calibration(config: CalibrateConfig, on_progress: OnProgress = no_progre
         about.append(f"{len({j.case for j in judged})} cases of {config.cases}")
     results = [j.result for j in judged if not j.kind]
     if config.reviews:
-        reviewed = [r for run in config.reviews for r in _reviewed(run)]
+        reviewed = [r for run in config.reviews for r in reviewed_results(run)]
         about.append(f"{len(reviewed)} reviewed items")
         results += reviewed
     if not results:
@@ -80,7 +81,3 @@ def _in_turn(cases: CaseSet, per_case: int) -> list[EvalInput]:
         turned = [items[(number + k) % len(items)] for k in range(min(per_case, len(items)))]
         found += sorted(turned, key=items.index)
     return found
-
-
-def _reviewed(run: str) -> list[JudgedResult]:
-    raise JobError(f"{run}: this run holds no evidence")
