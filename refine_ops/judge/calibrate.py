@@ -32,8 +32,8 @@ _SLACK: Final = 1.6
 _GOOD: Final = 0.4
 _STEPS: Final = 40
 """Thresholds tried: every fortieth of the cross-fitted scores."""
-_RESTORED_SHARE: Final = 3.0
-_PLANTED_SHARE: Final = 1.0
+_RESTORED_SHARE: Final = 6.0
+_PLANTED_SHARE: Final = 2.0
 """Weight of all that is restored, and of all that is worse, on purpose over that of all results."""
 _WORSE_WEIGHT: Final = 2.0
 """A worse result counts as two: few are, and they are what a gate is for."""

@@ -32,9 +32,9 @@ REASONS: Final[Mapping[str, str]] = {
 }
 """Why a region is held, by the name that a ruling carries."""
 
-MOST_DETAIL_LOST: Final = 0.35
+MOST_DETAIL_LOST: Final = 0.4
 MOST_TEXT_LOST: Final = 0.1
-MOST_REFERENCE_LOST: Final = 0.05
+MOST_REFERENCE_LOST: Final = 0.1
 LEAST_CHANGE: Final = 0.05
 """Of `change`, in 1/255: below it a region is the source's own but for rounding."""
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refine_ops.chain import open_item
-from refine_ops.config import FocusSettings, PasteSettings, RefineSettings
+from refine_ops.chain import Refinement, open_item
+from refine_ops.config import RefineSettings
 from refine_ops.data.synthetic import assets
 from refine_ops.eval.cases.degraded import FAMILIES, FamilyDegrader, make_versions
 from refine_ops.eval.cases.rendered import draw_case
@@ -17,7 +17,9 @@ from refine_ops.image.difference import psnr
 from refine_ops.image.focus import crop_of
 from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.image.read import decode_rgb
-from refine_ops.judge.evidence.measure import measure, native_reference, zoom_of
+from refine_ops.judge.evidence.measure import measure, native_reference
+from refine_ops.model import tiny
+from refine_ops.model.transfer import TransferRefiner
 from refine_ops.records import Evidence, Item, Mask, Region, U8Image
 
 
@@ -38,6 +40,16 @@ class Base:
         )
 
 
+@dataclass(frozen=True)
+class Looks:
+    """As much of a refiner as is needed to be given a region as `tiny` is."""
+
+    grid_px: int
+    focus_pixels: int
+    tile_zoom: float
+    reference: str = "registered"
+
+
 def base(number: int) -> Base:
     """Region `number`; the same number gives the same pixels. Every other one has a reference, registered where it
     fits."""
@@ -51,19 +63,14 @@ def base(number: int) -> Base:
     inputs = {"image": encode_png(made.image), "mask": encode_png(made.mask)}
     if region.reference:
         inputs["reference"] = files[row["reference"]]
-    opened = open_item(Item("i", "image", "o", (region,), row=0), inputs, RefineSettings())
-    found = place.find(opened.markings[0], FocusSettings(), PasteSettings(), grid_px=8, focus_pixels=128 * 128)
-    given = place.conditioning(
-        opened.source.rgb,
-        found,
-        prompt=region.prompt,
-        seed=0,
-        references=[("reference", pixels) for pixels in opened.references.values()],
-        policy="registered",
-    )
+    settings, item = RefineSettings(), Item("i", "image", "o", (region,), row=0)
+    opened = open_item(item, inputs, settings)
+    looks = {"grid_px": TransferRefiner.grid_px, "focus_pixels": tiny.VAE_PIXELS, "tile_zoom": 0.0}
+    found = place.find(opened.markings[0], settings.focus, settings.paste, **looks)
+    given = Refinement(item, opened, settings, Looks(**looks)).conditioning()  # type: ignore[arg-type]
     reference, covered = native_reference(given, found.crop) or (None, None)
     before, truth = (np.ascontiguousarray(crop_of(image, found.crop.crop)) for image in (made.image, target))
-    return Base(before, truth, found.pasted, zoom_of(found.crop), reference, covered)
+    return Base(before, truth, found.pasted, found.zoom, reference, covered)
 
 
 def planted(numbers: range) -> Iterator[tuple[str, Base, Evidence]]:

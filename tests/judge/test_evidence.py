@@ -159,3 +159,10 @@ def test_the_reference_of_a_region_of_several_tiles_is_put_together(photo: np.nd
     difference = np.abs(pixels[on_box].astype(int) - photo[100:300, 100:400])
     assert difference.mean() < 6
     assert region_reference([replace(g, covered=None) for g in given], place) is None
+
+
+def test_a_large_region_is_measured() -> None:
+    image = np.asarray(cv2.resize(clean("coffee.jpg"), (640, 640), interpolation=cv2.INTER_CUBIC), np.uint8)
+    moved = np.roll(image, 3, axis=1)
+    evidence = measure(image, moved, np.ones((640, 640), np.bool_), reach_px=8)
+    assert evidence.shift_px == pytest.approx(3, abs=1)

@@ -25,4 +25,4 @@ class CalibrateConfig(Settings):
     weights: str | None = Field(None, description="Folder with alexnet.safetensors; without LPIPS, PSNR alone decides.")
     allow_hub: bool = False
     per_case: int = Field(2, ge=1, le=50, description="Inputs judged per case, its degraders in turn; cases count.")
-    lessons: int = Field(4, ge=0, le=8, description="Kinds of worse results planted per input, to teach the score.")
+    lessons: int = Field(2, ge=0, le=8, description="Kinds of worse results planted per input, to teach the score.")

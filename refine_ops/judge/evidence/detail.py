@@ -31,8 +31,7 @@ _FLOOR: Final = 0.3
 _BLOCK_PX: Final = 8
 _BLOCKY: Final = 1.35
 """Steps on the grid over steps beside it, from which on a picture counts as coded in blocks."""
-_BLURS_PX: Final = (0.0, 0.8, 1.4, 2.2, 3.2)
-_TONE_PX: Final = 6.0
+_BLURS_PX: Final = (0.8, 1.4, 2.2, 3.2)
 _LEAST_PIXELS: Final = 64
 _RING_PX: Final = 24
 
@@ -59,6 +58,7 @@ def measure_detail(before: Plane, after: Plane, mask: Mask) -> Detail:
     looked = looked if np.count_nonzero(looked) >= _LEAST_PIXELS else mask
     ring = _ring(mask)
     one, two = _bands(before), _bands(after)
+    zero = np.zeros_like(before)
     noise = [_noise(band, mask) for band in (*one[:1], *two[:1])]
     lost = 0.0
     of_bands, outside = [], []
@@ -79,14 +79,16 @@ def measure_detail(before: Plane, after: Plane, mask: Mask) -> Detail:
         sharpness_before=_octaves(of_bands[0][0], of_bands[1][0]),
         sharpness_after=_octaves(of_bands[0][1], of_bands[1][1]),
         sharpness_around=None if ring is None else _octaves(outside[0], outside[1]),
-        explained=_explained(before, after, looked),
+        explained=_explained(sum(one, zero), sum(two, zero), looked),
         around=None if ring is None else _octaves(now, sum(outside)),
         grain=None if ring is None else noise[1] - _noise(one[0], ring),
     )
 
 
 def _bands(plane: Plane) -> list[Plane]:
-    blurred = [plane, *(np.asarray(cv2.GaussianBlur(plane, (0, 0), s), np.float32) for s in _SIGMAS_PX)]
+    blurred = [plane]
+    for sigma, last in zip(_SIGMAS_PX, (0.0, *_SIGMAS_PX), strict=False):
+        blurred.append(_blurred(blurred[-1], float(np.sqrt(sigma**2 - last**2))))
     return [np.asarray(fine - coarse, np.float32) for fine, coarse in pairwise(blurred)]
 
 
@@ -115,24 +117,24 @@ def _octaves(energy: float, other: float) -> float:
 
 
 def _correlation(one: Plane, two: Plane, part: Mask) -> float:
-    a, b = one[part].astype(np.float64), two[part].astype(np.float64)
+    a, b = one[part], two[part]
     a, b = a - a.mean(), b - b.mean()
-    own = max(np.sqrt((a @ a) * (b @ b)), _FLOOR**2 * len(a))
-    return float((a @ b) / own)
+    own = max(float(np.sqrt(float(a @ a) * float(b @ b))), _FLOOR**2 * len(a))
+    return float(a @ b) / own
 
 
 def _explained(before: Plane, after: Plane, part: Mask) -> float:
-    """Correlation of the picture before with the one after, blurred by what fits best: what is restored, if it is
-    blurred again, gives back what was there."""
-    found = []
+    """Correlation of the picture before with the one after (both without their tone), blurred by what fits best: what
+    is restored, if it is blurred again, gives back what was there."""
+    found, last = [_correlation(before, after, part)], 0.0
     for sigma in _BLURS_PX:
-        again = after if sigma == 0 else np.asarray(cv2.GaussianBlur(after, (0, 0), sigma), np.float32)
-        found.append(_correlation(_without_tone(before), _without_tone(again), part))
+        after, last = _blurred(after, float(np.sqrt(sigma**2 - last**2))), sigma
+        found.append(_correlation(before, after, part))
     return max(found)
 
 
-def _without_tone(plane: Plane) -> Plane:
-    return np.asarray(plane - cv2.GaussianBlur(plane, (0, 0), _TONE_PX), np.float32)
+def _blurred(plane: Plane, sigma: float) -> Plane:
+    return np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma), np.float32)
 
 
 def _on_blocks(plane: Plane) -> Mask:

@@ -10,7 +10,7 @@ from refine_ops.image.difference import sampled_de00
 from refine_ops.judge.evidence.detail import Plane
 from refine_ops.records import Mask, U8Image
 
-_COARSE_PX: Final = 4.0
+_COARSE_PX: Final = 6
 _LEAST_SPREAD: Final = 2.0
 """Standard deviation in levels below which coarse shapes are flat: flat stays like flat."""
 _STEPS: Final = 4
@@ -31,11 +31,12 @@ class Likeness:
 
 def measure_likeness(before: U8Image, after: U8Image, mask: Mask) -> Likeness:
     """Compare the pixels of `mask` (not empty) in two `uint8 (h, w, 3)` images."""
-    coarse = [np.asarray(cv2.GaussianBlur(image, (0, 0), _COARSE_PX), np.uint8) for image in (before, after)]
+    coarse = [_coarse(image) for image in (before, after)]
+    small = _coarse(mask.astype(np.uint8) * np.uint8(255)) > 0
     grey = [grey_of(image) for image in (before, after)]
     return Likeness(
-        structure=_structure(grey_of(coarse[0]), grey_of(coarse[1]), mask),
-        colour=float(sampled_de00(coarse[0], coarse[1], mask).mean()),
+        structure=_structure(grey_of(coarse[0]), grey_of(coarse[1]), small),
+        colour=float(sampled_de00(coarse[0], coarse[1], small).mean()),
         shift_px=_shift(grey[0], grey[1], mask),
         overshoot=_overshoot(grey[0], grey[1], mask),
     )
@@ -44,6 +45,13 @@ def measure_likeness(before: U8Image, after: U8Image, mask: Mask) -> Likeness:
 def grey_of(image: U8Image) -> Plane:
     """Brightness, in levels of 255."""
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float32)
+
+
+def _coarse(image: U8Image) -> U8Image:
+    """Means over a grid of about 6 px, lightly blurred."""
+    size = (max(1, image.shape[1] // _COARSE_PX), max(1, image.shape[0] // _COARSE_PX))
+    means = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.GaussianBlur(means, (3, 3), 0), np.uint8)
 
 
 def _structure(before: Plane, after: Plane, mask: Mask) -> float:
@@ -58,15 +66,14 @@ def _shift(before: Plane, after: Plane, mask: Mask) -> float:
     """Length of the shift that explains most of the change (Gauss-Newton on the mask, blurred by 2 px); at most 8."""
     one, two = (np.asarray(cv2.GaussianBlur(plane, (0, 0), _EDGE_PX), np.float32) for plane in (before, after))
     two = two + np.float32(float(one[mask].mean()) - float(two[mask].mean()))
-    y, x = (axis.astype(np.float32) for axis in np.nonzero(mask))
     slopes = np.stack([cv2.Sobel(one, cv2.CV_32F, *order, scale=0.125)[mask] for order in ((1, 0), (0, 1))], 1)
-    gram = (slopes.T @ slopes).astype(np.float64) + len(x) * 0.25 * np.eye(2)
+    gram = (slopes.T @ slopes).astype(np.float64) + len(slopes) * 0.25 * np.eye(2)
     shift = np.zeros(2)
     for _ in range(_STEPS):
-        seen = cv2.remap(
-            two, x + np.float32(shift[0]), y + np.float32(shift[1]), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-        shift += np.linalg.solve(gram, slopes.T.astype(np.float64) @ (one[mask] - seen.ravel()))
+        back = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        seen = cv2.warpAffine(two, back, two.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        shift += np.linalg.solve(gram, slopes.T.astype(np.float64) @ (one - seen)[mask])
     return float(min(np.hypot(*shift), _MOST_PX))
 
 
