@@ -19,7 +19,7 @@ from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.metrics_log import read_metrics
 from refine_ops.train.promotion.ablation import evaluation, variants
 from refine_ops.train.promotion.promote import PromotionResult, decide_promotion, publish
-from refine_ops.train.run import TrainResult, train
+from refine_ops.train.run import TrainResult, placed, train
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ def train_lora(config: TrainLoraConfig) -> Trained:
     Raises:
         JobError: settings or data do not allow it, the loss diverged, or the metric of promotion cannot be measured.
     """
+    config = placed(config)
     result = run_training(config)
     show_training(config, result)
     if config.registry is None:
@@ -56,6 +57,7 @@ def train_ablations(config: TrainLoraConfig) -> Evaluation:
     Raises:
         JobError: settings or data do not allow it, or a loss diverged.
     """
+    config = placed(config)
     adapters = {variant.name: run_training(variant.train).adapter for variant in variants(config)}
     return evaluate_ablations(config, adapters)
 

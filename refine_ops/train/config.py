@@ -1,6 +1,6 @@
 """Settings of the LoRA training, the one parameter of the flow `train-lora`; defaults are the paper's (3.3-3.4)."""
 
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -117,6 +117,9 @@ class PromotionSettings(Settings):
     metrics: MetricSettings = MetricSettings(text=False)
 
 
+FINGERPRINT: Final = "{fingerprint}"
+
+
 class TrainLoraConfig(Settings):
     """The one parameter of the flow `train-lora`.
 
@@ -125,7 +128,10 @@ class TrainLoraConfig(Settings):
     """
 
     dataset: str = Field(description="Folder that build-dataset wrote, local or s3://.")
-    out: str = Field(description="Run folder (local). The same folder resumes.")
+    out: str = Field(
+        description="Run folder (local). The same folder resumes; '{fingerprint}' in it stands for data, settings and "
+        "weights."
+    )
     cache: str | None = Field(
         None, description="Folder of encoded samples (local); default: `cache/` in the run folder."
     )
@@ -156,6 +162,8 @@ class TrainLoraConfig(Settings):
             raise ValueError(
                 f"run.batch_size {self.run.batch_size} is not a multiple of run.micro_batch {self.run.micro_batch}"
             )
+        if "://" in self.out:
+            raise ValueError(f"out is {self.out}: a training's folder is local, on a volume that outlives its machine")
         if self.crop.variants == 1 and (self.crop.margin_jitter or self.crop.region_jitter_px):
             raise ValueError("jitter is drawn once per cached variant: set crop.variants above 1 (8, say)")
         return self

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import refine_ops
-from refine_ops import storage
+from refine_ops import identity, storage
 from refine_ops.adapters import WEIGHTS_NAME
 from refine_ops.errors import JobError
 from refine_ops.identity import TRAINING_PACKAGES, versions
@@ -18,9 +18,9 @@ from refine_ops.job.ranks import ranks_here
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
 from refine_ops.train import run_folder
-from refine_ops.train.config import TrainLoraConfig
+from refine_ops.train.config import FINGERPRINT, TrainLoraConfig
 from refine_ops.train.metrics_log import read_metrics
-from refine_ops.train.samples.dataset import TrainingSample, read_samples
+from refine_ops.train.samples.dataset import TrainingSample, dataset_digest, read_samples
 from refine_ops.train.worker import FAILURE, RESULT
 
 logger = logging.getLogger(__name__)
@@ -47,12 +47,13 @@ def train(config: TrainLoraConfig, on_tick: Callable[[], None] | None = None) ->
     Raises:
         JobError: settings or data do not allow it, the loss diverged, a rank died, or the run was stopped.
     """
+    config = placed(config)
     fingerprint = training_fingerprint(config)
     samples = read_samples(config.dataset, config.exclude)
     if not samples:
         why = "`exclude` leaves no samples; name fewer families" if config.exclude else "holds no samples"
         raise JobError(f"{config.dataset}: {why}; its README.md says what was rejected")
-    run = run_folder.open_run(config, fingerprint)
+    run = run_folder.open_run(config, fingerprint, dataset_digest(config.dataset))
     if (finished := _result(run, fingerprint, config.run.steps)) is not None:
         return finished
     (run / FAILURE).unlink(missing_ok=True)
@@ -78,6 +79,15 @@ def _log_samples(samples: Sequence[TrainingSample]) -> None:
     logger.info(
         "%d samples to train, %d to validate, %d with reference", count["train"], count["validation"], references
     )
+
+
+def placed(config: TrainLoraConfig) -> TrainLoraConfig:
+    """`{fingerprint}` in `out` as that of the data, the settings and the weights: a schedule with one `out` trains once
+    for each, and where nothing is new it trains nothing."""
+    if FINGERPRINT not in config.out:
+        return config
+    parts = [run_folder.training_settings(config), training_fingerprint(config), dataset_digest(config.dataset)]
+    return config.model_copy(update={"out": config.out.replace(FINGERPRINT, identity.digest(parts)[:12])})
 
 
 def training_fingerprint(config: TrainLoraConfig) -> dict[str, str]:

@@ -44,18 +44,21 @@ def training_settings(config: TrainLoraConfig) -> dict[str, Any]:
     return values
 
 
-def open_run(config: TrainLoraConfig, fingerprint: Mapping[str, str]) -> Path:
+def open_run(config: TrainLoraConfig, fingerprint: Mapping[str, str], data: str) -> Path:
     """Create the run's folder, or check that it belongs to the same training.
 
     Raises:
         JobError: the folder holds another training; the message names what differs.
     """
     folder = Path(config.out)
-    record = {"settings": training_settings(config), "fingerprint": dict(fingerprint)}
+    record = {"settings": training_settings(config), "fingerprint": dict(fingerprint), "data": {"samples": data}}
     found = identity.record_once(str(folder / "train.json"), record)
-    if differing := identity.compare(found, record, ("settings", "fingerprint")):
+    if differing := identity.compare(found, record, ("settings", "fingerprint", "data")):
         listed = "; ".join(map(str, differing))
-        raise JobError(f"{folder} holds another training: {listed}. Use a new `out`, or undo the change")
+        raise JobError(
+            f"{folder} holds another training: {listed}. Use a new `out` ({{fingerprint}} in it is one "
+            "for each data set and settings), or undo the change"
+        )
     return folder
 
 

@@ -2,7 +2,11 @@
 
 import json
 import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -10,7 +14,7 @@ import yaml
 from refine_ops.job.ledger import read_ledger
 from tests.support import ROOT
 from tests.support.node import make_items
-from tests.support.servers.site import Site, end
+from tests.support.servers.site import Site, end, wait_for
 
 pytestmark = pytest.mark.processes
 
@@ -32,6 +36,7 @@ def test_everything_is_deployed_and_nothing_runs_by_itself(site: Site) -> None:
     assert set(limited) == {"drift-report"}, "a limit is a lease, and a server that restarts ends who holds one"
     assert limited["drift-report"]["collision_strategy"] == "CANCEL_NEW"
     assert found["refine-shards"]["work_pool_name"] == "refine-lanes"
+    assert found["train-lora"]["work_pool_name"] == "refine-training", "a training holds up no night"
 
 
 def test_lost_runs_are_noticed(site: Site) -> None:
@@ -44,6 +49,48 @@ def test_lost_runs_are_noticed(site: Site) -> None:
 def test_a_misspelt_setting_is_refused_before_anything_runs(site: Site) -> None:
     with pytest.raises(AssertionError, match="manifst"):
         site.run("refine-batch/refine-batch", {"manifst": "m.jsonl", "out": "/nowhere"})
+
+
+class Operator(BaseHTTPRequestHandler):
+    """Whoever is told; takes what a chat's webhook takes."""
+
+    heard: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@pytest.mark.timeout(600)
+def test_an_operator_hears_of_a_failed_night_and_of_a_missing_one(site: Site, tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Operator)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/hook"
+    for _ in range(2):  # the second replaces the first
+        command = [sys.executable, "-m", "flows.alarms", url, "--hours", str(12 / 3600)]
+        done = subprocess.run(command, cwd=ROOT, env=site.env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    names = done.stdout.split("\n")[:3]
+    assert [a["name"] for a in site.call("/automations/filter", {}) if a["name"] in names] != []
+    worker = site.worker("refine-ops", "alarmed")
+    try:
+        wait_for("the dead man's switch", lambda: [h for h in Operator.heard if "no night completed" in h], 120)
+        config = {"manifest": str(tmp_path / "none.csv"), "out": str(tmp_path / "run"), "allow_tiny": True}
+        run_id = site.run("refine-batch/refine-batch", config)
+        assert site.finish(run_id, 300) == "FAILED", site.logs()
+        heard = wait_for("a failed run", lambda: [h for h in Operator.heard if "a run failed" in h], 120)
+        assert "refine-batch" in heard[0]
+        assert "none.csv" in heard[0], "it says why"
+    finally:
+        end(worker)
+        server.shutdown()
+        for automation in site.call("/automations/filter", {}):
+            if automation["name"] in names:
+                site.prefect("automation", "delete", "--id", automation["id"])
 
 
 @pytest.mark.timeout(1500)

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from refine_ops.config import WorkerSettings
+from refine_ops.config import RefineBatchConfig, RefineSettings, WorkerSettings
 from refine_ops.job import upkeep
+from refine_ops.model.presets import resolve_preset
+from refine_ops.train.config import TrainLoraConfig
 from tests.support import ROOT
 
 INFRA = ROOT / "infra"
+DEPLOYMENTS = yaml.safe_load((INFRA / "prefect.yaml").read_text())["deployments"]
 
 
 def rendered_job() -> dict[str, Any]:
@@ -70,10 +73,41 @@ def test_every_template_variable_is_declared_and_used() -> None:
     assert used == set(document["variables"]["properties"])
 
 
+def test_the_deployed_night_uses_what_the_deployed_training_promotes() -> None:
+    shipped = {d["name"]: d["parameters"]["config"] for d in DEPLOYMENTS if "parameters" in d}
+    night = RefineBatchConfig.model_validate(shipped["refine-batch"])
+    training = TrainLoraConfig.model_validate(shipped["train-lora"])
+    model = night.refine.model
+    assert model.model != "tiny"
+    assert model.adapters == ("promoted",)
+    assert model.registry == training.registry
+    bases = {resolve_preset(settings).source for settings in (model, training.model)}
+    assert len(bases) == 1, "an adapter of another base is refused"
+    assert night.access.roots, "a manifest may not name every file that the worker can read"
+    assert night.on_new_fingerprint == "new-work", "a promotion stops no night"
+    assert "{fingerprint}" in training.out
+    assert training.cache is not None
+    [method] = [m for m in shipped["refine-eval"]["methods"] if m["kind"] == "refiner"]
+    evaluated = RefineSettings.model_validate(method["refine"]).model
+    assert evaluated == model, "what is evaluated is what is in production"
+    assert night.deadline_h is not None
+
+
+def test_compose_gives_nights_and_trainings_gpus_and_the_store_its_bucket() -> None:
+    compose, gpus = (yaml.safe_load((INFRA / name).read_text()) for name in ("compose.yaml", "compose.gpu.yaml"))
+    pools = {s["command"][3]: name for name, s in compose["services"].items() if s.get("command", [""])[0] == "worker"}
+    assert set(pools) == {"refine-ops", "refine-training", "refine-lanes"}
+    for pool in ("refine-ops", "refine-training"):
+        devices = gpus["services"][pools[pool]]["deploy"]["resources"]["reservations"]["devices"]
+        assert devices[0]["capabilities"] == ["gpu"]
+    assert "infra/make_bucket.py refine-ops" in compose["services"]["deploy"]["command"][0]
+
+
 @pytest.mark.processes
-def test_compose_follows_its_schema() -> None:
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
+def test_compose_follows_its_schema(name: str) -> None:
     pytest.importorskip("check_jsonschema")
-    command = ["check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(INFRA / "compose.yaml")]
+    command = ["check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(INFRA / name)]
     done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 

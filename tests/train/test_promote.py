@@ -109,6 +109,21 @@ def test_a_better_one_becomes_current_and_says_why(config: TrainLoraConfig, adap
     assert decide_promotion(other, decided.version).notes == (f"{decided.version} is current already",)
 
 
+def test_what_was_taken_back_is_never_promoted_again_by_a_schedule(
+    config: TrainLoraConfig, adapters: dict[str, bytes]
+) -> None:
+    assert config.registry is not None
+    other = config.model_copy(update={"registry": config.registry + "-3"})
+    old, new = _publish(other, adapters["slightly worse"]), _publish(other, adapters["good"])
+    for version in (old, new):
+        registry.promote(config.registry + "-3", version)
+    registry.rollback(config.registry + "-3", "bad in production")
+    decided = decide_promotion(other, new)
+    assert (decided.promoted, decided.incumbent) == (False, old)
+    assert "was taken back once" in decided.notes[0]
+    assert registry.show(config.registry + "-3", "current").version == old
+
+
 def test_an_adapter_is_known_by_its_content_wherever_it_lies(adapters: dict[str, bytes], tmp_path: Path) -> None:
     digests = []
     for place, name in (("a", "broken"), ("b", "broken"), ("c", "good")):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 
 import diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus as plus
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -32,9 +34,9 @@ from refine_ops.train.config import (
     TrainLoraConfig,
 )
 from refine_ops.train.metrics_log import LossWatch, read_metrics
-from refine_ops.train.run import train, training_fingerprint
+from refine_ops.train.run import placed, train, training_fingerprint
 from refine_ops.train.run_folder import open_run
-from refine_ops.train.samples.dataset import read_samples
+from refine_ops.train.samples.dataset import dataset_digest, read_samples
 from refine_ops.train.trainer import Stopped
 from refine_ops.train.worker import run_rank
 
@@ -219,15 +221,39 @@ def test_the_adapter_in_plain_diffusers_gives_the_refiners_pixels(
 
 def test_a_resume_with_other_settings_is_refused_by_name(straight: Path, dataset: Path, cache: Path) -> None:
     config = _config(dataset, cache, straight)
-    open_run(config, training_fingerprint(config))
+    open_run(config, training_fingerprint(config), "set 1")
     other = config.model_copy(update={"loss": LossSettings(boundary_alpha=3.0)})
     with pytest.raises(JobError, match=r"loss\.boundary_alpha: 9\.0 there, 3\.0 now"):
-        open_run(other, training_fingerprint(other))
+        open_run(other, training_fingerprint(other), "set 1")
     longer = config.model_copy(update={"run": config.run.model_copy(update={"steps": 9})})
-    assert open_run(longer, training_fingerprint(longer)) == straight
+    assert open_run(longer, training_fingerprint(longer), "set 1") == straight
     drifted = {**training_fingerprint(config), "version.torch": "9.9"}
     with pytest.raises(JobError, match=r"version\.torch: .* there, 9\.9 now"):
-        open_run(config, drifted)
+        open_run(config, drifted, "set 1")
+    with pytest.raises(JobError, match=r"samples: set 1 there, set 2 now.*\{fingerprint\} in it"):
+        open_run(config, training_fingerprint(config), "set 2")
+
+
+def test_a_schedule_with_one_out_trains_once_for_each_data_and_settings(
+    dataset: Path, cache: Path, tmp_path: Path
+) -> None:
+    config = _config(dataset, cache, tmp_path / "{fingerprint}" / "run")
+    first = placed(config)
+    assert first.out.startswith(f"{tmp_path}/")
+    assert placed(config) == first == placed(first), "the same every Saturday"
+    assert Path(first.out).parent.name != "{fingerprint}"
+    moved = tmp_path / "moved"
+    shutil.copytree(dataset, moved)
+    assert placed(config.model_copy(update={"dataset": str(moved)})).out != first.out, "the settings name another set"
+    part = next((moved / "samples").glob("*.parquet"))
+    before = dataset_digest(str(moved))
+    table = pq.read_table(part)
+    pq.write_table(table.slice(1).replace_schema_metadata(table.schema.metadata), part)
+    assert before == dataset_digest(str(dataset)) != dataset_digest(str(moved))
+    other = config.model_copy(update={"loss": LossSettings(boundary_alpha=3.0)})
+    assert placed(other).out != first.out
+    with pytest.raises(ValueError, match="a training's folder is local"):
+        _config(dataset, cache, Path("x")).model_validate({**config.model_dump(), "out": "s3://lake/training"})
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_samples(

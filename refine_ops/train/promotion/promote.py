@@ -66,6 +66,12 @@ def decide_promotion(config: TrainLoraConfig, version: str) -> PromotionResult:
         return PromotionResult(
             version, incumbent, PromotionDecision("keep", ()), False, (f"{version} is current already",)
         )
+    if version in registry.rolled_back(place):
+        note = (
+            f"{version} was taken back once; no schedule makes it current again. By hand: refine-ops adapters promote "
+            f"{version} --registry {place}"
+        )
+        return PromotionResult(version, incumbent, PromotionDecision("keep", ()), False, (note,))
     old, new = (_method(config, v) for v in (incumbent, version))
     evaluation = RefineEvalConfig(
         out=str(Path(config.out) / "eval"),

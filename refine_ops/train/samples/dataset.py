@@ -54,11 +54,8 @@ def read_samples(dataset: str, exclude: tuple[str, ...] = ()) -> list[TrainingSa
     Raises:
         JobError: no parts, another schema version, or an excluded family that no sample has (a typing error).
     """
-    parts = list(storage.list_files(storage.join(dataset, "samples"), ".parquet"))
-    if not parts:
-        raise JobError(f"{dataset}: no samples/*.parquet; build the dataset first (refine-ops build-dataset)")
     samples, families = [], set()
-    for part in parts:
+    for part in _parts(dataset):
         for row in _rows(part):
             families.update(row["families"])
             if not set(exclude) & set(row["families"]):
@@ -67,6 +64,12 @@ def read_samples(dataset: str, exclude: tuple[str, ...] = ()) -> list[TrainingSa
     if unknown:
         raise JobError(f"{dataset}: no sample is of the excluded families {sorted(unknown)}; it has {sorted(families)}")
     return sorted(samples, key=lambda s: s.sample_id)
+
+
+def dataset_digest(dataset: str) -> str:
+    """Of all rows of a set, the hashes of its sources among them, wherever it lies."""
+    parts = [storage.sha256(storage.read(part)) for part in _parts(dataset)]
+    return storage.sha256("\n".join(parts).encode())
 
 
 def as_sample(values: Mapping[str, Any]) -> TrainingSample:
@@ -146,6 +149,13 @@ def without_reference(sample: TrainingSample) -> TrainingSample:
 def _dilated(mask: Mask, radius_px: int) -> Mask:
     kernel = np.ones((2 * radius_px + 1, 2 * radius_px + 1), np.uint8)
     return np.asarray(cv2.dilate(mask.astype(np.uint8), kernel) > 0)
+
+
+def _parts(dataset: str) -> list[str]:
+    parts = list(storage.list_files(storage.join(dataset, "samples"), ".parquet"))
+    if not parts:
+        raise JobError(f"{dataset}: no samples/*.parquet; build the dataset first (refine-ops build-dataset)")
+    return parts
 
 
 def _rows(part: str) -> list[dict[str, Any]]:

@@ -100,7 +100,7 @@ class Site:
 
     def deploy(self) -> str:
         """What the head of `infra/prefect.yaml` says, word for word."""
-        for pool in ("refine-ops", "refine-lanes"):
+        for pool in ("refine-ops", "refine-training", "refine-lanes"):
             self.prefect("work-pool", "create", pool, "--type", "process")
         output = self.prefect(
             "--no-prompt",
