@@ -27,12 +27,12 @@ def seconds(todo: ToDo, given: RefineBatchConfig, known: Measured | None = None)
 
 def test_references_steps_guidance_speed_and_pixels_change_the_estimate_as_they_were_measured() -> None:
     base = seconds(PLAIN, config())
-    assert base == pytest.approx(100 * (8 * 0.708 + 0.361))
+    assert base == pytest.approx(100 * (8 * 0.569 + 0.361))
     half = ToDo(100, 0, 100, 50)
-    assert seconds(half, config()) == pytest.approx(50 * (8 * 0.708 + 0.361) + 50 * (8 * 1.002 + 0.284 * 4 / 3 + 0.077))
-    assert seconds(PLAIN, config(steps=16)) == pytest.approx(base + 100 * 8 * 0.708)
-    assert seconds(PLAIN, config(true_cfg_scale=4.0)) == pytest.approx(base + 100 * 8 * 0.708)
-    assert seconds(PLAIN, config(compile=True)) == pytest.approx(100 * (8 * 0.569 + 0.361))
+    assert seconds(half, config()) == pytest.approx(50 * (8 * 0.569 + 0.361) + 50 * (8 * 0.827 + 0.284 * 4 / 3 + 0.077))
+    assert seconds(PLAIN, config(steps=16)) == pytest.approx(base + 100 * 8 * 0.569)
+    assert seconds(PLAIN, config(true_cfg_scale=4.0)) == pytest.approx(base + 100 * 8 * 0.569)
+    assert seconds(PLAIN, config(compile=False)) == pytest.approx(100 * (8 * 0.708 + 0.361)), "eager"
     smaller = config().model_dump() | {"refine": config().refine.model_dump() | {"focus": {"focus_pixels": 512 * 512}}}
     assert seconds(PLAIN, RefineBatchConfig.model_validate(smaller)) == pytest.approx(base / 4)
     assert seconds(PLAIN, config(), Measured(0.5, 7)) == 50.0
