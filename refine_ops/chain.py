@@ -12,17 +12,18 @@ import numpy as np
 
 from refine_ops.config import ImageLimits, RefineSettings
 from refine_ops.errors import ItemError
-from refine_ops.image import align, conditioning, focus, paste, place, read, write
+from refine_ops.image import conditioning, focus, paste, place, read, write
 from refine_ops.image.conditioning import Fitted
 from refine_ops.image.formats.edit import Encoded
 from refine_ops.image.formats.native import F32, Format
 from refine_ops.image.formats.table import header_pixels
-from refine_ops.image.keep import keep_detail
+from refine_ops.image.patch import align
+from refine_ops.image.patch.keep import keep_detail
+from refine_ops.image.patch.tiles import Mosaic, Tile
 from refine_ops.image.place import Marking, Place
 from refine_ops.image.reference import decode_reference
 from refine_ops.image.region import region_mask
 from refine_ops.image.source import Source
-from refine_ops.image.tiles import Mosaic, Tile
 from refine_ops.proof import verify
 from refine_ops.proof.allowed import Rules
 from refine_ops.provenance import policy

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 
 from refine_ops.image import focus
+from refine_ops.image.patch.tiles import Tile
 from refine_ops.image.place import Place
 from refine_ops.image.registration.frames import Homography, inverse, resized, scaling, shift
 from refine_ops.image.registration.redraw import redrawn
 from refine_ops.image.registration.register import Registered, best_of
-from refine_ops.image.tiles import Tile
 from refine_ops.records import Agreement, Conditioning, FocusCrop, Mask, ReferencePolicy, U8Image
 
 _REGION_PX: Final = 512

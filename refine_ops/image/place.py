@@ -8,9 +8,9 @@ from refine_ops.config import FocusSettings, PasteSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import focus
 from refine_ops.image.paste import blend_mask
+from refine_ops.image.patch.tiles import Tile, hull, plan_tiles, touching
 from refine_ops.image.region import PackedMask, paste_mask
 from refine_ops.image.source import Source, as_stored, upright
-from refine_ops.image.tiles import Tile, hull, plan_tiles, touching
 from refine_ops.records import Blend, Box, FocusCrop, Mask, PastePolicy
 
 

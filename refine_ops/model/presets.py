@@ -50,7 +50,7 @@ class Preset:
         mask_image: Where the mask image goes: `vlm+vae` as released, `vlm` as Eq. 2 reads, or nowhere.
         mask_pixels: Pixel budget of the mask in the VAE branch; None means the crop's own size.
         reference: `as_given`, or `registered`: in the region's pose, and none where it does not fit.
-        tile_zoom: Regions seen at less are split into tiles (`image/tiles.py`).
+        tile_zoom: Regions seen at less are split into tiles (`image/patch/tiles.py`).
         targets: `dense` denoises the whole crop, `sparse` only what is pasted back (needs a LoRA trained so).
         conditions: `joint` attention as released; `cached`: condition images attend to themselves alone, so that they
             are computed once per batch instead of once per step; `cached+text` the prompt too (need a LoRA trained so,

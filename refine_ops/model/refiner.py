@@ -11,13 +11,13 @@ import torch
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import ItemError, JobError
-from refine_ops.model.batch import BatchRunner
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.inputs import Bucket, InputSpec, PreparedInputs, prepare
 from refine_ops.model.load import Networks, load_networks, model_dtype
-from refine_ops.model.memory import MemoryLadder, Work
 from refine_ops.model.network.cached_conditions import cache_bytes
 from refine_ops.model.presets import CHANGING_CONDITIONS, Conditions, Preset
+from refine_ops.model.run.batch import BatchRunner
+from refine_ops.model.run.memory import MemoryLadder, Work
 from refine_ops.model.sizes import token_grid
 from refine_ops.model.source import resolve_model
 from refine_ops.model.sparse import generated_mask

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from refine_ops.config import AlignSettings, ImageLimits, PasteSettings, WriteSettings
-from refine_ops.image import align, focus, paste, read, write
+from refine_ops.image import focus, paste, read, write
+from refine_ops.image.patch import align
 from refine_ops.proof import verify
 from refine_ops.proof.allowed import Rules
 

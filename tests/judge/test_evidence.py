@@ -10,8 +10,8 @@ import pytest
 import refine_ops.data.demo
 from refine_ops.eval.gates.planted import HARMS, pasted, plant
 from refine_ops.image import focus
+from refine_ops.image.patch.tiles import hull, plan_tiles
 from refine_ops.image.place import Place
-from refine_ops.image.tiles import hull, plan_tiles
 from refine_ops.judge.evidence.measure import measure, native_reference, region_reference, zoom_of
 from refine_ops.records import Conditioning, Evidence, FocusCrop, Mask, U8Image
 

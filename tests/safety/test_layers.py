@@ -2,6 +2,7 @@
 
 import ast
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,11 @@ def test_a_module_is_in_a_layer_or_only_holds_layers_and_imports_nothing(path: P
     assert any(within(layer, module) for layer in LAYERS), f"{module} is in no layer of pyproject's first contract"
     imports = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert not imports, f"{module} holds layers and is in none itself: what it imports, nobody checks"
+
+
+def test_no_folder_holds_more_modules_than_one_can_look_over() -> None:
+    modules = Counter(path.parent for path in MODULES if path.name not in ("__init__.py", "__main__.py"))
+    assert {str(folder): count for folder, count in modules.items() if count > 15} == {}
 
 
 def test_every_layer_is_there() -> None:

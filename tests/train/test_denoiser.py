@@ -11,8 +11,8 @@ from refine_ops.errors import JobError
 from refine_ops.model.doctor.random_weights import random_pipeline
 from refine_ops.model.lora import fuse_loras
 from refine_ops.model.presets import Preset
+from refine_ops.model.run.velocities import velocities_of
 from refine_ops.model.source import training_settings
-from refine_ops.model.velocities import velocities_of
 from refine_ops.train.adapter import adapter_bytes
 from refine_ops.train.config import LoraSettings
 from refine_ops.train.denoiser import Denoiser, trainable

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from refine_ops.image.patch.tiles import within
 from refine_ops.image.place import Place
-from refine_ops.image.tiles import within
 from refine_ops.judge.evidence.detail import measure_detail
 from refine_ops.judge.evidence.likeness import grey_of, measure_likeness
 from refine_ops.judge.evidence.reference import measure_reference

@@ -10,7 +10,7 @@ from refine_ops.identity import ENCODING_PACKAGES
 from refine_ops.model import load
 from refine_ops.model.inputs import InputSpec
 from refine_ops.model.network.vae import OneFrameVae
-from refine_ops.model.prompts import PromptEncoder
+from refine_ops.model.run.prompts import PromptEncoder
 from refine_ops.model.source import ResolvedModel
 
 _ENCODING: Final = ("weights.vae", "weights.text_encoder", "weights.processor", "weights.tokenizer")

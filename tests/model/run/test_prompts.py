@@ -8,7 +8,7 @@ import torch
 from refine_ops.model.doctor.random_weights import random_pipeline
 from refine_ops.model.doctor.selftest import image_positions
 from refine_ops.model.load import Networks
-from refine_ops.model.prompts import PromptEncoder
+from refine_ops.model.run.prompts import PromptEncoder
 
 
 @pytest.fixture

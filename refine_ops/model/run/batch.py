@@ -8,12 +8,12 @@ from refine_ops.config import ModelSettings
 from refine_ops.model import stages
 from refine_ops.model.inputs import PreparedInputs, TextInput
 from refine_ops.model.load import Networks
-from refine_ops.model.memory import Footprint, Resident
 from refine_ops.model.presets import Preset
-from refine_ops.model.prompts import PromptEncoder
+from refine_ops.model.run.memory import Footprint, Resident
+from refine_ops.model.run.prompts import PromptEncoder
+from refine_ops.model.run.velocities import velocities_of
 from refine_ops.model.sizes import token_grid
 from refine_ops.model.speed import best_attention
-from refine_ops.model.velocities import velocities_of
 
 
 class BatchRunner:

@@ -9,7 +9,8 @@ import pytest
 from skimage import data as photos
 
 from refine_ops.config import AlignSettings
-from refine_ops.image import align, focus, paste, tone
+from refine_ops.image import focus, paste
+from refine_ops.image.patch import align, tone
 from refine_ops.records import FocusCrop
 
 SETTINGS = AlignSettings()

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from refine_ops.errors import ItemError
-from refine_ops.model.batch import BatchRunner
-from refine_ops.model.memory import Footprint, Resident
 from refine_ops.model.refiner import batch_for
+from refine_ops.model.run.batch import BatchRunner
+from refine_ops.model.run.memory import Footprint, Resident
 
 
 def limit_memory(monkeypatch: pytest.MonkeyPatch, fits: Any) -> list[Footprint]:

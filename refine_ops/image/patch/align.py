@@ -9,9 +9,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from refine_ops.config import AlignSettings
-from refine_ops.image import tone
 from refine_ops.image.focus import NO_DISPLACEMENT, Displacement, unview
 from refine_ops.image.formats.native import F32
+from refine_ops.image.patch import tone
 from refine_ops.records import Alignment, F32Image, FocusCrop, Mask, U8Image
 
 _WORK_SIDE_PX: Final = 768

@@ -1,0 +1,1 @@
+"""Run: one batch through the networks, within the device's memory."""
