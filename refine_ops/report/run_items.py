@@ -29,9 +29,9 @@ _BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class ReportedItem:
-    """One image before and after. `crops`, `model_sizes` (of the crops as the model saw them, width and height),
-    `alignments`, `agreements` and `makers` are what the worker recorded, by region id; `patches` is where raw patches
-    lie if they were kept. `drift_from_output` says that raw drift is read off the output itself."""
+    """One image before and after. `crops`, `alignments`, `agreements` and `makers` are what the worker recorded, by
+    region id; so are `model_sizes` (width, height) of the crops that the model saw in one look. `patches` is where raw
+    patches lie if they were kept. `drift_from_output` says that raw drift is read off the output itself."""
 
     run: str
     item_id: str
@@ -153,7 +153,7 @@ class ReportedRun:
             message=row["message"],
             regions=regions,
             crops={r["region_id"]: tuple(r["crop"]) for r in outcomes},
-            model_sizes={r["region_id"]: (r["model_width"], r["model_height"]) for r in outcomes},
+            model_sizes={r["region_id"]: (r["model_width"], r["model_height"]) for r in outcomes if r["tiles"] == 1},
             alignments={r["region_id"]: _alignment(r["alignment"]) for r in outcomes},
             agreements={r["region_id"]: Agreement(**r["agreement"]) for r in outcomes if r["agreement"]},
             makers={r["region_id"]: r["made_by"] for r in outcomes},
