@@ -208,7 +208,7 @@ class Refinement:
             self._settings.paste,
             grid_px=self._refiner.grid_px,
             focus_pixels=self._refiner.focus_pixels,
-            tile_zoom=self._refiner.tile_zoom,
+            tile_zoom=self._settings.focus.least_zoom(self._refiner.tile_zoom),
         )
         mosaic = Mosaic(found.crop.crop, found.support, found.blend)
         return _Turn(region, found, seed_of(self._item, region), mosaic)

@@ -47,7 +47,7 @@ class ImageLimits(Settings):
     max_bytes: int = Field(1 << 30, gt=0, description="Largest file in bytes.")
 
 
-class FocusSettings(Settings):
+class CropGeometry(Settings):
     """The focus crop (Eq. 3-5)."""
 
     margin: int = Field(64, ge=0, description="Margin m around the region's tight box.")
@@ -59,6 +59,15 @@ class FocusSettings(Settings):
     focus_pixels: int | None = Field(
         None, gt=0, description="Pixel budget of one crop at model resolution; default is the preset's (1,048,576)."
     )
+
+    def switched_off(self) -> Self:
+        """The crop is the whole image, at the same pixel budget."""
+        return self.model_copy(update={"margin": 1_000_000, "margin_unit": "native"})
+
+
+class FocusSettings(CropGeometry):
+    """Where the model looks: the focus crop, and when it becomes tiles."""
+
     tiles: Literal["auto", "none"] = Field(
         "auto",
         description="'auto': a region that the model would see too small is refined in overlapping tiles at its "
@@ -72,8 +81,12 @@ class FocusSettings(Settings):
     )
 
     def switched_off(self) -> Self:
-        """The crop is the whole image, at the same pixel budget."""
-        return self.model_copy(update={"margin": 1_000_000, "margin_unit": "native", "tiles": "none"})
+        """The crop is the whole image, at the same pixel budget, and never tiles."""
+        return super().switched_off().model_copy(update={"tiles": "none"})
+
+    def least_zoom(self, preset: float) -> float | None:
+        """A region that the model would see at less becomes tiles; None: never. `preset` where nothing is set."""
+        return None if self.tiles == "none" else self.tile_zoom or preset
 
 
 class AlignSettings(Settings):

@@ -170,7 +170,7 @@ class _Opener:
                 settings.paste,
                 grid_px=preset.grid_px,
                 focus_pixels=preset.focus_pixels,
-                tile_zoom=preset.tile_zoom,
+                tile_zoom=settings.focus.least_zoom(preset.tile_zoom),
             )
             mask = marking.mask.unpacked()
             marked_px, zoom, tiles = int(np.count_nonzero(mask)), found.zoom, len(found.tiles)

@@ -4,14 +4,12 @@ import logging
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
-from refine_ops import adapters
 from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.job.ranks import count_gpus, ranks_here
 from refine_ops.job.run_folder import fingerprint_parts
-from refine_ops.model.fingerprint import fingerprint_model
+from refine_ops.model.fingerprint import fingerprint_model, pinned_adapters
 from refine_ops.model.presets import PRESETS, TRANSFER
 from refine_ops.model.source import resolve_model
 
@@ -23,39 +21,11 @@ _ANSWER_S = 120.0
 
 
 def resolve_adapters(settings: RefineSettings) -> RefineSettings:
-    """Registry names such as `current` become the versions they stand for now, so that a run keeps one adapter; every
-    node fetches a version into its own cache, and checks its hash.
-
-    A library that is not the one an adapter was trained with is named in the log.
-
-    Raises:
-        JobError: an adapter was trained on another base model, unless `allow_other_base` is set.
-    """
-    model = settings.model
-    if not model.adapters or model.registry is None:
+    """The settings with `pinned_adapters`: every node fetches a version into its own cache, and checks its hash."""
+    if not settings.model.adapters:
         return settings
-    base = fingerprint_model(resolve_model(model.model_copy(update={"adapters": ()})), model)
-    names = []
-    for name in adapters.in_force(model.adapters, model.registry):
-        if Path(name).exists():
-            names.append(name)
-            continue
-        card = adapters.show(model.registry, name)
-        _refuse_other_base(card, base, model)
-        for difference in adapters.drift(card.base, base):
-            logger.warning("adapter %s: %s", card.version, difference)
-        names.append(card.version)
-    return settings.model_copy(update={"model": model.model_copy(update={"adapters": tuple(names)})})
-
-
-def _refuse_other_base(card: adapters.AdapterCard, base: dict[str, str], model: ModelSettings) -> None:
-    weights = {name: digest for name, digest in card.base.items() if name.startswith("weights.")}
-    other = [line.partition(":")[0].removeprefix("weights.") for line in adapters.drift(weights, base)]
-    if other and not model.allow_other_base:
-        raise JobError(
-            f"adapter {card.version} was trained on another base model than {model.model!r} (other files in: "
-            f"{', '.join(other)}); use its own base, or --set refine.model.allow_other_base=true"
-        )
+    model = settings.model.model_copy(update={"adapters": pinned_adapters(settings.model)})
+    return settings.model_copy(update={"model": model})
 
 
 def parts_of(settings: RefineSettings) -> dict[str, str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refine_ops.config import FocusSettings, PasteSettings
+from refine_ops.config import CropGeometry, PasteSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import focus
 from refine_ops.image.paste import blend_mask
@@ -81,24 +81,28 @@ def permitted(source: Source, region: Mask) -> Mask:
 
 
 def find(
-    marking: Marking, looks: FocusSettings, paste: PasteSettings, *, grid_px: int, focus_pixels: int, tile_zoom: float
+    marking: Marking,
+    looks: CropGeometry,
+    paste: PasteSettings,
+    *,
+    grid_px: int,
+    focus_pixels: int,
+    tile_zoom: float | None,
 ) -> Place:
     """The place of a region (Eq. 3-4, 8).
 
     Args:
         grid_px: Sides of the model's crops are multiples of this.
         focus_pixels: The model's own pixel budget of one crop, where `looks` names none.
-        tile_zoom: A region that would be seen at less is split into tiles seen at this; likewise where `looks` names
-            none.
+        tile_zoom: A region that would be seen at less is split into tiles seen at this; None: it never is.
     """
     mask, pixels = marking.mask.unpacked(), looks.focus_pixels or focus_pixels
     margin_px = focus.margin_in_pixels(marking.mask.size, looks.margin, looks.margin_unit, paste.reach_px)
     crop = focus.plan_crop(mask, margin_px=margin_px, grid_px=grid_px, pixels=pixels)
-    zoom = looks.tile_zoom or tile_zoom
-    if looks.tiles == "none" or focus.zoom_of(crop.crop, crop.size) >= zoom:
+    if tile_zoom is None or focus.zoom_of(crop.crop, crop.size) >= tile_zoom:
         return _placed(marking, mask, crop, paste, [Tile(crop, crop.crop)], crop.crop)
     box = focus.grown(crop.tight, paste.reach_px, marking.mask.size)
-    tiles = plan_tiles(box, marking.mask.size, grid_px=grid_px, pixels=pixels, zoom=zoom)
+    tiles = plan_tiles(box, marking.mask.size, grid_px=grid_px, pixels=pixels, zoom=tile_zoom)
     whole = FocusCrop(crop.tight, hull(tiles), (0, 0, 0, 0), tiles[0].crop.size)
     return _placed(marking, mask, whole, paste, tiles, crop.crop)
 

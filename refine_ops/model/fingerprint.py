@@ -3,14 +3,19 @@
 import dataclasses
 import hashlib
 import json
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from refine_ops import adapters
 from refine_ops.config import ModelSettings
+from refine_ops.errors import JobError
 from refine_ops.identity import NETWORK_PACKAGES, TRANSFER_PACKAGES, versions
 from refine_ops.model.presets import TRANSFER
-from refine_ops.model.source import COMPONENTS, ResolvedModel
+from refine_ops.model.source import COMPONENTS, ResolvedModel, resolve_model
+
+logger = logging.getLogger(__name__)
 
 _HASH_THREADS: Final = 8
 _SUFFIXES: Final = frozenset({".safetensors", ".json", ".txt", ".jinja"})
@@ -32,6 +37,40 @@ def fingerprint_model(model: ResolvedModel, settings: ModelSettings) -> dict[str
     for name in ("negative_prompt", "target_ring", "speed", "compile", "fp8", "dtype", "batch_size", "first"):
         values[f"settings.{name}"] = json.dumps(getattr(settings, name))
     return values | {f"version.{name}": found for name, found in versions(NETWORK_PACKAGES).items()}
+
+
+def pinned_adapters(settings: ModelSettings) -> tuple[str, ...]:
+    """The adapters, registry names such as `current` as the versions they stand for now, so that a run keeps one.
+
+    A library that is not the one an adapter was trained with is named in the log.
+
+    Raises:
+        JobError: an adapter was trained on another base model, unless `allow_other_base` is set.
+    """
+    if not settings.adapters or settings.registry is None:
+        return settings.adapters
+    base = fingerprint_model(resolve_model(settings.model_copy(update={"adapters": ()})), settings)
+    names = []
+    for name in adapters.in_force(settings.adapters, settings.registry):
+        if Path(name).exists():
+            names.append(name)
+            continue
+        card = adapters.show(settings.registry, name)
+        _refuse_other_base(card, base, settings)
+        for difference in adapters.drift(card.base, base):
+            logger.warning("adapter %s: %s", card.version, difference)
+        names.append(card.version)
+    return tuple(names)
+
+
+def _refuse_other_base(card: adapters.AdapterCard, base: dict[str, str], settings: ModelSettings) -> None:
+    weights = {name: digest for name, digest in card.base.items() if name.startswith("weights.")}
+    other = [line.partition(":")[0].removeprefix("weights.") for line in adapters.drift(weights, base)]
+    if other and not settings.allow_other_base:
+        raise JobError(
+            f"adapter {card.version} was trained on another base model than {settings.model!r} (other files in: "
+            f"{', '.join(other)}); use its own base, or set the model's allow_other_base"
+        )
 
 
 def hash_folder(folder: Path) -> str:

@@ -5,7 +5,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from refine_ops.config import (
-    FocusSettings,
+    CropGeometry,
     ImageLimits,
     ModelSettings,
     PasteSettings,
@@ -60,7 +60,7 @@ class CropSettings(Settings):
     """How samples become focus crops, and how they are varied."""
 
     focus: bool = Field(True, description="False: the whole image instead of the focus crop (Table 3's ablation).")
-    geometry: FocusSettings = FocusSettings()
+    geometry: CropGeometry = CropGeometry()
     paste: PasteSettings = Field(PasteSettings(), description="Its support is what sparse targets denoise.")
     paste_policy: PastePolicy = Field(
         "mask", description="As regions will say: the marked pixels, or all of their box."

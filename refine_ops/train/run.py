@@ -15,7 +15,7 @@ from refine_ops.errors import JobError
 from refine_ops.identity import TRAINING_PACKAGES, versions
 from refine_ops.job.elastic import run_elastic
 from refine_ops.job.ranks import ranks_here
-from refine_ops.model.fingerprint import fingerprint_model
+from refine_ops.model.fingerprint import fingerprint_model, pinned_adapters
 from refine_ops.model.source import resolve_model
 from refine_ops.train import run_folder
 from refine_ops.train.config import FINGERPRINT, TrainLoraConfig
@@ -48,6 +48,7 @@ def train(config: TrainLoraConfig, on_tick: Callable[[], None] | None = None) ->
         JobError: settings or data do not allow it, the loss diverged, a rank died, or the run was stopped.
     """
     config = placed(config)
+    pinned_adapters(config.model)  # refuses one of another base; which contents they have is in the fingerprint
     fingerprint = training_fingerprint(config)
     samples = read_samples(config.dataset, config.exclude)
     if not samples:

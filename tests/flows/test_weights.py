@@ -5,17 +5,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save
 
 import refine_ops
 from flows.refine_batch import refuse_tiny
 from flows.steps.weights import examine_gpu, parts_of, require_gpu, resolve_adapters
 from refine_ops import adapters
-from refine_ops.config import RefineBatchConfig, RefineSettings
+from refine_ops.config import ImageLimits, RefineBatchConfig, RefineSettings
 from refine_ops.errors import JobError
+from refine_ops.eval.config import RefinerMethod
+from refine_ops.eval.methods.open import open_method
 from refine_ops.job.ranks import count_gpus
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
+from refine_ops.train.config import TrainLoraConfig
+from refine_ops.train.run import train
 
 
 def settings(**model: object) -> RefineSettings:
@@ -79,6 +84,12 @@ def test_an_adapter_of_another_base_model_is_refused_unless_allowed(tmp_path: Pa
     with pytest.raises(JobError, match=r"another base model than 'tiny' \(other files in: transformer\)"):
         resolve_adapters(settings(**registry))
     resolve_adapters(settings(**registry, allow_other_base=True))
+    evaluated = RefinerMethod(name="ours", refine=settings(**registry, device="cpu"))
+    with pytest.raises(JobError, match="another base model than 'tiny'"):
+        open_method(evaluated, torch.device("cpu"), ImageLimits())
+    trained = {"dataset": "none", "out": str(tmp_path / "run"), "model": {"model": "tiny", "device": "cpu", **registry}}
+    with pytest.raises(JobError, match="another base model than 'tiny'"):
+        train(TrainLoraConfig.model_validate(trained))
 
 
 @pytest.mark.skipif(count_gpus() > 0, reason="this machine has a GPU")

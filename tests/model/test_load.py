@@ -69,7 +69,7 @@ def test_hub_names_touch_no_network_unless_allowed(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(socket.socket, "connect", refused)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for name in ("refineanything-2511", "someone/some-model"):
-        with pytest.raises(JobError, match="set allow_hub to download it"):
+        with pytest.raises(JobError, match=r"set allow_hub \(--allow-hub\) to download it"):
             resolve_model(ModelSettings(model=name))
 
 

@@ -105,7 +105,7 @@ def test_train_lora(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
         "promotion": {"limit": 2, "min_cases": 2},
     }
     read = read_by(tmp_path, TRAIN, {"TrainLoraConfig": ""}, TrainLoraConfig.model_validate(values))
-    check(TrainLoraConfig, read, {})
+    check(TrainLoraConfig, read, {"model[ModelSettings].allow_other_base": "an adapter by name"})
 
 
 BATCH = """

@@ -214,7 +214,7 @@ def _made(loaded: LoadedInput, settings: RefineSettings, refiner: Any) -> _Made 
         settings.paste,
         grid_px=refiner.grid_px,
         focus_pixels=refiner.focus_pixels,
-        tile_zoom=refiner.tile_zoom,
+        tile_zoom=settings.focus.least_zoom(refiner.tile_zoom),
     )
     after = decode(finished.data, name=item.image, limits=settings.limits).rgb
     reference, covered = region_reference(given, found) or (None, None)

@@ -7,6 +7,7 @@ from refine_ops.eval.config import ControlMethod, FolderMethod, MethodConfig, Re
 from refine_ops.eval.methods.method import Method
 from refine_ops.eval.methods.outputs import ControlOutputs, FolderOutputs
 from refine_ops.eval.methods.refiner import OurRefiner
+from refine_ops.model.fingerprint import pinned_adapters
 from refine_ops.model.pretrained import pick_device
 from refine_ops.proof.allowed import Rules
 
@@ -19,7 +20,9 @@ def open_method(config: MethodConfig, device: torch.device, limits: ImageLimits)
     if isinstance(config, RefinerMethod):
         wanted = config.refine.model.device
         own = device if wanted == "auto" else pick_device(wanted=wanted, setting=f"{config.name}: model.device")
-        return OurRefiner(config.refine, own)
+        model = config.refine.model
+        model = model.model_copy(update={"adapters": pinned_adapters(model)})
+        return OurRefiner(config.refine.model_copy(update={"model": model}), own)
     if isinstance(config, FolderMethod):
         return FolderOutputs(config, limits)
     if isinstance(config, ControlMethod):

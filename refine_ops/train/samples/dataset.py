@@ -117,7 +117,7 @@ def make_crop(
     if target.shape != source.rgb.shape:
         raise ItemError("sample.size", f"{sample.sample_id}: input {source.rgb.shape} and target {target.shape} differ")
     mask = decode_mask(files[sample.mask], name=sample.mask, size=source.size, limits=limits)
-    looks = settings.geometry.model_copy(update={"tiles": "none"})  # tiles are regions of their own size
+    looks = settings.geometry
     if settings.variants > 1:
         rng = np.random.default_rng(derive_seed(seed, sample.sample_id, variant))
         margin = round(looks.margin * (1 + settings.margin_jitter * rng.uniform(-1, 1)))
@@ -133,7 +133,7 @@ def make_crop(
         settings.paste,
         grid_px=preset.grid_px,
         focus_pixels=preset.focus_pixels,
-        tile_zoom=preset.tile_zoom,
+        tile_zoom=None,  # one crop per sample: to the model a tile is a crop like any other
     )
     given = conditioning.whole(
         source.rgb, found, prompt=sample.prompt, seed=0, references=references, policy=preset.reference
