@@ -214,12 +214,11 @@ class _Fleet:
         self._looked = time.monotonic()
         self._look_every_s = max(_LEDGER_EVERY_S, 20 * (self._looked - started))
         counts = self._counts()
-        detail = f"{counts.dead} dead" if counts.dead else ""
-        self._on_progress(counts.done + counts.dead, self._order.table.num_rows, detail)
+        self._on_progress(int(self._progress.finished.sum()), self._order.table.num_rows, counts.detail)
 
     def _counts(self) -> Counts:
-        dead = int(self._progress.dead.sum())
-        return Counts(done=int(self._progress.finished.sum()) - dead, dead=dead)
+        dead, held = int(self._progress.dead.sum()), int(self._progress.held.sum())
+        return Counts(done=int(self._progress.finished.sum()) - dead - held, dead=dead, held=held)
 
     def _warn_unclaimed(self, states: dict[UUID, State]) -> None:
         if any(not state.is_scheduled() for state in states.values()) or not self._lanes:

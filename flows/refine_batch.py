@@ -20,7 +20,7 @@ def refine_batch(config: RefineBatchConfig) -> RunSummary:
 
     Raises:
         JobError: it could not go on; the message says what to do.
-        ErrorBudgetExceeded: the share of dead items is above `error_budget`.
+        BudgetExceeded: the share of dead items is above `error_budget`, or that of held ones above `hold_budget`.
     """
     refuse_tiny(config, deployed=deployment.id is not None)
     return run_batch(config, UNDER_PREFECT, on_pool=run_on_pool, report=drift_report)

@@ -31,6 +31,7 @@ def refine_shards(config: RefineShardsConfig) -> int:
     verdict = Node(folder, settings, processes_for(settings), examine=partial(examine_gpu, model)).run(todo)
     found = verdict.counts
     logger.info(
-        "%d refined, %d dead, %d rank deaths, %.1f s", found.done, found.dead, verdict.deaths, verdict.elapsed_s
+        "%d refined, %d held, %d dead, %d rank deaths, %.1f s",
+        *(found.done, found.held, found.dead, verdict.deaths, verdict.elapsed_s),
     )
     return len(todo.positions)

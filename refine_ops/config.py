@@ -19,6 +19,9 @@ OnNewFingerprint = Literal["refuse", "new-work", "redo"]
 KeepPatches = Literal["none", "flagged", "all"]
 """Whose raw patches are kept beside the outputs: nobody's, those of regions whose drift was undone, everybody's."""
 
+HeldOutput = Literal["none", "source"]
+"""What stands in the published set for an item of which nothing was accepted: nothing, or a copy of its source."""
+
 
 class Settings(BaseModel):
     """Root of all settings: immutable, and unknown keys are errors."""
@@ -234,6 +237,27 @@ class RefineSettings(PatchSettings):
     write: WriteSettings = WriteSettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     limits: ImageLimits = ImageLimits()
+    publish: Literal["gated", "all"] = Field(
+        "gated",
+        description="'gated': a region is published on evidence, by the gate that was calibrated for the model, or by "
+        "fixed rules where there is none; what is not accepted keeps the source's own pixels. 'all': whatever comes.",
+    )
+    candidates: int = Field(
+        1, ge=1, le=16, description="Candidates per region at most, from other seeds; more run only as `stop` says."
+    )
+    stop: Literal["first-accepted", "best"] = Field(
+        "first-accepted", description="Candidates run until one is accepted; or all of them, and the best is taken."
+    )
+
+    read_text: bool = Field(
+        False, description="Also read the text in regions before and after (OCR, extra `eval`); takes a second each."
+    )
+
+    @model_validator(mode="after")
+    def _candidates_are_judged(self) -> Self:
+        if self.publish == "all" and self.candidates > 1:
+            raise ValueError(f"candidates is {self.candidates}, but with publish 'all' the first one is taken; use 1")
+        return self
 
 
 class WorkerSettings(Settings):
@@ -282,6 +306,15 @@ class RefineBatchConfig(Settings):
         ge=0,
         le=1,
         description="Above this share of dead items among those of this start, it fails and publishes nothing new.",
+    )
+    hold_budget: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Above this share of held items among those of this start, it fails and publishes nothing new.",
+    )
+    held_output: HeldOutput = Field(
+        "none", description="What stands in the published set for an item of which nothing was accepted."
     )
     max_removed: float = Field(
         0.1,

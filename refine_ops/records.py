@@ -23,7 +23,7 @@ Blend = npt.NDArray[np.float32]
 
 PastePolicy = Literal["mask", "box"]
 Status = Literal["done", "held", "dead"]
-"""Held: nothing of it was good enough to publish; a person decides."""
+"""`held`: refined, and no region of it accepted; it waits for a person."""
 ReferencePolicy = Literal["as_given", "registered"]
 """What a refiner is given of a reference: as it came, or in the region's pose and none where it does not fit."""
 MadeBy = Literal["model", "transfer"]
@@ -124,6 +124,7 @@ class Conditioning:
 
     Where references are registered, `reference` lies in the view's frame and has its size, or is None where none fits;
     `covered` `bool (h, w)` is where it reaches, `agreement` what was measured, `given` the reference as it came.
+    `candidate` counts the region's candidates, from 0: but for seed and number all of them are given the same.
     """
 
     image: U8Image
@@ -135,6 +136,7 @@ class Conditioning:
     covered: Mask | None = None
     agreement: "Agreement | None" = None
     given: U8Image | None = None
+    candidate: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +314,16 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Ruling:
+    """Whether a region is published. `reason` is empty where it is, else a name of `judge.gate.REASONS`; `score` is
+    the gate's, None under fixed rules alone."""
+
+    accepted: bool
+    reason: str = ""
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RegionOutcome:
     """What happened to one region.
 
@@ -319,6 +331,10 @@ class RegionOutcome:
     `change` is the mean absolute difference to the input over what is pasted, in 1/255. `tiles` is how many looks it
     took; of several, `crop` holds all of theirs, the model's size is that of each, and `alignment` is that of the one
     whose colour was off most.
+
+    `ruling` says whether that was published, on which `evidence`; both are None where nobody judged, and all was. A
+    region that was not accepted is the source's own. Of `candidates` that were made, `taken` (from 0) is the one all
+    this is about.
     """
 
     region_id: str
@@ -336,6 +352,15 @@ class RegionOutcome:
     agreement: Agreement | None = None
     made_by: MadeBy = "model"
     tiles: int = 1
+    evidence: Evidence | None = None
+    ruling: Ruling | None = None
+    candidates: int = 1
+    taken: int = 0
+
+    @property
+    def accepted(self) -> bool:
+        """Whether its pixels are in the output."""
+        return self.ruling is None or self.ruling.accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +394,9 @@ class Outcome:
     row, `identity` what the stores say of the inputs without reading them (ETag, size, time): a rerun compares these
     two to skip what is done. `output` is the item's plain name, `object` where its bytes lie below the run folder,
     `start` the start that tried it. `timings_s` are wall-clock seconds per step.
+
+    Where a region was held, `candidate` is the object of a file that has it too, for a person to look at; of a held
+    item `verification` is about that one, and `object` is empty or a copy of the source.
     """
 
     item_id: str
@@ -390,6 +418,9 @@ class Outcome:
     output_sha256: str = ""
     source_bytes: int = 0
     output_bytes: int = 0
+    candidate: str = ""
+    candidate_sha256: str = ""
+    candidate_bytes: int = 0
     regions: tuple[RegionOutcome, ...] = ()
     verification: Verification | None = None
     timings_s: dict[str, float] = field(default_factory=dict)

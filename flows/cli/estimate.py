@@ -115,7 +115,7 @@ def to_do(plan: PlanReader, ledger: pa.Table, config: RefineBatchConfig) -> ToDo
     regions = plan.columns(["regions"])["regions"].combine_chunks().take(pa.array(left.positions)).flatten()
     return ToDo(
         items=len(left.positions),
-        done=left.done + left.dead,
+        done=left.done + left.held + left.dead,
         regions=len(regions),
         references=len(regions) - pc.struct_field(regions, "reference").null_count,
     )
@@ -129,10 +129,10 @@ def measured(config: RefineBatchConfig) -> Measured | None:
     if not same:
         return None
     ledger = read_ledger(storage.join(uri, "outcomes"), ["status", "regions", "timings_s"])
-    mine = pc.and_(pc.equal(ledger["status"], "done"), pc.is_in(ledger["start"], value_set=pa.array(same)))
-    done = ledger.filter(mine)
-    regions = int(pc.sum(pc.list_value_length(done["regions"])).as_py() or 0)
-    seconds = sum(dict(times).get("refine", 0.0) for times in done["timings_s"].to_pylist())
+    mine = pc.and_(pc.not_equal(ledger["status"], "dead"), pc.is_in(ledger["start"], value_set=pa.array(same)))
+    made = ledger.filter(mine)
+    regions = int(pc.sum(pc.list_value_length(made["regions"])).as_py() or 0)
+    seconds = sum(dict(times).get("refine", 0.0) for times in made["timings_s"].to_pylist())
     return Measured(seconds / regions, regions) if regions else None
 
 

@@ -32,6 +32,10 @@ def image(
     model: Annotated[str | None, typer.Option(help="Preset, folder in diffusers' layout, or hub name.")] = None,
     adapter: Annotated[list[str] | None, typer.Option(help="LoRA file or folder. Repeatable.")] = None,
     allow_hub: Annotated[bool | None, typer.Option("--allow-hub", help="Download named hub models.")] = None,
+    publish: Annotated[
+        str | None, typer.Option(help="gated: only what is not worse, on evidence; all: whatever comes.")
+    ] = None,
+    candidates: Annotated[int | None, typer.Option(help="Seeds to try at most, while none is accepted.")] = None,
     seed: Annotated[int | None, typer.Option(help="Default: derived from the picture's name.")] = None,
     mask_level: Annotated[int | None, typer.Option(help="Values of the mask that mark start here.")] = None,
     mask_class: Annotated[int | None, typer.Option(help="The marked class of a label image.")] = None,
@@ -46,6 +50,8 @@ def image(
         "refine.model.model": model,
         "refine.model.adapters": tuple(adapter) if adapter else None,
         "refine.model.allow_hub": allow_hub,
+        "refine.publish": publish,
+        "refine.candidates": candidates,
     }
     settings = load_config(RefineBatchConfig, config, set_, given)
     if sum(bool(marked) for marked in (box, mask, scribble)) != 1:
@@ -77,13 +83,21 @@ def image(
         fail(f"{e.reason}: {e}", EXIT_BAD_INPUT)
     if out is None:
         target += "" if target.lower().endswith(result.suffixes) else result.suffixes[0]
-    written = result.save(target)
-    print(f"{result}, {time.monotonic() - started:.1f} s\nrefined       {written}")
+    print(f"{result}, {time.monotonic() - started:.1f} s")
+    if not result.all_held:
+        print(f"refined       {result.save(target)}")
     if show:
         comparison = str(PurePosixPath(target).with_suffix("")) + ".before-after.png"
         print(f"before/after  {result.save_comparison(comparison)}")
     for warning in result.warnings:
         print(f"NOTE: {warning}", file=sys.stderr)
+    if result.all_held:
+        look = "" if show else "--show draws it beside the source; "
+        fail(
+            f"{result.why}. Nothing was written, the source stands. {look}--candidates 4 tries other seeds; "
+            "--publish all writes it all the same",
+            EXIT_BAD_INPUT,
+        )
 
 
 def _target(picture: str, out: str | None) -> str:

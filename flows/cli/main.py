@@ -137,6 +137,10 @@ def run(
     canary: Annotated[int | None, typer.Option(help="Refine a sample of N first, within canary_limits.")] = None,
     retry_dead: Annotated[bool | None, typer.Option("--retry-dead", help="Also redo dead items.")] = None,
     error_budget: Annotated[float | None, typer.Option(help="Fail above this share of dead items.")] = None,
+    publish: Annotated[
+        str | None, typer.Option(help="gated: regions that are not worse, on evidence; all: whatever comes.")
+    ] = None,
+    candidates: Annotated[int | None, typer.Option(help="Seeds per region at most, while none is accepted.")] = None,
     output_format: Annotated[str | None, typer.Option(help="source, png or webp-lossless.")] = None,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Count and estimate; refine nothing.")] = False,
     price: Annotated[
@@ -159,6 +163,8 @@ def run(
         "canary": canary,
         "retry_dead": retry_dead,
         "error_budget": error_budget,
+        "refine.publish": publish,
+        "refine.candidates": candidates,
         "refine.write.output_format": output_format,
     }
     settings = load_config(RefineBatchConfig, config, set_, given)
@@ -169,15 +175,16 @@ def run(
         print(count(settings, price))
         return
     note_tiny(settings.refine)
-    from flows.steps.batch import ErrorBudgetExceeded
+    from flows.steps.batch import BudgetExceeded
 
     try:
         summary = run_batch(settings, verbose)
-    except ErrorBudgetExceeded as e:
+    except BudgetExceeded as e:
         _print_report(settings.out)
         fail(str(e), EXIT_BAD_INPUT)
     print(
-        f"{summary.done} done, {summary.dead} dead, {summary.changed_outside_px} px changed outside the allowed change"
+        f"{summary.done} done, {summary.held} held, {summary.dead} dead, {summary.changed_outside_px} px changed "
+        "outside the allowed change"
     )
     print(f"outputs  {summary.run}/current\nsummary  {summary.summary}\nbefore/after  {summary.contact_sheet}")
     _print_report(summary.run)

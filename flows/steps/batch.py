@@ -25,15 +25,16 @@ from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import JobError, RefineError, Unacceptable
 from refine_ops.job import published
 from refine_ops.job.launch import Node, NodeVerdict
-from refine_ops.job.ledger import compact, outcomes_table, read_ledger, write_part
+from refine_ops.job.ledger import compact, outcomes_table, read_history, read_ledger, write_part
 from refine_ops.job.planning.canary import check_canary, sample_canary
 from refine_ops.job.planning.plan import Plan, PlanReader, make_plan, problem_outcomes
 from refine_ops.job.planning.remaining import REMAINING_COLUMNS, Remaining, remaining
 from refine_ops.job.planning.touched import settle_touched
 from refine_ops.job.ranks import SoleRank
 from refine_ops.job.run_folder import RunFolder, find_run
+from refine_ops.judge.judge import open_judge, said_without_gate
 from refine_ops.report.config import DriftReportConfig
-from refine_ops.report.review import read_review
+from refine_ops.report.review import approve_held, read_review
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,17 @@ _GUARDED_FROM = 20
 """Published items from which on a shrunken manifest is refused: a handful is looked through at a glance."""
 
 
-class ErrorBudgetExceeded(Unacceptable):
-    """More items are dead than the run may lose; everything that could be refined is refined and recorded."""
+class BudgetExceeded(Unacceptable):
+    """Of this start's items more are dead or held than it may have; everything that could be refined is refined and
+    recorded, and nothing new is published."""
+
+
+class ErrorBudgetExceeded(BudgetExceeded):
+    """More items are dead than `error_budget` allows."""
+
+
+class HoldBudgetExceeded(BudgetExceeded):
+    """More items are held than `hold_budget` allows."""
 
 
 class Refine(Protocol):
@@ -70,7 +80,7 @@ def run_batch(
 
     Raises:
         JobError: it could not go on; the message says what to do.
-        ErrorBudgetExceeded: of this start's items more are dead than `error_budget` allows.
+        BudgetExceeded: of this start's items more are dead than `error_budget`, or held than `hold_budget` allows.
     """
     if config.lanes == "work-pool" and on_pool is None:
         raise JobError("lanes: work-pool needs a Prefect server and its work pool; start the flow refine-batch there")
@@ -79,15 +89,18 @@ def run_batch(
         config = config.model_copy(update={"refine": resolve_adapters(config.refine), "until": until})
         refine = (on_pool if config.lanes == "work-pool" else None) or _Here(config, stack)
         parts = parts_of(config.refine)
+        if told := said_without_gate(config.refine, open_judge(config.refine, rules_only=True)):
+            logger.warning(told)
         folder = engine.step(find_folder)(config, parts)
         opened = stack.enter_context(RunStart(config, parts))
         plan = engine.step(plan_run)(config, folder, opened, engine)
         folder = replace(folder, start=opened.start.number)
         refuse_shrinkage(config, folder, plan)
         engine.step(record_problems)(folder, plan)
+        engine.step(take_approvals)(folder, engine)
         todo = engine.step(find_remaining)(config, folder, engine)
         refuse_mass_redo(config, todo)
-        skipped, verdict = todo.done + todo.dead, None
+        skipped, verdict = todo.done + todo.held + todo.dead, None
         if config.canary and len(todo.positions):
             sample = sample_canary(PlanReader(folder.plan), todo, config.canary)
             verdict = engine.step(refine_canary)(config, folder, sample, opened, refine, engine)
@@ -96,7 +109,7 @@ def run_batch(
             rest = engine.step(refine_items)(config, folder, todo, refine, engine)
             verdict = verdict.and_then(rest) if verdict else rest
         summary = engine.step(write_summary)(config, folder, plan, verdict, skipped, engine)
-        over_budget = summary.dead_share > config.error_budget
+        over_budget = _over_budget(summary, config)
         if over_budget:
             opened.exit = "budget"
         else:
@@ -109,22 +122,36 @@ def run_batch(
                 raise
             logger.warning("%s", e)  # the budget is the graver one, and both end with 1
         if over_budget:
-            raise ErrorBudgetExceeded(_over_budget(summary, config))
+            raise over_budget
         return summary
 
 
-def _over_budget(summary: RunSummary, config: RefineBatchConfig) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in summary.dead_by_reason.items())
-    return (
-        f"{summary.dead_now} of {summary.done_now + summary.dead_now} items of this start are dead "
-        f"({summary.dead_share:.1%}), the budget is {config.error_budget:.1%}, so nothing new is published: {reasons}. "
-        f"Each one's message is in {summary.summary}. What you mend is redone by the same command, retry_dead also "
-        "tries again what has not changed."
-    ) + (
+def _over_budget(summary: RunSummary, config: RefineBatchConfig) -> BudgetExceeded | None:
+    look = f"Each one's message is in {summary.summary}."
+    accept = (
         f" Once you have looked: the same command publishes the {summary.done} that are done, nothing is refined twice."
         if summary.done
         else ""
     )
+    if summary.dead_share > config.error_budget:
+        return ErrorBudgetExceeded(
+            f"{summary.dead_now} of {summary.tried_now} items of this start are dead "
+            f"({summary.dead_share:.1%}), the budget is {config.error_budget:.1%}, so nothing new is published: "
+            f"{_counts(summary.dead_by_reason)}. {look} What you mend is redone by the same command, retry_dead also "
+            f"tries again what has not changed.{accept}"
+        )
+    if summary.held_share > config.hold_budget:
+        return HoldBudgetExceeded(
+            f"{summary.held_now} of {summary.tried_now} items of this start are held ({summary.held_share:.1%}), the "
+            f"budget is {config.hold_budget:.1%}, so nothing new is published: {_counts(summary.held_by_reason)}. "
+            f"{look} Is it the right model, with the right references? What you approve in the report is "
+            f"published as it is kept.{accept}"
+        )
+    return None
+
+
+def _counts(by_reason: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in by_reason.items())
 
 
 class _Here:
@@ -229,6 +256,12 @@ def record_problems(folder: RunFolder, plan: Plan) -> None:
         write_part(folder.outcomes, outcomes_table(outcomes), "plan")
 
 
+def take_approvals(folder: RunFolder, engine: Engine) -> None:
+    """What is held and a person approved meanwhile is done."""
+    if count := approve_held(folder):
+        engine.note(f"{count} held items were approved and are done")
+
+
 def find_remaining(config: RefineBatchConfig, folder: RunFolder, engine: Engine) -> Remaining:
     """What of the plan has no outcome yet, by the ledger."""
     ledger = read_ledger(folder.outcomes, list(REMAINING_COLUMNS))
@@ -244,7 +277,7 @@ def find_remaining(config: RefineBatchConfig, folder: RunFolder, engine: Engine)
         limits = config.refine.limits
         found = settle_touched(found, PlanReader(folder.plan), folder, config.access, limits.max_bytes)
     older = f", {found.older} of them under an earlier fingerprint" if found.older else ""
-    engine.note(f"{len(found.positions)} to do, {found.done} done{older}, {found.dead} dead")
+    engine.note(f"{len(found.positions)} to do, {found.done} done{older}, {found.held} held, {found.dead} dead")
     return found
 
 
@@ -265,7 +298,7 @@ def refine_canary(
 
 def without(todo: Remaining, sample: Remaining) -> Remaining:
     """What remains once the sample, a part of it, has its outcomes."""
-    return Remaining(np.setdiff1d(todo.positions, sample.positions), todo.done, todo.dead)
+    return replace(todo, positions=np.setdiff1d(todo.positions, sample.positions))
 
 
 def refine_items(
@@ -282,10 +315,24 @@ def publish(config: RefineBatchConfig, folder: RunFolder, opened: RunStart, left
     planned, before = _planned(folder), published.newest(folder.uri)
     if config.limit is not None and before is not None:
         planned = pa.concat_arrays([planned, before.table["item_id"].combine_chunks()])
+    stays = None if before is None else _staying(folder, ledger, before.table)
     opened.start.refuse_if_lost()
-    snapshot = published.commit(folder.uri, folder.start, published.compose(ledger, planned))
+    snapshot = published.commit(folder.uri, folder.start, published.compose(ledger, planned, stays))
     published.link_current(folder.uri, snapshot)
     opened.exit = "deadline" if left else "done"
+
+
+def _staying(folder: RunFolder, ledger: pa.Table, before: pa.Table) -> pa.Table:
+    """What of the snapshot before still stands for items that are held now."""
+    held = ledger.filter(pc.equal(ledger["status"], "held"))
+    shown = before.filter(pc.is_in(before["item_id"], value_set=held["item_id"].combine_chunks()))
+    if not shown.num_rows:
+        return shown
+    asked = ["source_sha256", "request"]
+    history = read_history(folder.outcomes, shown["item_id"].combine_chunks(), ["object", *asked, "regions"])
+    done = history.filter(pc.equal(history["status"], "done"))
+    now = read_ledger(folder.outcomes, asked)
+    return published.staying(shown, now, done)
 
 
 def _planned(folder: RunFolder) -> pa.Array:

@@ -18,7 +18,7 @@ def due_report(
 ) -> DriftReportConfig | None:
     """The drift report: of the whole folder up to `report_items`, of this night alone in a folder that has grown
     larger, and none where nothing has changed since the last one, unless that found a broken promise."""
-    if not (summary.done or summary.dead) or not config.report_items:
+    if not (summary.done or summary.held or summary.dead) or not config.report_items:
         return None
     whole, last = summary.done <= config.report_items, last_report(folder)
     violated = last is not None and last.violated

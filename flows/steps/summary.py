@@ -5,7 +5,8 @@ import io
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,14 +29,14 @@ from refine_ops.report.page.contact_sheet import SheetItem, contact_sheet
 logger = logging.getLogger(__name__)
 
 _SHOWN_ITEMS = 8
-_SHOWN_DEAD = 100
+_LISTED_ITEMS = 100
 _INERT = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {c: f"&#{ord(c)};" for c in "\"'|`[]()*_#!\\~"}
 
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """How a run ended. Counts are over the manifest's items with an outcome; `refined_now` and `dead_now` are this
-    start's share; `left` is what its deadline left to the next one."""
+    """How a run ended. Counts are over the manifest's items with an outcome; those of `now` are this start's share;
+    `left` is what its deadline left to the next one."""
 
     run: str
     done: int
@@ -51,11 +52,24 @@ class RunSummary:
     done_now: int = 0
     dead_now: int = 0
     left: int = 0
+    held: int = 0
+    held_now: int = 0
+    held_by_reason: dict[str, int] = field(default_factory=dict)
+    regions_held: int = 0
+
+    @property
+    def tried_now(self) -> int:
+        return self.done_now + self.held_now + self.dead_now
 
     @property
     def dead_share(self) -> float:
         """Of what this start tried: old dead letters do not fail a night."""
-        return self.dead_now / max(1, self.done_now + self.dead_now)
+        return self.dead_now / max(1, self.tried_now)
+
+    @property
+    def held_share(self) -> float:
+        """Of what this start tried."""
+        return self.held_now / max(1, self.tried_now)
 
 
 def summarise(
@@ -83,6 +97,7 @@ def summarise(
     pq.write_table(dead, sink)
     storage.write(folder.dead_letter, sink.getvalue().to_pybytes())
     done = ledger.filter(pc.equal(ledger["status"], "done"))
+    held = ledger.filter(pc.equal(ledger["status"], "held")).sort_by("row")
     sheet = contact_sheet(_sheet_items(folder, config, reader, done))
     sheet_uri = storage.join(folder.uri, "report", "contact_sheet.png")
     storage.write(sheet_uri, sheet)
@@ -101,15 +116,19 @@ def summarise(
         left=verdict.left if verdict else 0,
         done_now=_of_start(done, folder.start),
         dead_now=_of_start(ledger.filter(pc.equal(ledger["status"], "dead")), folder.start),
+        held=held.num_rows,
+        held_now=_of_start(held, folder.start),
+        held_by_reason=dict(Counter(held["reason"].to_pylist()).most_common()),
+        regions_held=sum(not _accepted(r) for row in done["regions"].to_pylist() for r in row),
     )
     if summary.credentials_removed:
         logger.warning(
             "%d sources had Content Credentials (C2PA), which sign their own pixels: the refined files have none",
             summary.credentials_removed,
         )
-    text = _markdown(summary, config, verdict, dead)
+    text = _markdown(summary, config, verdict, held, dead)
     storage.write(summary.summary, text.encode())
-    _show(text, sheet, dead, engine)
+    _show(text, sheet, held, dead, engine)
     return summary
 
 
@@ -118,6 +137,10 @@ def _proven(done: pa.Table, field: str) -> int:
     if not done.num_rows:
         return 0
     return int(pc.sum(pc.struct_field(done["verification"].combine_chunks(), field)).as_py() or 0)
+
+
+def _accepted(region: dict[str, Any]) -> bool:
+    return region["ruling"] is None or bool(region["ruling"]["accepted"])
 
 
 def _of_start(outcomes: pa.Table, start: int) -> int:
@@ -149,11 +172,13 @@ def _masks(regions: Iterable[Region], size: tuple[int, int], limits: ImageLimits
         yield region.region_id, region_mask(region, size, data, limits)
 
 
-def _markdown(summary: RunSummary, config: RefineBatchConfig, verdict: NodeVerdict | None, dead: pa.Table) -> str:
+def _markdown(
+    summary: RunSummary, config: RefineBatchConfig, verdict: NodeVerdict | None, held: pa.Table, dead: pa.Table
+) -> str:
     lines = [
         "# refine-batch",
         "",
-        f"**{summary.done} of {summary.done + summary.dead} items refined; "
+        f"**{summary.done} of {summary.done + summary.held + summary.dead} items refined; "
         f"{summary.changed_outside_px} pixels changed outside the allowed change.**",
         "",
         "| | |",
@@ -162,6 +187,9 @@ def _markdown(summary: RunSummary, config: RefineBatchConfig, verdict: NodeVerdi
         f"| manifest | {_code(config.manifest)} |",
         f"| model | {_code(config.refine.model.model)} |",
         f"| refined now, already done | {summary.refined_now}, {summary.skipped} |",
+        f"| held: nothing of it was accepted, the source stands | {summary.held} |",
+        f"| held in this start | {summary.held_now} ({summary.held_share:.1%}; budget {config.hold_budget:.1%}) |",
+        f"| single regions held in refined items | {summary.regions_held} |",
         f"| dead | {summary.dead} |",
         f"| dead in this start | {summary.dead_now} ({summary.dead_share:.1%}; budget {config.error_budget:.1%}) |",
     ]
@@ -175,17 +203,22 @@ def _markdown(summary: RunSummary, config: RefineBatchConfig, verdict: NodeVerdi
             f"| model loaded, first image | {verdict.counts.load_s:.1f} s, {verdict.counts.first_image_s:.1f} s |",
             f"| launches, rank deaths | {verdict.launches}, {verdict.deaths} |",
         ]
-    if summary.dead:
-        lines += ["", "## Dead letters", "", "| reason | items |", "| --- | --- |"]
-        lines += [f"| {_code(reason)} | {count} |" for reason, count in summary.dead_by_reason.items()]
-        lines += ["", "| item | reason | message |", "| --- | --- | --- |"]
-        rows = dead.slice(0, _SHOWN_DEAD).to_pylist()
-        lines += [f"| {_code(r['item_id'])} | {_code(r['reason'])} | {_plain(r['message'])} |" for r in rows]
+    lines += _listed("Held", summary.held_by_reason, held) + _listed("Dead letters", summary.dead_by_reason, dead)
     lines += ["", f"Before and after: {_code(summary.contact_sheet)}"]
     return "\n".join(lines) + "\n"
 
 
-def _show(text: str, sheet: bytes, dead: pa.Table, engine: Engine) -> None:
+def _listed(title: str, by_reason: dict[str, int], items: pa.Table) -> list[str]:
+    if not items.num_rows:
+        return []
+    lines = ["", f"## {title}", "", "| reason | items |", "| --- | --- |"]
+    lines += [f"| {_code(reason)} | {count} |" for reason, count in by_reason.items()]
+    lines += ["", "| item | reason | message |", "| --- | --- | --- |"]
+    rows = items.slice(0, _LISTED_ITEMS).to_pylist()
+    return lines + [f"| {_code(r['item_id'])} | {_code(r['reason'])} | {_plain(r['message'])} |" for r in rows]
+
+
+def _show(text: str, sheet: bytes, held: pa.Table, dead: pa.Table, engine: Engine) -> None:
     picture = io.BytesIO()
     from PIL import Image
 
@@ -193,10 +226,11 @@ def _show(text: str, sheet: bytes, dead: pa.Table, engine: Engine) -> None:
         image.convert("RGB").save(picture, "JPEG", quality=80)
     data = base64.b64encode(picture.getvalue()).decode()
     engine.show("refine-summary", f"{text}\n![before and after](data:image/jpeg;base64,{data})\n")
-    if dead.num_rows:
-        rows = dead.slice(0, _SHOWN_DEAD).to_pylist()
-        shown = ("item_id", "reason", "message", "image")
-        engine.show_table("refine-dead-letters", [{k: _plain(str(r[k])) for k in shown} for r in rows])
+    shown = ("item_id", "reason", "message", "image")
+    for name, items in (("refine-held", held), ("refine-dead-letters", dead)):
+        if items.num_rows:
+            rows = items.slice(0, _LISTED_ITEMS).to_pylist()
+            engine.show_table(name, [{k: _plain(str(r[k])) for k in shown} for r in rows])
 
 
 def _plain(text: str) -> str:

@@ -9,6 +9,7 @@ from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.job.ranks import count_gpus, ranks_here
 from refine_ops.job.run_folder import fingerprint_parts
+from refine_ops.judge.judge import open_judge
 from refine_ops.model.fingerprint import fingerprint_model, pinned_adapters
 from refine_ops.model.presets import PRESETS, TRANSFER
 from refine_ops.model.source import resolve_model
@@ -29,8 +30,10 @@ def resolve_adapters(settings: RefineSettings) -> RefineSettings:
 
 
 def parts_of(settings: RefineSettings) -> dict[str, str]:
-    """What the run's pixels depend on: the settings, the weights they name, and versions."""
-    return fingerprint_parts(settings, fingerprint_model(resolve_model(settings.model), settings.model))
+    """What the run's pixels depend on: the settings, the weights and the gate they name, and versions."""
+    weights = fingerprint_model(resolve_model(settings.model), settings.model)
+    judge = open_judge(settings, rules_only=True)
+    return fingerprint_parts(settings, weights) | (judge.fingerprint if judge else {})
 
 
 def processes_for(config: RefineBatchConfig) -> int:

@@ -1,5 +1,6 @@
 """Paste-back (Eq. 8-9) in the file's own colours and depth; nothing outside the blend's support is written."""
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import cv2
@@ -11,7 +12,7 @@ from refine_ops.errors import ItemError
 from refine_ops.image import colour
 from refine_ops.image.formats.native import F32, Samples
 from refine_ops.image.source import Source, as_stored, upright
-from refine_ops.records import Blend, FocusCrop, Mask, U8Image
+from refine_ops.records import Blend, Box, FocusCrop, Mask, U8Image
 
 _KEEP_RANGE: Final = 16 / 255
 """Up to this change, the source's own colour beyond 8-bit sRGB is faded out rather than dropped."""
@@ -48,6 +49,16 @@ def paste_back(below: U8Image, above: npt.NDArray[Any], blend: Blend) -> U8Image
     return np.where(alpha > 0, np.rint(mixed), below).astype(np.uint8)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Saved:
+    """What a canvas showed in `box`: samples as they are stored, upright sRGB `uint8 (h, w, 3)`, and the change."""
+
+    box: Box
+    samples: Samples
+    rgb: U8Image
+    change: npt.NDArray[np.uint8]
+
+
 class Canvas:
     """An editable copy of a source. Regions are pasted in turn; each sees what the ones before left."""
 
@@ -81,6 +92,18 @@ class Canvas:
     def support(self) -> Mask:
         """Where anything was blended in, `bool (H, W)`, upright."""
         return self.change > 0
+
+    def saved(self, box: Box) -> Saved:
+        """A copy of what is in `box`, to be restored after a trial."""
+        window = _window(box)
+        return Saved(box, self._upright[window].copy(), self._rgb[window].copy(), self.change[window].copy())
+
+    def restore(self, saved: Saved) -> None:
+        """Undo whatever was pasted inside the box since, bit for bit, in the support too."""
+        window = _window(saved.box)
+        self._upright[window] = saved.samples
+        self._rgb[window] = saved.rgb
+        self.change[window] = saved.change
 
     def paste(self, crop: FocusCrop, patch: F32, blend: Blend) -> None:
         """Eq. (9) on the crop C, computed in float in the source's own profile and depth; alpha is never edited.
@@ -136,6 +159,11 @@ class Canvas:
         target = profile.from_srgb(patch, own, bits) + keep * (own - profile.from_srgb(shown, own, bits))
         target = np.clip(target, 0, 1)
         return target if alpha is None else np.where(alpha > 0, target, own)
+
+
+def _window(box: Box) -> tuple[slice, slice]:
+    x0, y0, x1, y1 = box
+    return slice(y0, y1), slice(x0, x1)
 
 
 def _under_matte(shown: F32, alpha: F32, matte: F32) -> F32:

@@ -154,6 +154,7 @@ class Node:
             worker=config.worker,
             access=config.access,
             keep_patches=config.keep_patches,
+            held_output=config.held_output,
             solo=solo,
             # New for every launch: two launches of one start must not take each other's parts for their own.
             writer=uuid.uuid4().hex[:8],
@@ -200,13 +201,13 @@ class Node:
 
     def _report(self, current: Counts) -> None:
         counts = _one_after_another(self._total, current)
-        self._on_progress(counts.done + counts.dead, self._items, _detail(counts))
+        self._on_progress(counts.done + counts.held + counts.dead, self._items, _detail(counts))
 
 
 def _detail(counts: Counts) -> str:
     """What a person who waits wants to know beside how many are done."""
-    if counts.dead:
-        return f"{counts.dead} dead"
+    if counts.detail:
+        return counts.detail
     if counts.done:
         return ""
     return f"model loaded in {counts.load_s:.1f} s" if counts.load_s else "loading the model"
@@ -217,6 +218,7 @@ def _one_after_another(first: Counts, second: Counts) -> Counts:
     return Counts(
         done=first.done + second.done,
         dead=first.dead + second.dead,
+        held=first.held + second.held,
         regions=first.regions + second.regions,
         model_s=first.model_s + second.model_s,
         load_s=max(first.load_s, second.load_s),

@@ -33,7 +33,7 @@ _PART: Final = re.compile(r"part-(\d{8})-")
 _HASH_CHARS: Final = 16
 """Of SHA-256, in a part's name: one damaged bit anywhere makes the whole part unreadable, whichever columns are asked
 for; else a reader of two columns would count items as done whose other columns are gone."""
-OUTCOME_VERSION: Final = 7
+OUTCOME_VERSION: Final = 8
 """Of the schema that `records.Outcome` makes; goes up by one with every change of it (a test holds them together)."""
 _VERSION_KEY: Final = b"refine_ops.outcome"
 OUTCOME_SCHEMA: Final = pa.schema(record_fields(Outcome), metadata={_VERSION_KEY: str(OUTCOME_VERSION)})
@@ -123,6 +123,17 @@ def read_ledger(folder: str, columns: list[str] | None = None, items: pa.Array |
     return latest(_without_void(folder, pa.concat_tables(parts))) if parts else _schema(columns).empty_table()
 
 
+def read_history(folder: str, item_ids: pa.Array, columns: list[str]) -> pa.Table:
+    """All outcomes ever of these items, in no particular order, with `item_id`, `start`, `status` and `columns`.
+
+    Raises:
+        JobError: as `read_ledger`.
+    """
+    uris = list(storage.list_files(folder, ".parquet"))
+    parts = list(read_parts(uris, columns, items=item_ids).values())
+    return _without_void(folder, pa.concat_tables(parts)) if parts else _schema(columns).empty_table()
+
+
 def _without_void(folder: str, table: pa.Table) -> pa.Table:
     void = void_starts(storage.folder_of(folder))
     return table.filter(pc.invert(pc.is_in(table["start"], value_set=pa.array(sorted(void))))) if void else table
@@ -183,11 +194,12 @@ def _read_part(uri: str, schema: pa.Schema, skip_unreachable: bool, items: pa.Ar
 
 
 def latest(table: pa.Table) -> pa.Table:
-    """Of the rows of one item, that of the latest start; within one start done beats dead, then the later one.
+    """Of the rows of one item, that of the latest start; within one start done beats held, held beats dead, and then
+    the later one counts.
 
     Starts have numbers, so a machine whose clock is wrong cannot put an old outcome above a new one.
     """
-    rank = pc.cast(pc.equal(table["status"], "done"), pa.int8())
+    rank = pc.index_in(table["status"], value_set=pa.array(["dead", "held", "done"]))
     keys = pa.table({"start": table["start"], "rank": rank, "finished_at": table["finished_at"]})
     table = table.take(pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names]))
     ids = table["item_id"].combine_chunks()

@@ -1,4 +1,4 @@
-"""Where an item becomes done or dead: the only maker of outcomes.
+"""Where an item becomes done, held or dead: the only maker of outcomes.
 
 An item is tried: what is known of a try, however it ends, is an `Attempt`.
 """
@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from refine_ops.errors import ItemError
 from refine_ops.job.inputs import InputRecord, identity_of
@@ -57,20 +57,65 @@ class Attempt:
         self.timings_s[step] = self.timings_s.get(step, 0.0) + seconds
 
 
-def done(attempt: Attempt, output: Output, regions: tuple[RegionOutcome, ...], verification: Verification) -> Outcome:
-    """The item is refined, and its output is durable."""
+def done(
+    attempt: Attempt,
+    output: Output,
+    regions: tuple[RegionOutcome, ...],
+    verification: Verification,
+    candidate: Output | None = None,
+) -> Outcome:
+    """The item is refined, and its output is durable; so is `candidate`, with what of it was held."""
     return Outcome(
-        **(_common(attempt) | {"output": output.name}),
+        **(_common(attempt) | _written(output) | _kept(candidate)),
         status="done",
-        object=output.object,
-        format=output.format,
-        width=output.width,
-        height=output.height,
-        output_sha256=output.sha256,
-        output_bytes=output.bytes,
         regions=regions,
         verification=verification,
     )
+
+
+def held(
+    attempt: Attempt,
+    regions: tuple[RegionOutcome, ...],
+    message: str,
+    candidate: Output | None = None,
+    verification: Verification | None = None,
+    source: Output | None = None,
+) -> Outcome:
+    """Nothing of the item was accepted. `verification` is of the durable `candidate`, `source` a copy of the source
+    where one is asked for."""
+    shown = source or candidate
+    written = _written(shown) if shown else {}
+    if source is None:
+        written |= {"object": "", "output_sha256": "", "output_bytes": 0}
+    reasons = [r.ruling.reason for r in regions if r.ruling is not None and not r.ruling.accepted]
+    return Outcome(
+        **(_common(attempt) | written | _kept(candidate)),
+        status="held",
+        reason=reasons[0],
+        message=message,
+        regions=regions,
+        verification=verification,
+    )
+
+
+APPROVED: Final = "review.approved"
+"""The reason of a ruling by which a person accepted what the judge had not."""
+
+
+def approved(held: dict[str, Any], start: int) -> dict[str, Any]:
+    """The ledger's row of a held item, as it is done once a person wants its candidate used: no model runs again."""
+    regions = [region | {"ruling": {"accepted": True, "reason": APPROVED}} for region in held["regions"]]
+    return held | {
+        "status": "done",
+        "reason": "",
+        "message": "",
+        "object": held["candidate"],
+        "output_sha256": held["candidate_sha256"],
+        "output_bytes": held["candidate_bytes"],
+        "regions": regions,
+        "start": start,
+        "finished_at": time.time(),
+    }
 
 
 def dead(attempt: Attempt, error: ItemError) -> Outcome:
@@ -136,6 +181,28 @@ def fingerprint_of(run: str, request: str, hashes: dict[str, str]) -> str:
     """Run fingerprint + request + hashes of all inputs: equal fingerprints give equal pixels."""
     text = json.dumps([run, request, sorted(hashes.items())])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _written(output: Output) -> dict[str, Any]:
+    return {
+        "output": output.name,
+        "object": output.object,
+        "format": output.format,
+        "width": output.width,
+        "height": output.height,
+        "output_sha256": output.sha256,
+        "output_bytes": output.bytes,
+    }
+
+
+def _kept(candidate: Output | None) -> dict[str, Any]:
+    if candidate is None:
+        return {}
+    return {
+        "candidate": candidate.object,
+        "candidate_sha256": candidate.sha256,
+        "candidate_bytes": candidate.bytes,
+    }
 
 
 def _common(attempt: Attempt) -> dict[str, Any]:

@@ -4,8 +4,8 @@
     current/                     in a local folder: the newest snapshot under plain names, as hard links
 
 Outputs are immutable and lie under the start that made them; a snapshot is created only if absent, and the newest one
-counts, so that removed, dead, held, altered and canary outputs end there, a redo is a pointer flip, and an older
-snapshot can be committed again.
+counts, so that removed, dead, altered and canary outputs end there, a redo is a pointer flip, and an older snapshot can
+be committed again. What is held is not published; what was published of the same source before may stay (`staying`).
 """
 
 import contextlib
@@ -53,18 +53,25 @@ class Snapshot:
         return dict(zip(self.table["name"].to_pylist(), self.table["object"].to_pylist(), strict=True))
 
 
-def compose(ledger: pa.Table, planned: pa.Array) -> pa.Table:
-    """The snapshot that a ledger calls for: the latest outcome of every planned item, where it is done.
+def compose(ledger: pa.Table, planned: pa.Array, stays: pa.Table | None = None) -> pa.Table:
+    """The snapshot that a ledger calls for: the latest outcome of every planned item, where it is done; of a held one
+    what stays of before, or the copy of its source where it left one.
 
     Args:
         ledger: The latest outcome per item, with the columns of `LEDGER_COLUMNS`.
         planned: Item ids that the present manifest names.
+        stays: Rows of the snapshot before, from `staying`.
 
     Raises:
         JobError: two items would stand under one name.
     """
     # What the manifest no longer names is out; its file stays until it is pruned.
-    done = ledger.filter(pc.and_(pc.equal(ledger["status"], "done"), pc.is_in(ledger["item_id"], value_set=planned)))
+    stays = SCHEMA.empty_table() if stays is None else stays
+    stays = stays.filter(pc.is_in(stays["item_id"], value_set=planned))
+    left = pc.and_(pc.equal(ledger["status"], "held"), pc.not_equal(ledger["object"], ""))
+    left = pc.and_not(left, pc.is_in(ledger["item_id"], value_set=stays["item_id"].combine_chunks()))
+    usable = pc.or_(pc.equal(ledger["status"], "done"), left)
+    done = ledger.filter(pc.and_(usable, pc.is_in(ledger["item_id"], value_set=planned)))
     hashes = pa.array([bytes.fromhex(h) for h in done["output_sha256"].to_pylist()], pa.binary(32))
     table = pa.table(
         {
@@ -77,9 +84,31 @@ def compose(ledger: pa.Table, planned: pa.Array) -> pa.Table:
             "start": done["start"],
         }
     ).cast(SCHEMA)
-    table = table.sort_by("item_id").replace_schema_metadata(SCHEMA.metadata)
+    table = pa.concat_tables([table, stays.cast(SCHEMA)]).sort_by("item_id").replace_schema_metadata(SCHEMA.metadata)
     _refuse_shared_names(table)
     return table
+
+
+def staying(before: pa.Table, held: pa.Table, history: pa.Table) -> pa.Table:
+    """Rows of the snapshot before that still stand although their items are held now.
+
+    An output stays where it shows the very source, was asked for in the same way (a person who rejected it has changed
+    that), and was itself accepted, by a gate or a person: then a later model's worse try says nothing against it. One
+    that nobody ever judged ends.
+
+    Args:
+        held: The latest outcomes that are held: `item_id, source_sha256, request`.
+        history: All done outcomes ever of these items: `item_id, object, source_sha256, request, regions`.
+    """
+    now = {row["item_id"]: (row["source_sha256"], row["request"]) for row in held.to_pylist()}
+    good = {
+        (row["item_id"], row["object"])
+        for row in history.to_pylist()
+        if (row["source_sha256"], row["request"]) == now.get(row["item_id"])
+        and all(region["ruling"] is not None for region in row["regions"])
+    }
+    pairs = zip(before["item_id"].to_pylist(), before["object"].to_pylist(), strict=True)
+    return before.filter(pa.array([pair in good for pair in pairs], pa.bool_()))
 
 
 LEDGER_COLUMNS: Final = ("status", "output", "object", "output_sha256", "output_bytes", "fingerprint", "start")

@@ -45,25 +45,30 @@ class RunFolder:
         """Where this start puts an output, below the run folder: nothing is ever written over."""
         return f"outputs/{self.start:08d}/{name}"
 
+    def candidate_of(self, name: str) -> str:
+        """Where this start keeps a file with what was held of an item, below the run folder, for a person to see."""
+        return f"held/{self.start:08d}/{name}"
+
     def patch_of(self, at: str, region_id: str) -> str:
-        """Where a region's raw patch is kept, if it is; `at` is the output's object."""
-        return storage.join(self.patches, f"{at.removeprefix('outputs/')}.{quote(region_id, safe='')}.png")
+        """Where a region's raw patch is kept, if it is; `at` is the object of the output, or of the candidate where
+        there is no output."""
+        return storage.join(self.patches, f"{_below_kind(at)}.{quote(region_id, safe='')}.png")
 
     def change_mask_of(self, at: str) -> str:
         """Where the mask of what changed is written, if asked for, in image coordinates."""
-        return storage.join(self.uri, "masks", f"{at.removeprefix('outputs/')}.png")
+        return storage.join(self.uri, "masks", f"{_below_kind(at)}.png")
 
     def broken_promise_of(self, output: str) -> str:
         """Where the picture of a broken promise is kept."""
         return storage.join(self.uri, "evidence", f"{output}.png")
 
     def refuse_own_output(self, image: str) -> None:
-        """An image in `outputs/` is one that this run made.
+        """An image in `outputs/` or `held/` is one that this run made.
 
         Raises:
             ItemError: `image.own_output`.
         """
-        if storage.inside(image, self.outputs) or storage.inside(image, storage.join(self.uri, "current")):
+        if any(storage.inside(image, storage.join(self.uri, own)) for own in ("outputs", "held", "current")):
             raise ItemError("image.own_output", f"{image} is this run's own output; refine it with another --out")
 
     @property
@@ -74,12 +79,16 @@ class RunFolder:
         """The file of an object.
 
         Raises:
-            ItemError: `output.escapes` -- a symbolic link leads out of `outputs/`.
+            ItemError: `output.escapes` -- a symbolic link leads out of `outputs/` or `held/`.
         """
         uri = storage.join(self.uri, at)
-        if not storage.inside(uri, self.outputs):
+        if not (storage.inside(uri, self.outputs) or storage.inside(uri, storage.join(self.uri, "held"))):
             raise ItemError("output.escapes", f"output {at!r} leads out of {self.outputs}; remove the symbolic link")
         return uri
+
+
+def _below_kind(at: str) -> str:
+    return at.partition("/")[2]
 
 
 def fingerprint_parts(settings: RefineSettings, weights: dict[str, str]) -> dict[str, str]:

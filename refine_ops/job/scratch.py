@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from refine_ops.config import AccessSettings, KeepPatches, RefineSettings, WorkerSettings
+from refine_ops.config import AccessSettings, HeldOutput, KeepPatches, RefineSettings, WorkerSettings
 
 _AGENT_REPORT: Final = "torch/distributed/elastic/multiprocessing/api.py"
 
@@ -36,6 +36,7 @@ class Spec:
     solo: bool
     writer: str = "rank"
     until: float | None = None
+    held_output: HeldOutput = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +59,21 @@ def assignments_of(many: Iterable[Assignment]) -> Assignments:
 
 @dataclass(slots=True)
 class Counts:
-    """What a rank has done so far: items, regions, seconds of model work, to load the model, and to the first image."""
+    """What a rank has brought to an outcome so far: items and regions; seconds of model work, to load the model, and to
+    the first image."""
 
     done: int = 0
     dead: int = 0
+    held: int = 0
     regions: int = 0
     model_s: float = 0.0
     load_s: float = 0.0
     first_image_s: float = 0.0
+
+    @property
+    def detail(self) -> str:
+        """What did not come through, if anything."""
+        return ", ".join(f"{count} {what}" for count, what in ((self.held, "held"), (self.dead, "dead")) if count)
 
 
 class Scratch:
@@ -90,6 +98,7 @@ class Scratch:
             "solo": spec.solo,
             "writer": spec.writer,
             "until": spec.until,
+            "held_output": spec.held_output,
         }
         np.save(self.path / "assignments.npy", assignments)
         _replace(self.path / "spec.json", json.dumps({**plain, **models}))
@@ -114,6 +123,7 @@ class Scratch:
         return Counts(
             done=sum(r.done for r in ranks),
             dead=sum(r.dead for r in ranks),
+            held=sum(r.held for r in ranks),
             regions=sum(r.regions for r in ranks),
             model_s=sum(r.model_s for r in ranks),
             load_s=max((r.load_s for r in ranks), default=0.0),

@@ -22,7 +22,7 @@ from refine_ops.job.starts import open_start, void_start
 from refine_ops.progress import OnProgress, no_progress
 
 _THREADS: Final = 16
-MADE_BY_STARTS: Final = ("outputs", "patches", "masks")
+MADE_BY_STARTS: Final = ("outputs", "held", "patches", "masks")
 """Folders whose files lie under the start that made them."""
 _DAY_S: Final = 86_400.0
 
@@ -187,18 +187,19 @@ def prune(
 
 
 def _reachable(folder: RunFolder, snapshots: int) -> frozenset[str]:
-    """Objects, without their `outputs/`, that a kept snapshot names or the next commit would."""
+    """Objects that a kept snapshot names or the next commit would, and candidates that still wait for a person."""
     found: set[str] = set()
     for number in published.committed(folder.uri)[-snapshots:]:
         found.update(published.read(folder.uri, number).table["object"].to_pylist())
-    ledger = read_ledger(folder.outcomes, ["status", "object"])
-    found.update(ledger.filter(pc.equal(ledger["status"], "done"))["object"].to_pylist())
-    return frozenset(o.removeprefix("outputs/") for o in found)
+    ledger = read_ledger(folder.outcomes, ["status", "object", "candidate"])
+    ledger = ledger.filter(pc.not_equal(ledger["status"], "dead"))
+    found.update(ledger["object"].to_pylist(), ledger["candidate"].to_pylist())
+    return frozenset(found)
 
 
 def _reached(path: str, kind: str, reachable: frozenset[str]) -> bool:
-    if kind == "outputs":
-        return path in reachable
-    # patches and masks are named after their output: `<object>.<region>.png`, `<object>.png`
+    if kind in ("outputs", "held"):
+        return f"{kind}/{path}" in reachable
+    # patches and masks are named after their object: `<object>.<region>.png`, `<object>.png`
     stem = path.removesuffix(".png")
-    return stem in reachable or stem.rpartition(".")[0] in reachable
+    return any(f"{of}/{name}" in reachable for of in ("outputs", "held") for name in (stem, stem.rpartition(".")[0]))

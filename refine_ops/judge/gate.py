@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from refine_ops.errors import JobError
-from refine_ops.records import Evidence
+from refine_ops.records import Evidence, Ruling
 
 VERSION: Final = 1
 """Of the gate file; another one is refused."""
@@ -24,6 +24,7 @@ _BODY: Final = ("version", "model", "intercept", "curves", "surfaces", "threshol
 
 REASONS: Final[Mapping[str, str]] = {
     "judge.not_finite": "the model made values that are no numbers",
+    "patch.blank": "the model made one flat colour",
     "judge.unchanged": "nothing changed",
     "judge.detail_lost": "softer than before",
     "judge.text_worse": "its text reads worse than before",
@@ -37,15 +38,6 @@ MOST_TEXT_LOST: Final = 0.1
 MOST_REFERENCE_LOST: Final = 0.1
 LEAST_CHANGE: Final = 0.05
 """Of `change`, in 1/255: below it a region is the source's own but for rounding."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ruling:
-    """`reason` is empty where accepted, else one of `REASONS`; `score` is the gate's, None under fixed rules alone."""
-
-    accepted: bool
-    reason: str
-    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

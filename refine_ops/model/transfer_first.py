@@ -9,7 +9,8 @@ from refine_ops.records import Conditioning, Patch, ReferencePolicy, Refiner
 
 
 class TransferFirst:
-    """Implements `Refiner`: the network is not run for a region whose reference fits."""
+    """Implements `Refiner`: the network is not run for a region whose reference fits, but for its further candidates,
+    which are asked for where that was not accepted."""
 
     reference: ReferencePolicy = "registered"
 
@@ -37,7 +38,7 @@ class TransferFirst:
         Raises:
             ItemError: the network cannot be given this region.
         """
-        if item.reference is not None:
+        if item.reference is not None and not item.candidate:
             return self._transfer.prepare(item)
         as_given = item.given if self._network.reference == "as_given" else None
         return self._network.prepare(replace(item, reference=as_given))

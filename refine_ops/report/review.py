@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, ValidationError
 
 from refine_ops import storage
 from refine_ops.config import Settings
 from refine_ops.errors import ItemError, JobError
-from refine_ops.job.ledger import read_ledger
+from refine_ops.job import outcome
+from refine_ops.job.ledger import OUTCOME_SCHEMA, read_ledger, write_part
 from refine_ops.job.planning.plan import Review
-from refine_ops.job.run_folder import reopen_run
+from refine_ops.job.run_folder import RunFolder, reopen_run
 
 SCHEMA = "refine-ops/decisions/1"
 _MAX_BYTES = 256 << 20
@@ -42,14 +45,15 @@ class Decisions(Settings):
 
 @dataclass(frozen=True, slots=True)
 class ReviewMark:
-    """What the next run does with an item's present output: keep it, redo it, or leave the item out.
+    """What is done with an item's present output: keep it, redo it, leave the item out; or, of a held item, publish
+    what is kept of it.
 
     A mark holds for the output with this `fingerprint` only; once the item is redone it is spent.
     """
 
     item_id: str
     fingerprint: str
-    action: Literal["keep", "redo", "exclude"]
+    action: Literal["keep", "redo", "exclude", "publish"]
     note: str
     at: str
 
@@ -73,15 +77,17 @@ def apply_decisions(run: str, decisions: Decisions, rejected: Action = "redo") -
     """
     folder, _ = reopen_run(run)
     marks = []
-    ledger = read_ledger(folder.outcomes, ["fingerprint"])
-    present = dict(zip(ledger["item_id"].to_pylist(), ledger["fingerprint"].to_pylist(), strict=True))
+    ledger = read_ledger(folder.outcomes, ["fingerprint", "status"]).select(["item_id", "fingerprint", "status"])
+    present = {row["item_id"]: row["fingerprint"] for row in ledger.to_pylist()}
+    held = set(ledger.filter(pc.equal(ledger["status"], "held"))["item_id"].to_pylist())
     stale = []
     for d in decisions.decisions:
         if storage.resolve(d.run) != folder.uri:
             continue
         if present.get(d.item_id) != d.fingerprint:
             stale.append(d.item_id)
-        action: Literal["keep", "redo", "exclude"] = rejected if d.decision == "reject" else "keep"
+        approved: Literal["keep", "publish"] = "publish" if d.decision and d.item_id in held else "keep"
+        action = rejected if d.decision == "reject" else approved
         marks.append(ReviewMark(d.item_id, d.fingerprint, action, d.note, d.at))
     if stale:
         raise JobError(
@@ -116,6 +122,27 @@ def read_review(run: str) -> Review:
                 rejected.setdefault(row["item_id"], []).append(row["fingerprint"])
     excluded = frozenset(item for item, mark in read_marks(run).items() if mark.action == "exclude")
     return Review(excluded, {item: "+".join(fingerprints) for item, fingerprints in rejected.items()})
+
+
+def approve_held(folder: RunFolder) -> int:
+    """Make done what is held and a person approved, in the name of the folder's start; returns how many.
+
+    Whatever start comes next does it, so that an approval holds that was given while another one was at work.
+
+    Raises:
+        JobError: the ledger cannot be read or written.
+    """
+    wanted = {item: mark.fingerprint for item, mark in read_marks(folder.uri).items() if mark.action == "publish"}
+    if not wanted:
+        return 0
+    ledger = read_ledger(folder.outcomes)
+    waiting = pc.and_(pc.equal(ledger["status"], "held"), pc.not_equal(ledger["candidate"], ""))
+    ids = pc.is_in(ledger["item_id"], value_set=pa.array(list(wanted), pa.string()))
+    rows = [r for r in ledger.filter(pc.and_(waiting, ids)).to_pylist() if r["fingerprint"] == wanted[r["item_id"]]]
+    if rows:
+        table = pa.Table.from_pylist([outcome.approved(row, folder.start) for row in rows], schema=OUTCOME_SCHEMA)
+        write_part(folder.outcomes, table, "review")
+    return len(rows)
 
 
 def _add(run: str, marks: Sequence[ReviewMark]) -> None:

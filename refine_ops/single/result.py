@@ -15,6 +15,7 @@ from refine_ops.config import RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.image import focus
 from refine_ops.image.formats.native import Format
+from refine_ops.judge.judge import why_held
 from refine_ops.records import Agreement, Conditioning, Mask, RegionOutcome, U8Image, Verification
 from refine_ops.report.page.contact_sheet import SheetItem, contact_sheet
 
@@ -36,17 +37,30 @@ class Refined:
     `before` and `after` are the upright pictures in sRGB, `uint8 (H, W, 3)`. `given` is what the model was given, one
     region after the other (of several tiles the first): where references are registered, `reference` is the one that
     agreed best, warped into the crop, and `agreement` says how well it does. `names` are the files that were read.
+
+    A region that was `held` is in `data` as it is in the source; `candidate` is the picture with it. Where all were,
+    `data` is the source itself, and there is no proof to need.
     """
 
     data: bytes
     format: Format
-    proof: Verification
+    proof: Verification | None
     regions: tuple[RegionOutcome, ...]
     masks: tuple[Mask, ...]
     before: U8Image
     after: U8Image
     given: tuple[Conditioning, ...]
     names: tuple[str, ...]
+    candidate: U8Image | None = None
+
+    @property
+    def held(self) -> dict[str, str]:
+        """The regions that were not accepted, and why."""
+        return {r.region_id: why_held(r) for r in self.regions if not r.accepted}
+
+    @property
+    def all_held(self) -> bool:
+        return len(self.held) == len(self.regions)
 
     @property
     def changed(self) -> Mask:
@@ -65,8 +79,9 @@ class Refined:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What may disappoint: regions that the model saw much smaller than they are, references it was not given."""
-        said = []
+        """What may disappoint: regions that were held, or that the model saw much smaller than they are, references it
+        was not given."""
+        said = [] if self.all_held else [f"region {name} is held: {why}" for name, why in self.held.items()]
         for region in (one for one in self.regions if one.tiles == 1):
             coarse = focus.coarse(focus.zoom_of(region.crop, (region.model_width, region.model_height)))
             said += [f"region {region.region_id} is {coarse}"] if coarse else []
@@ -80,8 +95,12 @@ class Refined:
     def __str__(self) -> str:
         """What was marked, where the model looked, which reference fitted and what changed, in one line."""
         marked = np.count_nonzero(np.logical_or.reduce(self.masks))
-        said = [f"{marked:,} px marked ({marked / self.masks[0].size:.1%})", f"{self.proof.changed_px:,} px changed"]
-        said.append(f"{self.proof.changed_outside_px} outside the allowed change")
+        said = [f"{marked:,} px marked ({marked / self.masks[0].size:.1%})"]
+        if self.proof is None:
+            said.append(self.why)
+        else:
+            said.append(f"{self.proof.changed_px:,} px changed")
+            said.append(f"{self.proof.changed_outside_px} outside the allowed change")
         if len(self.regions) == 1:
             [region] = self.regions
             seen = f"crop {','.join(map(str, region.crop))} seen at {region.model_width} x {region.model_height}"
@@ -91,12 +110,23 @@ class Refined:
             said.append(f"seed {region.seed}")
         return ", ".join(said)
 
+    @property
+    def why(self) -> str:
+        """Why nothing was accepted."""
+        return f"held: {'; '.join(dict.fromkeys(self.held.values()))}"
+
     def save(self, path: str | os.PathLike[str]) -> str:
         """Write `data` and return where it lies.
 
         Raises:
-            JobError: `path` is one of the files that were read, names another format, or cannot be written.
+            JobError: everything was held, so that there is nothing but the source to write; `path` is one of the files
+                that were read, names another format, or cannot be written.
         """
+        if self.all_held:
+            raise JobError(
+                f"{self.why}. There is nothing to write but the source itself. Other seeds, another reference or model "
+                "may do better; publish 'all' writes it as it is"
+            )
         return _write(os.fspath(path), self.data, self.names, self.format)
 
     def save_comparison(self, path: str | os.PathLike[str]) -> str:
@@ -108,8 +138,14 @@ class Refined:
         Image.open(io.BytesIO(self._comparison())).show(title="before and after")
 
     def _comparison(self) -> bytes:
-        masks = zip((r.region_id for r in self.regions), self.masks, strict=True)
-        return contact_sheet([SheetItem.of(PurePosixPath(self.names[0]).name, self.before, self.after, masks)])
+        name, held = PurePosixPath(self.names[0]).name, self.held
+        masks = dict(zip((r.region_id for r in self.regions), self.masks, strict=True))
+        shown = [i for i in masks.items() if i[0] not in held or self.candidate is None]
+        items = [SheetItem.of(name, self.before, self.after, shown)] if shown else []
+        if self.candidate is not None:
+            kept = [i for i in masks.items() if i[0] in held]
+            items.append(SheetItem.of(f"{name}, held, not written", self.before, self.candidate, kept))
+        return contact_sheet(items)
 
 
 def _found(agreement: Agreement) -> str:

@@ -19,7 +19,7 @@ from tests.support.servers.site import Site, end, wait_for
 pytestmark = pytest.mark.processes
 
 SHIPPED = {"refine-batch", "refine-shards", "train-lora", "refine-eval", "drift-report", "build-dataset"}
-QUICK = {"model": {"steps": 1, "device": "cpu"}, "focus": {"focus_pixels": 4096, "tiles": "none"}}
+QUICK = {"publish": "all", "model": {"steps": 1, "device": "cpu"}, "focus": {"focus_pixels": 4096, "tiles": "none"}}
 
 
 def test_everything_is_deployed_and_nothing_runs_by_itself(site: Site) -> None:

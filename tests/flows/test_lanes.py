@@ -33,7 +33,11 @@ from tests.support.servers.site import Site, end, kill, tree, wait_for
 
 pytestmark = pytest.mark.processes
 
-QUICK = {"model": {"steps": 8, "device": "cpu", "batch_size": 1}, "focus": {"focus_pixels": 4096, "tiles": "none"}}
+QUICK = {
+    "publish": "all",
+    "model": {"steps": 8, "device": "cpu", "batch_size": 1},
+    "focus": {"focus_pixels": 4096, "tiles": "none"},
+}
 WAIT_S = 400.0
 """Generous: shared machines start a Python with torch in anything from 5 to 60 seconds."""
 WORKER = {"flush_items": 2, "flush_s": 0.5, "grace_s": 10.0, "read_threads": 1, "write_threads": 1}

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.processes
 TOLERANT = CanaryLimits(max_dead=1.0, max_de00=50.0, max_shift_px=50.0, allow_unmeasured=True)
 
 
-DEFAULT = RefineSettings()
+DEFAULT = RefineSettings(publish="all")
 NONE: Mapping[str, RefineSettings] = {}
 Pictures = dict[str, bytes]
 
@@ -59,6 +59,7 @@ class Catalogue:
                 "lanes": "work-pool",
                 "report_items": 0,
                 "canary_limits": TOLERANT,
+                "refine": DEFAULT,
                 **settings,
             }
         )
@@ -234,7 +235,7 @@ def test_an_ill_machine_is_no_poisoned_item(shop: Catalogue) -> None:
 
 @pytest.mark.timeout(300)
 def test_new_weights_or_settings_end_no_night(shop: Catalogue) -> None:
-    wider = {"paste": {"blur_px": 15}}
+    wider = {"publish": "all", "paste": {"blur_px": 15}}
     new = RefineSettings.model_validate(wider)
     shop.night()
     with pytest.raises(JobError, match=r"(?s)settings.paste.blur_px.*on_new_fingerprint=new-work"):

@@ -20,7 +20,10 @@ from refine_ops.job.ledger import read_ledger
 
 pytestmark = pytest.mark.processes
 
-QUICK = ["--set", "refine.model.steps=1", "--set", "refine.focus.focus_pixels=4096", "--set", "refine.focus.tiles=none"]
+QUICK = [
+    *("--publish", "all", "--set", "refine.model.steps=1"),
+    *("--set", "refine.focus.focus_pixels=4096", "--set", "refine.focus.tiles=none"),
+]
 
 
 SCRIPT = str(Path(sys.executable).parent / "refine-ops")

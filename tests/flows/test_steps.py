@@ -17,7 +17,7 @@ from flows import build_dataset, drift_report, refine_eval, train_lora
 from flows.prefect_engine import UNDER_PREFECT
 from flows.steps.batch import run_batch
 from flows.steps.engine import Engine, InProcess
-from refine_ops.config import CanaryLimits, RefineBatchConfig, prefect_is_set_up
+from refine_ops.config import CanaryLimits, RefineBatchConfig, RefineSettings, prefect_is_set_up
 from refine_ops.errors import JobError
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.planning.remaining import Remaining
@@ -66,12 +66,14 @@ def test_what_the_canary_refined_counts_as_refined_now(tmp_path: Path, monkeypat
         canary_limits=CanaryLimits(max_dead=1.0, max_de00=50.0, max_shift_px=50.0),
         lanes="work-pool",
         report_items=0,
+        refine=RefineSettings(publish="all"),
     )
     engine = Recorded()
     first = run_batch(config, engine, on_pool=with_a_trivial_model)
     assert (first.done, first.refined_now, first.skipped) == (6, 6, 0)
     assert engine.steps == [
-        *("find_folder", "plan_run", "record_problems", "find_remaining", "refine_canary", "refine_items"),
+        *("find_folder", "plan_run", "record_problems", "take_approvals", "find_remaining"),
+        *("refine_canary", "refine_items"),
         *("write_summary", "publish"),
     ]
     assert engine.shown == ["refine-summary"]
@@ -91,20 +93,15 @@ def test_a_work_pool_needs_prefect(tmp_path: Path) -> None:
 def test_a_plain_run_imports_neither_torch_nor_prefect_in_its_own_process(tmp_path: Path) -> None:
     manifest = make_items(tmp_path / "images", 2)
     out = tmp_path / "run"
-    quick = [
-        "--set",
-        "refine.model.steps=1",
-        "--set",
-        "refine.focus.focus_pixels=4096",
-        "--set",
-        "refine.focus.tiles=none",
-    ]
+    quick = ["--publish", "all"]
+    for setting in ("refine.model.steps=1", "refine.focus.focus_pixels=4096", "refine.focus.tiles=none"):
+        quick += ["--set", setting]
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect"), "OMP_NUM_THREADS": "1"}
     environment.pop("PREFECT_API_URL", None)
     command = [sys.executable, "-c", BLOCKED, "run", str(manifest), "--out", str(out), *quick]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "2 done, 0 dead" in done.stdout
+    assert "2 done, 0 held, 0 dead" in done.stdout
     assert json.loads((out / "report" / "report.json").read_bytes())["runs"][0]["done"] == 2
     assert not (tmp_path / "prefect").exists()
 

@@ -14,7 +14,7 @@ from refine_ops.config import AccessSettings, ImageLimits, ModelSettings, Refine
 from refine_ops.errors import ItemError, JobError
 from refine_ops.image.read import decode_rgb
 
-QUICK = RefineSettings(model=ModelSettings(steps=1))
+QUICK = RefineSettings(model=ModelSettings(steps=1), publish="all")
 BOX = (60, 50, 110, 90)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ def sample_canary(plan: PlanReader, todo: Remaining, size: int) -> Remaining:
             if members and len(chosen) < size:
                 chosen.append(members.pop())
     picked = np.sort(np.array(chosen, np.int64))
-    return Remaining(todo.positions[picked], todo.done, todo.dead)
+    return replace(todo, positions=todo.positions[picked])
 
 
 def check_canary(outcomes: str, plan: PlanReader, sample: Remaining, limits: CanaryLimits) -> str:

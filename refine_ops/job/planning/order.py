@@ -117,6 +117,7 @@ class OrderProgress:
         self._parts: set[str] = set()
         self.finished = np.zeros(len(self._ids), bool)
         self.dead = np.zeros(len(self._ids), bool)
+        self.held = np.zeros(len(self._ids), bool)
 
     def refresh(self) -> int:
         """Take in new outcomes; returns how many items they finished."""
@@ -132,7 +133,8 @@ class OrderProgress:
             times = np.asarray(table["finished_at"])[known]
             new = times != self._seen[rows]
             self.finished[rows[new]] = True
-            self.dead[rows[new]] = np.asarray(pc.equal(table["status"], "dead"))[known][new]
+            for status, flags in (("dead", self.dead), ("held", self.held)):
+                flags[rows[new]] = np.asarray(pc.equal(table["status"], status))[known][new]
         return int(self.finished.sum()) - before
 
     def narrowed(self, shards: Collection[int], folder: RunFolder) -> Order:

@@ -23,9 +23,9 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """Positions in the plan still to be done, ascending, and how many are done and dead. Of the done ones `older` are
-    of an earlier fingerprint; of those to be done `again` are done today, and `touched` are the positions of those
-    among them of which only the stores say something else about their inputs."""
+    """Positions in the plan still to be done, ascending, and how many are done, held and dead. Of the done ones `older`
+    are of an earlier fingerprint; of those to be done `again` are done today, and `touched` are the positions of those
+    (held ones too) of which only the stores say something else about their inputs."""
 
     positions: Positions
     done: int
@@ -33,6 +33,7 @@ class Remaining:
     older: int = 0
     again: int = 0
     touched: Positions = field(default_factory=lambda: NOWHERE)
+    held: int = 0
 
 
 def remaining(
@@ -44,7 +45,7 @@ def remaining(
     fingerprint: str = "",
     max_older: int | None = 0,
 ) -> Remaining:
-    """Compare the plan with the ledger (`REMAINING_COLUMNS`): done items are skipped
+    """Compare the plan with the ledger (`REMAINING_COLUMNS`): done and held items are skipped
     while their request and, with `recheck`, their inputs' identity are unchanged; dead ones too unless `retry_dead`.
 
     Args:
@@ -62,7 +63,7 @@ def remaining(
         return flags
 
     skip = of_known(pc.equal(table["request"].combine_chunks().filter(pa.array(known)), matched["request"]))
-    dead = of_known(pc.equal(matched["status"], "dead"))
+    done, held, dead = (of_known(pc.equal(matched["status"], status)) for status in ("done", "held", "dead"))
     older = of_known(pc.not_equal(matched["run_fingerprint"], fingerprint))
     if retry_dead:
         skip &= ~dead
@@ -76,11 +77,12 @@ def remaining(
     todo = np.flatnonzero(~skip)
     return Remaining(
         todo,
-        done=int((skip & ~dead).sum()),
+        done=int((skip & done).sum()),
         dead=int((skip & dead).sum()),
-        older=int((skip & ~dead & older).sum()),
-        again=int((~skip & ~dead & known).sum()),
+        older=int((skip & done & older).sum()),
+        again=int((~skip & done).sum()),
         touched=touched[~dead[touched]],
+        held=int((skip & held).sum()),
     )
 
 

@@ -30,24 +30,27 @@ def settle_touched(
 ) -> Remaining:
     """What remains once the bytes of touched inputs were compared with those that were refined.
 
-    Items whose bytes are the same count as done; their outcomes are recorded again with what the stores say now, so
-    that the next start need not read them. It costs one read of the inputs, and no device time.
+    Items whose bytes are the same count as what they were, done or held; their outcomes are recorded again with what
+    the stores say now, so that the next start need not read them. It costs one read of the inputs, and no device time.
     """
     chunks = (found.touched[start : start + _CHUNK] for start in range(0, len(found.touched), _CHUNK))
-    same = np.concatenate([NOWHERE, *(_settle(chunk, plan, folder, access, max_bytes) for chunk in chunks)])
+    settled = [_settle(chunk, plan, folder, access, max_bytes) for chunk in chunks]
+    done, held = (np.concatenate([NOWHERE, *positions]) for positions in zip((NOWHERE, NOWHERE), *settled, strict=True))
     return replace(
         found,
-        positions=np.setdiff1d(found.positions, same),
-        done=found.done + len(same),
-        again=found.again - len(same),
+        positions=np.setdiff1d(found.positions, np.concatenate([done, held])),
+        done=found.done + len(done),
+        held=found.held + len(held),
+        again=found.again - len(done),
         touched=NOWHERE,
     )
 
 
 def _settle(
     positions: Positions, plan: PlanReader, folder: RunFolder, access: AccessSettings, max_bytes: int
-) -> Positions:
-    """Those of `positions` whose inputs hold the bytes that their outcomes were made of; their outcomes are renewed."""
+) -> tuple[Positions, Positions]:
+    """Those of `positions`, done and held, whose inputs hold the bytes that their outcomes were made of; their outcomes
+    are renewed."""
     items = [plan.item(int(position)) for position in positions]
     ids = [item.item_id for item, _ in items]
     ledger = read_ledger(folder.outcomes, items=pa.array(ids, pa.string()))
@@ -70,7 +73,8 @@ def _settle(
             index = renewed.schema.get_field_index(name)
             renewed = renewed.set_column(index, renewed.schema.field(index), values)
         write_part(folder.outcomes, renewed, "same")
-    return np.array(same, np.int64)
+    held = np.array([ledger["status"][row].as_py() == "held" for row in rows], bool)
+    return np.array(same, np.int64)[~held], np.array(same, np.int64)[held]
 
 
 def _read_all(uris: Iterable[str], access: AccessSettings, max_bytes: int) -> dict[str, tuple[str, str]]:

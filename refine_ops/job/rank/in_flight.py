@@ -12,8 +12,8 @@ from refine_ops.records import Item, Patch
 class Flight:
     """Mutable state of one item between being taken and its outcome.
 
-    `prepared` is what the refiner made ready for the region whose turn it is; `patches` of regions of one tile are kept
-    by region id where the run asks for them; `held_bytes` is its share of the byte budget.
+    `prepared` is what the refiner made ready for the region whose turn it is; `patches` of regions of one tile (their
+    best candidate's) are kept by region id where the run asks for them; `held_bytes` is its share of the byte budget.
     """
 
     position: int

@@ -1,6 +1,7 @@
 """The pipeline of one rank: readers -> buckets -> model -> finishers, with everything it holds bounded.
 
-    take -> read -> focus -> [bucket] -> refine -> align -> paste -> (next region | verify -> write -> outcome)
+    take -> read -> focus -> [bucket] -> refine -> align -> paste -> judge
+            -> (next candidate | next region | verify -> write -> outcome)
 
 Items of equal bucket run together at one fixed batch size, so an item's pixels do not depend on its company.
 """
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 from refine_ops import storage
-from refine_ops.chain import Refinement, memory_needed, open_item
+from refine_ops.chain import Refinement, finish, memory_needed, open_item
 from refine_ops.errors import ItemError, JobError
 from refine_ops.job import outcome
 from refine_ops.job.inputs import read_inputs
@@ -26,6 +27,7 @@ from refine_ops.job.rank.in_flight import Flight
 from refine_ops.job.rank.publish import Publisher
 from refine_ops.job.run_folder import RunFolder
 from refine_ops.job.scratch import Assignment, Counts, Journal, Spec
+from refine_ops.judge.judge import Judge
 from refine_ops.proof.verify import VerifyError
 from refine_ops.records import Outcome, Patch, Refiner
 
@@ -42,6 +44,7 @@ class Pipeline:
     Args:
         take: The next assignment, or None where all are taken; called by several threads.
         device_works: Asked after a failed batch; False (a sticky CUDA error) ends the process, not the item.
+        judge: Rules over every region, in the threads behind the model; None: everything is published.
     """
 
     def __init__(
@@ -56,12 +59,13 @@ class Pipeline:
         ledger: LedgerWriter,
         journal: Journal,
         rank: int,
+        judge: Judge | None = None,
     ) -> None:
         self.spec, self.counts = spec, Counts()
         self.stopping = threading.Event()
         self.model_call_started: float | None = None
         self._folder, self._plan, self._take = folder, plan, take
-        self._refiner, self._device_works = refiner, device_works
+        self._refiner, self._device_works, self._judge = refiner, device_works, judge
         self._ledger, self._journal, self._rank = ledger, journal, rank
         self._started = time.monotonic()
         self._budget = ByteBudget(spec.worker.queue_bytes)
@@ -70,7 +74,7 @@ class Pipeline:
         self._plan_lock = threading.Lock()
         self._changed = threading.Condition()
         self._buckets = Buckets(refiner.batch_size)
-        self._publisher = Publisher(folder, spec.keep_patches)
+        self._publisher = Publisher(folder, spec.keep_patches, spec.held_output)
         self._in_flight: dict[int, Flight] = {}
         self._readers_left = 1 if spec.solo else spec.worker.read_threads
         self._finishing: queue.SimpleQueue[tuple[Flight, Patch] | None] = queue.SimpleQueue()
@@ -158,7 +162,7 @@ class Pipeline:
         flight.held_bytes = needed
         with flight.attempt.timed("decode"):
             opened = open_item(flight.item, inputs, self.spec.refine)
-            flight.refinement = Refinement(flight.item, opened, self.spec.refine, self._refiner)
+            flight.refinement = Refinement(flight.item, opened, self.spec.refine, self._refiner, self._judge)
         self._await_model(flight)
 
     def _await_model(self, flight: Flight) -> None:
@@ -223,24 +227,21 @@ class Pipeline:
                 self.fail(e)
 
     def _paste(self, flight: Flight, patch: Patch) -> None:
-        """What comes after the model: align and paste, then the next region, or verify, publish and record."""
+        """What comes after the model: align, paste and judge, then the next candidate or region, or verify, publish
+        and record."""
         refinement = flight.refinement
         assert refinement is not None
         region_id, tiles = refinement.turn
-        if self._publisher.needs_patches and tiles == 1:
+        best = refinement.absorb(patch, flight.attempt.timed)
+        if best and self._publisher.needs_patches and tiles == 1:
             flight.patches[region_id] = patch
-        with flight.attempt.timed("paste"):
-            refinement.absorb(patch)
         if not refinement.complete:
             self._await_model(flight)
             return
-        with flight.attempt.timed("encode"):
-            encoded = refinement.encode()
-        with flight.attempt.timed("verify"):
-            finished = refinement.verify(encoded)
+        judged = finish(refinement, flight.attempt.timed)
         with flight.attempt.timed("write"):
-            output = self._publisher.publish(flight.item.output, finished, flight.patches)
-        self._record(flight, outcome.done(flight.attempt, output, finished.regions, finished.verification))
+            result = self._publisher.publish(flight.attempt, judged, flight.patches, refinement.source)
+        self._record(flight, result)
 
     def _at_item_boundary(self, flight: Flight, step: Callable[[Flight], None]) -> None:
         """Run a step; whatever is wrong with the item is recorded, and the run goes on."""
@@ -265,11 +266,12 @@ class Pipeline:
     def _record(self, flight: Flight, result: Outcome) -> None:
         """Hand the outcome to the ledger, then let go of the item: the last one ends `run`, whose caller flushes."""
         self._ledger.add(result)
-        if result.status == "done":
-            self.counts.done += 1
-            self.counts.first_image_s = self.counts.first_image_s or time.monotonic() - self._started
-        else:
+        if result.status == "dead":
             self.counts.dead += 1
+        else:
+            self.counts.done += result.status == "done"
+            self.counts.held += result.status == "held"
+            self.counts.first_image_s = self.counts.first_image_s or time.monotonic() - self._started
         self._budget.release(flight.land())
         # The outcome may still wait for its part to be written: a death now redoes the item, but does not suspect it.
         self._journal.let_go(flight.position)

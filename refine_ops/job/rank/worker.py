@@ -27,6 +27,7 @@ from refine_ops.job.rank.pipeline import Pipeline
 from refine_ops.job.rank.shared_counter import Counter, SharedCounter, SoleCounter
 from refine_ops.job.run_folder import RunFolder
 from refine_ops.job.scratch import Assignment, Journal, Scratch
+from refine_ops.judge.judge import open_judge
 from refine_ops.records import Refiner
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ def run_rank(scratch: Scratch, counter: Counter, load: Load) -> int:
         ledger=ledger,
         journal=Journal(scratch, counter.rank),
         rank=counter.rank,
+        judge=open_judge(spec.refine),
     )
     keeper = _Keeper(pipeline, ledger, scratch, counter.rank, load_s)
     keeper.start()

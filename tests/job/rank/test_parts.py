@@ -104,7 +104,7 @@ def test_one_item_larger_than_the_budget_is_let_through_alone() -> None:
 # -- one item in flight
 
 
-def test_landing_lets_go_of_everything_large() -> None:
+def test_landing_lets_go_of_patches_and_memory() -> None:
     made = flight(7)
     made.held_bytes = 123
     made.patches["logo"] = Patch(np.zeros((2, 2, 3), np.float32), np.ones((2, 2), bool), 1)
@@ -208,9 +208,10 @@ def test_the_journals_name_what_was_taken_and_never_let_go_even_by_a_line_cut_sh
 def test_counts_of_ranks_add_up_and_times_are_the_slowest_ranks(tmp_path: Path) -> None:
     scratch = Scratch(tmp_path)
     assert scratch.counts() == Counts()
-    scratch.write_counts(0, Counts(done=3, dead=1, regions=5, model_s=2.0, load_s=4.0, first_image_s=5.0))
-    scratch.write_counts(1, Counts(done=2, regions=2, model_s=1.0, load_s=6.0, first_image_s=1.0))
-    assert scratch.counts() == Counts(5, 1, 7, 3.0, 6.0, 5.0)
+    scratch.write_counts(0, Counts(done=3, dead=1, held=2, regions=5, model_s=2.0, load_s=4.0, first_image_s=5.0))
+    scratch.write_counts(1, Counts(done=2, held=1, regions=2, model_s=1.0, load_s=6.0, first_image_s=1.0))
+    assert scratch.counts() == Counts(5, 1, 3, 7, 3.0, 6.0, 5.0)
+    assert scratch.counts().detail == "3 held, 1 dead"
 
 
 def test_the_logs_end_is_the_ranks_own_words(tmp_path: Path) -> None:
