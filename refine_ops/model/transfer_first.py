@@ -40,8 +40,8 @@ class TransferFirst:
         """
         if item.reference is not None and not item.candidate:
             return self._transfer.prepare(item)
-        as_given = item.given if self._network.reference == "as_given" else None
-        return self._network.prepare(replace(item, reference=as_given))
+        reference = item.given if self._network.reference == "as_given" else item.reference
+        return self._network.prepare(replace(item, reference=reference))
 
     def refine_prepared(self, batch: Sequence[Any]) -> list[Patch]:
         """Works of any mixture, in their order."""
