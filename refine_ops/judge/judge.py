@@ -3,15 +3,16 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
+from refine_ops import adapters
 from refine_ops.config import ModelSettings, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.identity import versions as versions_of
 from refine_ops.judge.evidence.text import Reader, absent_packages, open_reader
 from refine_ops.judge.gate import REASONS, Gate, gate_for, rule
 from refine_ops.model.presets import TRANSFER
-from refine_ops.model.source import resolve_model
 from refine_ops.records import Evidence, MadeBy, RegionOutcome, Ruling
 
 _READERS: Final = ("rapidocr", "onnxruntime")
@@ -46,8 +47,8 @@ def open_judge(settings: RefineSettings, *, rules_only: bool = False) -> Judge |
         rules_only: Do not load what reads text: it will measure nothing.
 
     Raises:
-        JobError: a gate is there and cannot be read, the model cannot be found, or text is to be read and what reads it
-            is not installed.
+        JobError: a gate is there and cannot be read, or the adapter cannot be found, or what reads text is wanted and
+            not installed.
     """
     if settings.publish == "all":
         return None
@@ -95,5 +96,7 @@ def _network_gate(model: ModelSettings) -> Gate | None:
         return gate_for(model.model)
     if len(model.adapters) > 1:
         return None
-    adapter, _ = resolve_model(model).loras[-1]
-    return gate_for(model.model, str(adapter.parent))
+    adapter = Path(model.adapters[0])
+    if not adapter.exists() and model.registry is not None:
+        adapter = adapters.resolve(model.adapters[0], model.registry).file
+    return gate_for(model.model, str(adapter if adapter.is_dir() else adapter.parent))
