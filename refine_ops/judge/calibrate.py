@@ -33,7 +33,7 @@ _GOOD: Final = 0.4
 _STEPS: Final = 40
 """Thresholds tried: every fortieth of the cross-fitted scores."""
 _RESTORED_SHARE: Final = 6.0
-_PLANTED_SHARE: Final = 2.0
+_PLANTED_SHARE: Final = 1.0
 """Weight of all that is restored, and of all that is worse, on purpose over that of all results."""
 _WORSE_WEIGHT: Final = 2.0
 """A worse result counts as two: few are, and they are what a gate is for."""
@@ -249,14 +249,14 @@ def _crossed(results: Sequence[JudgedResult], taught: Sequence[JudgedResult], mo
 
 
 def _order(results: Sequence[JudgedResult], scores: Floats, promise: Promise) -> list[float]:
-    """Thresholds from the one with the best bound on these scores to ever looser ones; the first publishes enough cases
-    to keep the promise with one or two of them worse."""
+    """Thresholds, from the strictest that publishes enough cases to keep the promise with one of them worse to ever
+    looser ones. They come from these scores, which are not those that they are tested on."""
     if not scores.size:
         return []
     tried = sorted({round(float(t), 4) for t in np.quantile(scores, np.linspace(0.98, 0, _STEPS))}, reverse=True)
     points = [_point(results, scores, t, promise) for t in tried]
     enough = _SLACK * (cases_needed(promise.max_harm, promise.confidence) or 0)
-    first = min((p for p in points if p.cases >= enough), key=lambda p: p.high, default=points[-1])
+    first = next((p for p in points if p.cases >= enough), points[-1])
     return tried[points.index(first) :]
 
 
