@@ -8,7 +8,8 @@ import numpy as np
 from refine_ops.chain import Refinement, open_item
 from refine_ops.config import RefineSettings
 from refine_ops.data.synthetic import assets
-from refine_ops.eval.cases.degraded import FAMILIES, FamilyDegrader, make_versions
+from refine_ops.errors import ItemError
+from refine_ops.eval.cases.degraded import FAMILIES, FamilyDegrader, make_versions, select
 from refine_ops.eval.cases.rendered import draw_case
 from refine_ops.eval.gates.collect import MOST_DB, RESTORED
 from refine_ops.eval.gates.planted import HARMS, pasted, plant
@@ -21,6 +22,9 @@ from refine_ops.judge.evidence.measure import measure, native_reference
 from refine_ops.model import tiny
 from refine_ops.model.transfer import TransferRefiner
 from refine_ops.records import Evidence, Item, Mask, Region, U8Image
+
+BAND = (4.0, 72.0)
+"""Of the mean change over the mask, in 1/255, as RefineEval's cases have it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +56,18 @@ class Looks:
 
 def base(number: int) -> Base:
     """Region `number`; the same number gives the same pixels. Every other one has a reference, registered where it
-    fits."""
+    fits.
+
+    Raises:
+        ItemError: no damage of it is within RefineEval's band: neither invisible nor past recognition.
+    """
     library = assets.library("heldout")
     row, files = draw_case(number, library, np.random.default_rng((37, number)))
     target = decode_rgb(files[row["image"]], name="", limits=RefineSettings().limits)
     shape = decode_rgb(files[row["object_mask"]], name="", limits=RefineSettings().limits)[..., 0] > 0
     family = sorted(FAMILIES)[number // 2 % len(FAMILIES)]
-    made = make_versions(row["case_id"], target, shape, FamilyDegrader(family), family, (1, 1), number)[0]
+    versions = make_versions(row["case_id"], target, shape, FamilyDegrader(family), family, (2, 2), number)
+    made = select(versions, 1, BAND)[0]
     region = Region("r", row["instruction"], mask="mask", reference="reference" if "reference" in row else None)
     inputs = {"image": encode_png(made.image), "mask": encode_png(made.mask)}
     if region.reference:
@@ -75,11 +84,15 @@ def base(number: int) -> Base:
 
 def planted(numbers: range) -> Iterator[tuple[str, Base, Evidence]]:
     """Kind, region and evidence: of every region the truth and each harm that lowers PSNR over the mask."""
-    bases = [base(number) for number in numbers]
-    for number, here in enumerate(bases):
-        other = bases[number - 1].target
+    other = base(numbers[0]).target
+    for number in numbers:
+        try:
+            here = base(number)
+        except ItemError:
+            continue
         yield RESTORED, here, here.evidence(pasted(here.before, here.target, here.mask))
         for index, kind in enumerate(HARMS):
-            after = plant(kind, here.before, here.mask, other, np.random.default_rng((41, numbers[number], index)))
+            after = plant(kind, here.before, here.mask, other, np.random.default_rng((41, number, index)))
             if psnr(after, here.target, here.mask) < psnr(here.before, here.target, here.mask) - MOST_DB:
                 yield kind, here, here.evidence(after)
+        other = here.target
