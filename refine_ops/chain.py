@@ -5,9 +5,10 @@
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -36,6 +37,8 @@ from refine_ops.records import (
     Evidence,
     Item,
     MadeBy,
+    Mask,
+    PastePolicy,
     Patch,
     Refiner,
     Region,
@@ -444,26 +447,34 @@ class Refinement:
         Raises:
             ItemError: a promise is broken; the bytes must not be published.
         """
-        settings = self._settings.write
-        shown = [self._markings[index] for index in self._shown]
-        proof = verify.verify(
+        settings, samples = self._settings, self._canvas.samples
+        rules = Rules.of(settings.paste, settings.write)
+        prove = partial(
+            verify.verify,
             self._source,
-            encoded.data,
-            ((marking.mask.unpacked(), marking.paste) for marking in shown),
-            Rules.of(self._settings.paste, settings),
-            allow_unchanged=settings.allow_unchanged if allow_unchanged is None else allow_unchanged,
+            rules=rules,
+            allow_unchanged=settings.write.allow_unchanged if allow_unchanged is None else allow_unchanged,
             marked=self._is_marked,
         )
+        data, proof = encoded.data, prove(encoded.data, self._marked())
+        if policy.is_signed(self._source, samples, settings.provenance):
+            data = policy.signed(encoded, self._source, samples, self._marked(), rules, settings.model)
+            proof = policy.read_again(data, self._source.name, prove(data, self._marked(), signed=True))
         return Finished(
-            data=encoded.data,
+            data=data,
             format=encoded.format,
             source_format=self._source.format,
             width=self._source.width,
             height=self._source.height,
             regions=self.regions,
             verification=proof,
-            change_mask=write.change_mask(self._canvas) if settings.save_change_mask else None,
+            change_mask=write.change_mask(self._canvas) if settings.write.save_change_mask else None,
         )
+
+    def _marked(self) -> Iterator[tuple[Mask, PastePolicy]]:
+        """What is marked of every region on the canvas, and what is pasted of it."""
+        shown = (self._markings[index] for index in self._shown)
+        return ((marking.mask.unpacked(), marking.paste) for marking in shown)
 
 
 def _mosaic(found: Place) -> Mosaic:

@@ -8,7 +8,7 @@ import logging
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -169,14 +169,37 @@ class WriteSettings(Settings):
 class ProvenanceSettings(Settings):
     """What becomes of a source's Content Credentials (C2PA), and what a refined file says of itself."""
 
-    existing: Literal["strip", "refuse"] = Field(
-        "strip", description="A source with Content Credentials: take them out and record it, or refuse the item."
+    existing: Literal["resign", "strip", "refuse"] | None = Field(
+        None,
+        description="A source with Content Credentials. 'resign': sign the result anew, the source as its parent; "
+        "'strip': take them out and record it; 'refuse': the item. Default: resign with mark c2pa, else strip.",
     )
-    mark: Literal["none", "iptc"] = Field(
+    mark: Literal["none", "iptc", "c2pa"] = Field(
         "none",
         description="What a refined file says of itself. 'iptc': its XMP says that a trained model made a part of it "
-        "(DigitalSourceType).",
+        "(DigitalSourceType); 'c2pa': every refined file is signed and says what was done where.",
     )
+
+    @property
+    def refuses(self) -> bool:
+        return self.existing == "refuse"
+
+    @property
+    def resigns(self) -> bool:
+        return self.existing == "resign" or (self.existing is None and self.signs_all)
+
+    @property
+    def signs_all(self) -> bool:
+        return self.mark == "c2pa"
+
+    @model_validator(mode="after")
+    def _nothing_is_hidden(self) -> Self:
+        if self.existing == "strip" and self.signs_all:
+            raise ValueError(
+                "mark 'c2pa' with existing 'strip' would hide an earlier credential behind a new one; "
+                "set existing to 'resign' or 'refuse'"
+            )
+        return self
 
 
 class ModelSettings(Settings):
@@ -413,6 +436,22 @@ def pixel_settings(settings: RefineSettings) -> dict[str, Any]:
 def s3_endpoint() -> str | None:
     """`AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, as boto3 reads them."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+class SigningFiles(NamedTuple):
+    """Where the operator's certificate and key are: files, or a function that signs (`module:function`); and a
+    time-stamp server. Names only: no setting, record or log ever holds a key."""
+
+    certificate: str | None
+    key: str | None
+    hook: str | None
+    time_stamp: str | None
+
+
+def signing() -> SigningFiles:
+    """`REFINE_C2PA_CERTIFICATE`, `REFINE_C2PA_KEY`, `REFINE_C2PA_SIGNER` and `REFINE_C2PA_TIME_STAMP`."""
+    parts = ("CERTIFICATE", "KEY", "SIGNER", "TIME_STAMP")
+    return SigningFiles(*(os.environ.get(f"REFINE_C2PA_{part}") or None for part in parts))
 
 
 def hub_token() -> str | None:

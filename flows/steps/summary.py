@@ -49,6 +49,7 @@ class RunSummary:
     summary: str
     contact_sheet: str
     credentials_removed: int = 0
+    signed: int = 0
     done_now: int = 0
     dead_now: int = 0
     left: int = 0
@@ -113,6 +114,7 @@ def summarise(
         summary=storage.join(folder.uri, "report", "summary.md"),
         contact_sheet=sheet_uri,
         credentials_removed=_proven(done, "credentials_removed"),
+        signed=_proven(done, "signed"),
         left=verdict.left if verdict else 0,
         done_now=_of_start(done, folder.start),
         dead_now=_of_start(ledger.filter(pc.equal(ledger["status"], "dead")), folder.start),
@@ -195,6 +197,8 @@ def _markdown(
     ]
     if summary.left:
         lines += [f"| left at the deadline | {summary.left} |"]
+    if summary.signed:
+        lines += [f"| Content Credentials made | {summary.signed} |"]
     if summary.credentials_removed:
         lines += [f"| Content Credentials removed, as they sign the source's pixels | {summary.credentials_removed} |"]
     if verdict and verdict.counts.done:

@@ -52,6 +52,7 @@ def verify(
     *,
     allow_unchanged: bool = False,
     marked: bool = False,
+    signed: bool = False,
 ) -> Verification:
     """Compare the bytes to publish with the source: 0 changed samples outside the allowed change, or no publication.
 
@@ -63,10 +64,11 @@ def verify(
         data: The bytes to publish.
         regions, rules: What was asked for, as `allowed_change` takes it.
         marked: Its XMP must say that a model made a part of it, which is then the one difference metadata may have.
+        signed: It has Content Credentials of its own, which are set aside; whether they are valid is not asked here.
 
     Raises:
         VerifyError: `verify.unreadable`, `verify.layout_changed`, `verify.background_changed`, `verify.alpha_changed`,
-            `verify.metadata_changed`, `verify.mark_missing`, `verify.unchanged_region`.
+            `verify.metadata_changed`, `verify.mark_missing`, `verify.credential_missing`, `verify.unchanged_region`.
     """
     file, published, decoder = _decoded(source, data)
     converted = file.format != source.format
@@ -88,7 +90,7 @@ def verify(
         )
     if source.native.alpha and not np.array_equal(before[..., -1], after[..., -1]):
         raise VerifyError("verify.alpha_changed", f"{source.name}: the alpha channel changed")
-    metadata_equal = _check_metadata(source, file, published, marked)
+    metadata_equal = _check_metadata(source, file, published, marked, signed)
     if not found.changed_px and not allow_unchanged:
         raise VerifyError(
             "verify.unchanged_region",
@@ -102,8 +104,9 @@ def verify(
         max_diff_outside=found.max_outside,
         touched_mcus=allowed.mcus,
         metadata_equal=metadata_equal,
-        credentials_removed=bool(source.file.credentials()),
+        credentials_removed=bool(source.file.credentials()) and not signed,
         marked=marked,
+        signed=signed,
     )
 
 
@@ -150,12 +153,15 @@ def _difference(before: Samples, after: Samples, allowed: Mask) -> _Difference:
     return _Difference(changed, outside, largest, first)
 
 
-def _check_metadata(source: Source, file: ParsedFile, published: Native, marked: bool) -> bool:
-    """Whether all metadata was kept, Content Credentials aside: they sign other pixels, and none may be left.
+def _check_metadata(source: Source, file: ParsedFile, published: Native, marked: bool, signed: bool) -> bool:
+    """Whether all metadata was kept, Content Credentials aside: the source's sign other pixels, and may not be left.
 
     What another format has no place for may be lost, but never the profile.
     """
-    if file.credentials():
+    own = file.credentials()
+    if signed and not own:
+        raise VerifyError("verify.credential_missing", f"{source.name}: no Content Credentials were written")
+    if own and not signed:
         raise VerifyError(
             "verify.metadata_changed", f"{source.name}: Content Credentials were left in a file they no longer fit"
         )
@@ -165,8 +171,7 @@ def _check_metadata(source: Source, file: ParsedFile, published: Native, marked:
         if published.icc != source.native.icc:
             raise VerifyError("verify.metadata_changed", f"{source.name}: the ICC profile was not carried over")
         return not not_kept(source.data, file.data)
-    signed = source.file.credentials()
-    before, after = [entry for entry in source.file.metadata() if entry not in signed], file.metadata()
+    before, after = ([entry for entry in f.metadata() if entry not in f.credentials()] for f in (source.file, file))
     if marked and before != after:
         if not mark.only_marked(source.file.xmp(), file.xmp()) or not mark.same_but_for_xmp(before, after):
             raise VerifyError(

@@ -8,6 +8,7 @@ import numpy as np
 from refine_ops import storage
 from refine_ops.chain import Finished, Judged
 from refine_ops.config import HeldOutput, KeepPatches
+from refine_ops.errors import ItemError
 from refine_ops.image.formats.png_pixels import LEVEL, encode_png
 from refine_ops.image.formats.table import MEDIA_SUFFIX
 from refine_ops.image.source import Source
@@ -15,6 +16,7 @@ from refine_ops.job import outcome
 from refine_ops.job.outcome import Attempt, Output
 from refine_ops.job.run_folder import RunFolder
 from refine_ops.judge.judge import held_message
+from refine_ops.provenance import policy
 from refine_ops.records import Outcome, Patch, RegionOutcome
 
 
@@ -51,8 +53,8 @@ class Publisher:
 
     def _write(self, place: Callable[[str], str], planned: str, finished: Finished) -> Output:
         name = output_name(planned, finished)
-        at, data = place(name), finished.data
-        storage.write(self._folder.uri_of(at), data, only_if_absent=True)
+        at = place(name)
+        data = _written(self._folder.uri_of(at), finished)
         return Output(name, at, finished.format, finished.width, finished.height, storage.sha256(data), len(data))
 
     def _copied(self, planned: str, source: Source) -> Output:
@@ -78,6 +80,21 @@ class Publisher:
         """All, or those of regions whose drift was undone: there the raw patch is not what was pasted."""
         drifted = region.alignment.geometry_applied or region.alignment.tone_applied
         return self._keep_patches == "all" or (self._keep_patches == "flagged" and drifted)
+
+
+def _written(uri: str, finished: Finished) -> bytes:
+    """Write the output; what lies there then. A signed file that a rank which died left there differs from this one in
+    its signature alone, and stays."""
+    try:
+        storage.write(uri, finished.data, only_if_absent=True)
+    except ItemError as error:
+        if error.reason != "output.conflict" or not finished.verification.signed:
+            raise
+        there = storage.read(uri)
+        if not policy.same_but_for_signature(there, finished.data):
+            raise
+        return there
+    return finished.data
 
 
 def output_name(planned: str, finished: Finished) -> str:
