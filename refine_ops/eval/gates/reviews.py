@@ -13,10 +13,11 @@ from refine_ops.records import Evidence
 
 
 def reviewed_results(run: str) -> list[JudgedResult]:
-    """One result for each published region that a person approved or rejected, its item being the case.
+    """One result for each region that a person saw and approved or rejected, its item being the case.
 
-    Results that were redone since are found in the starts that made them. Of an item with several published regions a
-    rejection does not say which one it means: it is left out.
+    Of what is published a person sees the accepted regions, of a held item all of them. Results that were redone since
+    are found in the starts that made them. Of an item with several regions to see a rejection does not say which one it
+    means: it is left out.
 
     Raises:
         JobError: no decision, or no outcome with evidence that one is about.
@@ -27,13 +28,13 @@ def reviewed_results(run: str) -> list[JudgedResult]:
         raise JobError(f"{run}: no review decisions there; `refine-ops review apply` adds them")
     results: dict[tuple[str, str, str], JudgedResult] = {}
     uris = list(storage.list_files(folder.outcomes, ".parquet"))
-    for part in read_parts(uris, ["fingerprint", "regions"]).values():
+    for part in read_parts(uris, ["fingerprint", "status", "regions"]).values():
         for row in part.to_pylist():
             key = (row["item_id"], row["fingerprint"])
-            published = [r for r in row["regions"] or () if r.get("evidence") and _published(r)]
-            if key not in rejected or (rejected[key] and len(published) > 1):
+            seen = [r for r in row["regions"] or () if r["evidence"] and (row["status"] == "held" or _accepted(r))]
+            if key not in rejected or (rejected[key] and len(seen) > 1):
                 continue
-            for region in published:
+            for region in seen:
                 evidence = Evidence(**region["evidence"])
                 results[*key, region["region_id"]] = JudgedResult(row["item_id"], evidence, rejected[key])
     if not results:
@@ -45,9 +46,8 @@ def _decisions(run: str) -> Iterator[tuple[tuple[str, str], bool]]:
     """(item, fingerprint) and whether it was rejected, in the order in which decisions were applied."""
     for uri in sorted(storage.list_files(storage.join(run, "review"), ".json")):
         for row in json.loads(storage.read(uri))["marks"]:
-            yield (row["item_id"], row["fingerprint"]), row["action"] != "keep"
+            yield (row["item_id"], row["fingerprint"]), row["action"] in ("redo", "exclude")
 
 
-def _published(region: dict[str, Any]) -> bool:
-    ruling = region.get("ruling")
-    return ruling is None or bool(ruling["accepted"])
+def _accepted(region: dict[str, Any]) -> bool:
+    return region["ruling"] is None or bool(region["ruling"]["accepted"])
