@@ -171,7 +171,7 @@ def _check_metadata(source: Source, file: ParsedFile, published: Native, marked:
         if published.icc != source.native.icc:
             raise VerifyError("verify.metadata_changed", f"{source.name}: the ICC profile was not carried over")
         return not not_kept(source.data, file.data)
-    before, after = ([entry for entry in f.metadata() if entry not in f.credentials()] for f in (source.file, file))
+    before, after = source.file.kept_metadata(), file.kept_metadata()
     if marked and before != after:
         if not mark.only_marked(source.file.xmp(), file.xmp()) or not mark.same_but_for_xmp(before, after):
             raise VerifyError(

@@ -125,6 +125,7 @@ def same_but_for_signature(one: bytes, other: bytes) -> bool:
     if kinds or kind is None:
         return False
     files = [CODECS[kind].parse(data, "output") for data in (one, other)]
-    held = [[entry for entry in file.metadata() if entry not in file.credentials()] for file in files]
-    decoded = [file.decode(_ANY_SIZE) for file in files]
-    return held[0] == held[1] and np.array_equal(decoded[0].samples, decoded[1].samples)
+    if files[0].kept_metadata() != files[1].kept_metadata():
+        return False
+    left, right = (file.decode(_ANY_SIZE).samples for file in files)
+    return np.array_equal(left, right)

@@ -88,6 +88,11 @@ class ParsedFile(ABC):
         drops them: a broken credential says that somebody tampered, none says nothing."""
         return []
 
+    def kept_metadata(self) -> list[tuple[str, bytes]]:
+        """`metadata` without Content Credentials: what every edit keeps."""
+        credentials = set(self.credentials())
+        return [entry for entry in self.metadata() if entry not in credentials]
+
     @abstractmethod
     def exif(self) -> bytes | None:
         """The TIFF-structured EXIF block, to be carried into another format."""

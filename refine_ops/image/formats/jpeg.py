@@ -29,6 +29,8 @@ _EXIF: Final = b"Exif\0\0"
 _XMP: Final = b"http://ns.adobe.com/xap/1.0/\0"
 _C2PA_TYPE: Final = bytes.fromhex("63327061 0011 0010 8000 00aa00389b71")
 _MAX_PAYLOAD: Final = 0xFFFF - 2
+_BOX_HEAD_BYTES: Final = 40
+"""Of a JUMBF box: until its type is known."""
 _ICC: Final = b"ICC_PROFILE\0"
 _MODELS: Final[dict[str, Model]] = {"L": "grey", "RGB": "rgb", "CMYK": "cmyk"}
 
@@ -203,7 +205,13 @@ def credential_segments(plan: Layout) -> list[Segment]:
     A box is cut over segments of one instance number, each of which repeats its header (JPEG XT, ISO 18477-3).
     """
     boxes = [s for s in plan.segments if s.marker == 0xEB and s.payload.startswith(b"JP") and len(s.payload) >= 16]
-    signed = {s.payload[2:4] for s in boxes if _is_manifest_store(s.payload[8:])}
+    heads: dict[bytes, bytes] = {}
+    for segment in boxes:
+        instance, piece = segment.payload[2:4], segment.payload[8:]
+        head = heads.get(instance, b"")
+        if len(head) < _BOX_HEAD_BYTES:  # a description may be cut over segments of a few bytes each
+            heads[instance] = head + piece[16 if head and piece[:4] == b"\0\0\0\1" else 8 * bool(head) :]
+    signed = {instance for instance, head in heads.items() if _is_manifest_store(head)}
     return [s for s in boxes if s.payload[2:4] in signed]
 
 
@@ -219,9 +227,9 @@ def reassemble(original: bytes, plan: Layout, coded: bytes, new_exif: bytes | No
 
     `new_exif` replaces the EXIF block where given.
     """
-    head, dropped = [original[:2]], credential_segments(plan)
+    head, dropped = [original[:2]], {segment.start for segment in credential_segments(plan)}
     for segment in plan.segments:
-        if not _is_metadata(segment.marker) or segment in dropped:
+        if not _is_metadata(segment.marker) or segment.start in dropped:
             continue
         payload = segment.payload
         if new_exif is not None and segment.marker == 0xE1 and payload.startswith(_EXIF):
