@@ -43,6 +43,26 @@ def test_a_flat_mark_without_features_is_found_by_search() -> None:
     assert (found.agreement.verdict, found.agreement.method) == ("fits", "search")
 
 
+@pytest.mark.parametrize("shows", ["the crop", "the photo"])
+def test_a_reference_that_lies_in_place_is_resampled_once_and_not_blurred(photo: np.ndarray, shows: str) -> None:
+    """Another shot of the same framing, or the whole photo from before: their pose is exact, not a near one."""
+    box = (240, 60, 320, 130)
+    mask = np.zeros(photo.shape[:2], bool)
+    mask[box[1] : box[3], box[0] : box[2]] = True
+    damaged = np.where(mask[..., None], cv2.GaussianBlur(photo, (0, 0), 2.5), photo)
+    crop = focus.plan_crop(mask, margin_px=32, grid_px=8, pixels=128**2)
+    relit = np.rint(255 * (photo / 255) ** 0.92).astype(np.uint8)
+    x0, y0, x1, y1 = crop.crop
+    reference = relit[y0:y1, x0:x1] if shows == "the crop" else relit
+    view, seen = focus.view(damaged, crop), focus.view_mask(focus.crop_of(mask, crop.crop), crop)
+    found = register(reference, view, seen)
+    assert found.agreement.verdict == "fits"
+    assert found.transform is not None
+    assert found.pixels is not None
+    assert abs(found.transform[[0, 1, 2, 2], [1, 0, 0, 1]]).max() == 0
+    assert psnr(found.pixels, focus.view(photo, crop), seen) > 36
+
+
 @pytest.mark.parametrize("number", [0, 5, 8, 15])
 def test_another_ones_reference_is_refused(number: int) -> None:
     made = composite(number, "train", "plane", "blur")

@@ -15,6 +15,7 @@ from refine_ops.image.patch import tone
 from refine_ops.records import Alignment, F32Image, FocusCrop, Mask, U8Image
 
 _WORK_SIDE_PX: Final = 768
+_LEAST_SEEN_PX: Final = 16
 _MAX_POINTS: Final = 600
 _MIN_POINTS: Final = 12
 _MIN_INLIERS: Final = 0.5
@@ -70,6 +71,8 @@ def estimate(truth: U8Image, patch: F32Image, crop: FocusCrop, known: Mask, sett
     if int(np.count_nonzero(known)) < settings.min_known_px or not (settings.geometry or settings.tone):
         return NO_CORRECTION
     size, seen_truth, seen_known = _at_work_size(truth, crop, known)
+    if int(np.count_nonzero(seen_known)) < _LEAST_SEEN_PX:  # a thin rim is between the pixels of a smaller picture
+        return NO_CORRECTION
     seen = unview(patch, crop, size=size)
     displacement, share = NO_DISPLACEMENT, 0.0
     if settings.geometry:

@@ -29,6 +29,7 @@ _SHIFTS: Final = ((0, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (2, 0), (-2, 0), (
 _SOFT_PX: Final = 1.1
 _KERNEL_GAIN: Final = 0.02
 _KERNEL_PIXELS: Final = 400
+_CLEARLY: Final = 0.01
 _PULL: Final = 0.003
 _SUPPORT: Final = 0.8
 _CONTRADICTION: Final = 0.5
@@ -86,19 +87,21 @@ class ComparedViews:
         return self._best(self._inside)
 
     def around(self) -> Windows:
-        """Around the mask, where the photo is undamaged."""
-        return self._best(self._around)
+        """Around the mask, where the photo is undamaged: blurred no more than is clearly better."""
+        return self._best(self._around, _CLEARLY)
 
     def coarse(self) -> Windows:
         """In the mask, both blurred by 4 px: what displaced details keep."""
         view, model = _blurred(self._view, _COARSE_PX), _blurred(self._model, _COARSE_PX)
         return self._compare(view, model, self._inside, 2 * self._window + 1, _COARSE_PX)
 
-    def _best(self, part: Mask) -> Windows:
-        """By the blur that agrees best; where a kernel of any shape (motion, a disc, resampling) is better, by that."""
+    def _best(self, part: Mask, clearly: float = 0.0) -> Windows:
+        """By the blur that agrees best, or the least that does so but for `clearly`; where a kernel of any shape
+        (motion, a disc, resampling) is better, by that."""
         smooth = _blurred(self._view, 0)
         tried = [self._compare(smooth, _blurred(self._model, b), part, self._window, b) for b in _BLURS_PX]
-        best = int(np.argmax([w.mean for w in tried]))
+        most = max(w.mean for w in tried)
+        best = next(i for i, w in enumerate(tried) if w.mean >= most - clearly)
         blur = _BLURS_PX[best]
         model = _blurred(self._model, blur)
         if blur >= _SOFT_PX and np.count_nonzero(part) > _KERNEL_PIXELS:

@@ -52,6 +52,14 @@ def project(matrix: Homography, points: npt.NDArray[np.floating[Any]]) -> F64:
     return np.asarray(mapped[:, :2] / mapped[:, 2:], np.float64)
 
 
+def upright(start: npt.NDArray[np.floating[Any]], end: npt.NDArray[np.floating[Any]]) -> Homography:
+    """The scale and translation, without a turn, that brings points `(N, 2)` nearest to others."""
+    middle, there = start.mean(axis=0), end.mean(axis=0)
+    scale = float(((start - middle) * (end - there)).sum() / np.square(start - middle).sum())
+    dx, dy = there - scale * middle
+    return np.array([[scale, 0, dx], [0, scale, dy], [0, 0, 1]], np.float64)
+
+
 def scale_at(matrix: Homography, point: npt.NDArray[np.floating[Any]]) -> float:
     """The square root of the change of area at a point."""
     return float(np.sqrt(abs(np.linalg.det(jacobian(matrix, point)))))

@@ -19,7 +19,17 @@ from refine_ops.image.registration import features, search
 from refine_ops.image.registration.agree import ComparedViews
 from refine_ops.image.registration.descend import Pictures, descend, score_at
 from refine_ops.image.registration.features import CoarsePose
-from refine_ops.image.registration.frames import Homography, centre_of, inverse, plausible, project, resized, scale_at
+from refine_ops.image.registration.frames import (
+    Homography,
+    centre_of,
+    inverse,
+    plausible,
+    project,
+    resized,
+    scale_at,
+    scaling,
+    upright,
+)
 from refine_ops.image.registration.harmonise import Tone, fit_tone, match_sharpness
 from refine_ops.image.registration.verdict import PoseMeasures, agreement
 from refine_ops.image.registration.warp import warp
@@ -34,6 +44,11 @@ _CHECK_PX: Final = 160
 _ROUNDS: Final = 8
 _SINGULAR: Final = 1e-9
 _BLURRED_PX: Final = 1.5
+_SHARPER: Final = 0.005
+"""By this the windows of a blurred region must agree better with a pose that was refined against them."""
+_IN_PLACE_PX: Final = 1.0
+_AS_GOOD: Final = 0.01
+"""Of the rank: a simpler pose this near, in px at the scale of the check, is taken where it agrees as well."""
 _TRIED: Final = 3
 _FINISHED: Final = 2
 _SURE: Final = 1.0
@@ -134,7 +149,8 @@ def find(pictures: Pictures) -> RefinedPose | None:
         for trusted in (True, False)
     ]
     likely = [c for c in finished if plausible(c.matrix, pictures.reference.shape, pictures.mask)]
-    return max(likely, key=lambda c: c.rank, default=None)
+    best_of_all = max(likely, key=lambda c: c.rank, default=None)
+    return None if best_of_all is None else _settled(pictures, best_of_all)
 
 
 def _tried(pictures: Pictures, coarse: Sequence[CoarsePose]) -> list[RefinedPose]:
@@ -179,16 +195,33 @@ def _distinct(mask: Mask, poses: Sequence[RefinedPose], apart: float) -> list[Re
     return kept
 
 
+def _settled(pictures: Pictures, found: RefinedPose) -> RefinedPose:
+    """The same, or where the reference lies in place (the whole view, or upright in it) exactly that: what a pose is
+    uncertain by would be blur."""
+    middle, half = centre_of(pictures.mask)
+    corners = middle + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    (height, width), shown = pictures.mask.shape, pictures.reference.shape
+    start = project(inverse(found.matrix), corners)
+    for exact in (scaling(width / shown[1], height / shown[0]), upright(start, corners)):
+        if np.abs(project(exact, start) - corners).max() > _IN_PLACE_PX * max(width, height) / _CHECK_PX:
+            continue
+        overall, around = (score_at(pictures, exact, _CHECK_PX, inside) for inside in (True, False))
+        settled = replace(found, matrix=exact, overall=overall, around=around)
+        if settled.rank > found.rank - _AS_GOOD:
+            return settled
+    return found
+
+
 def _weighed(pictures: Pictures, found: RefinedPose) -> tuple[RefinedPose, PoseMeasures]:
     """The pose and what speaks for it; where the region is blurred, refined once more with the reference as blurred."""
     compared, covered = _compared(pictures, found)
     inside = compared.inside()
     if inside.blur_px > _BLURRED_PX:
-        again = _sharpened(pictures, found, inside.blur_px)
+        again = _settled(pictures, _sharpened(pictures, found, inside.blur_px))
         if plausible(again.matrix, pictures.reference.shape, pictures.mask):
             other, other_covered = _compared(pictures, again)
             better = other.inside()
-            if better.mean > inside.mean:
+            if better.mean > inside.mean + _SHARPER:
                 found = replace(found, matrix=again.matrix)
                 compared, covered, inside = other, other_covered, better
     return found, PoseMeasures(found.rank, found.around, covered, inside, compared.coarse(), compared.around())

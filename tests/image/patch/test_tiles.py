@@ -13,6 +13,7 @@ from refine_ops.config import FocusSettings, RefineSettings, WriteSettings
 from refine_ops.image.patch.tiles import plan_tiles
 from refine_ops.image.read import decode
 from refine_ops.judge.evidence.seam import VISIBLE_DE, measure_seam
+from refine_ops.model.transfer import TransferRefiner
 from refine_ops.records import Conditioning, Item, Patch, Region
 from tests.support.made_files import jpeg, png
 
@@ -151,6 +152,29 @@ def test_nothing_else_changes(photo: np.ndarray, kind: object) -> None:
     assert finished.regions[0].tiles > 4
     assert finished.verification.changed_outside_px == 0
     assert finished.verification.changed_px > 0.5 * 400 * 270
+
+
+def test_each_tile_has_its_own_part_of_a_reference_that_is_found_once(photo: np.ndarray) -> None:
+    """Turned, larger and in another light; at the model's 96 px a region of 240 px would lose what it shows."""
+    box = (150, 60, 390, 240)
+    damaged = photo.copy()
+    x0, y0, x1, y1 = box
+    damaged[y0:y1, x0:x1] = cv2.GaussianBlur(photo, (0, 0), 3)[y0:y1, x0:x1]
+    turn = cv2.getRotationMatrix2D((270, 150), 8, 1.3) + np.float32([[0, 0, 40], [0, 0, 60]])
+    reference = np.rint(255 * (cv2.warpAffine(photo, turn, (600, 560)) / 255) ** 0.9).astype(np.uint8)
+    item = Item("a", "i", "i", (Region("r", "p", box=box, reference="f"),), row=0)
+    files = {"i": png(damaged), "f": png(reference)}
+    gains = []
+    for tiles in ("auto", "none"):
+        focus = FocusSettings(margin=32, margin_unit="native", focus_pixels=96**2, tiles=tiles)
+        finished = refine_image(item, files, TransferRefiner(), SETTINGS.model_copy(update={"focus": focus}))
+        assert finished.regions[0].agreement is not None
+        assert finished.regions[0].agreement.verdict == "fits"
+        wrong = [p[y0:y1, x0:x1] - photo[y0:y1, x0:x1].astype(float) for p in (damaged, pixels(finished))]
+        before, after = (np.square(difference).mean() for difference in wrong)
+        gains.append(10 * np.log10(before / after))
+    assert gains[0] > 5
+    assert gains[0] > gains[1] + 4
 
 
 def large(side: int) -> tuple[np.ndarray, np.ndarray]:
