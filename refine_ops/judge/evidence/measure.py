@@ -1,6 +1,7 @@
 """All evidence of one region, from its pixels before and after."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import cv2
 import numpy as np
@@ -13,6 +14,8 @@ from refine_ops.judge.evidence.reference import measure_reference
 from refine_ops.judge.evidence.seam import measure_seam
 from refine_ops.judge.evidence.text import Reader, measure_text
 from refine_ops.records import Alignment, Conditioning, Evidence, FocusCrop, Mask, U8Image
+
+_AROUND_PX: Final = 32
 
 
 def measure(
@@ -43,6 +46,10 @@ def measure(
         reader: reads text; without one that is not measured.
         finite: whether every value of the patch is a number.
     """
+    near = _near(mask)
+    before, after = np.ascontiguousarray(before[near]), np.ascontiguousarray(after[near])
+    mask, covered = np.ascontiguousarray(mask[near]), None if covered is None else covered[near]
+    reference = None if reference is None else np.ascontiguousarray(reference[near])
     detail = measure_detail(grey_of(before), grey_of(after), mask)
     likeness = measure_likeness(before, after, mask)
     seam = measure_seam(before, after, mask, reach_px)
@@ -76,6 +83,13 @@ def measure(
         drift_de00=moved.de00_before if moved else None,
         seam=seam.de if seam else None,
     )
+
+
+def _near(mask: Mask) -> tuple[slice, slice]:
+    """The mask's box and the surroundings that evidence looks at: a crop's margin may be far wider."""
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    rows = slice(max(0, y - _AROUND_PX), y + height + _AROUND_PX)
+    return rows, slice(max(0, x - _AROUND_PX), x + width + _AROUND_PX)
 
 
 def zoom_of(crop: FocusCrop) -> float:
