@@ -15,8 +15,9 @@ from flows.steps.weights import parts_of, resolve_adapters
 from refine_ops import identity, storage
 from refine_ops.config import ModelSettings, RefineBatchConfig
 from refine_ops.job.ledger import read_ledger
+from refine_ops.job.planning.known import read_known
 from refine_ops.job.planning.plan import Plan, PlanReader, refuse, scan_manifest
-from refine_ops.job.planning.remaining import REMAINING_COLUMNS, remaining
+from refine_ops.job.planning.remaining import remaining
 from refine_ops.job.starts import StartRecord, read_starts
 from refine_ops.model.presets import PRESETS, VAE_PIXELS, Preset, apply_overrides, resolve_preset
 
@@ -89,7 +90,7 @@ def plan_only(config: RefineBatchConfig, price: float | None = None) -> str:
         outcomes = storage.join(storage.resolve(config.out), "outcomes")
         checked = Checked(plan, list(plan.problems))
         open_all(checked, PlanReader(local), config, at_most=_OPENED)
-        todo = to_do(PlanReader(local), read_ledger(outcomes, list(REMAINING_COLUMNS)), config)
+        todo = to_do(PlanReader(local), outcomes, config)
         if checked.regions:
             todo = replace(todo, tiles=checked.tiles / checked.regions)
     said = describe(plan, todo, estimates(todo, config, measured(config)), measured(config), price)
@@ -101,12 +102,12 @@ def _unopened(checked: Checked) -> str:
     return f"{count:,} of the pictures opened cannot be refined (see `refine-ops check --open`)" if count else ""
 
 
-def to_do(plan: PlanReader, ledger: pa.Table, config: RefineBatchConfig) -> ToDo:
+def to_do(plan: PlanReader, outcomes: str, config: RefineBatchConfig) -> ToDo:
     """What of the plan has no outcome; sources are not looked at."""
     redo = config.on_new_fingerprint == "redo"
     left = remaining(
         plan,
-        ledger,
+        read_known(outcomes, plan),
         recheck=False,
         retry_dead=config.retry_dead,
         fingerprint=identity.digest(parts_of(resolve_adapters(config.refine)))[:32] if redo else "",

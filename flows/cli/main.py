@@ -32,7 +32,7 @@ class _ByUse(TyperGroup):
 
 _ORDER: Final = (
     *("demo", "image", "run", "check", "report", "review"),
-    *("starts", "export", "verify", "rollback", "prune", "doctor"),
+    *("starts", "export", "verify", "rollback", "prune", "take-over", "doctor"),
     *("build-dataset", "train", "ablate", "eval", "calibrate", "adapters"),
 )
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""Commands for a run folder that lives on: `starts`, `export`, `verify`, `rollback`, `prune`."""
+"""Commands for a run folder that lives on: `starts`, `export`, `verify`, `rollback`, `prune`, `take-over`."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     for command in (starts, export, verify, rollback, prune):
         app.command()(command)
+    app.command("take-over")(take_over)
 
 
 def starts(run: Run) -> None:
@@ -98,3 +99,15 @@ def prune(
         print(f"... and {len(found.uris) - _SHOWN} more")
     done = "removed" if found.removed else "would be removed; --delete removes them"
     print(f"{len(found.uris)} files {done}, {found.kept} kept")
+
+
+def take_over(run: Run) -> None:
+    """Bring a run folder of release 0.1.0 to the present form; nothing is refined for it. Exit 1 if one was lost."""
+    from flows.progress import ProgressDisplay
+    from refine_ops.job.take_over import take_over as take
+
+    folder, _ = reopen_run(run)
+    found = take(folder, ProgressDisplay("take over").update)
+    print(f"{found.published} pictures published, as they were")
+    if found.damaged:
+        fail(f"{found.damaged} outputs were lost or altered; the next start refines them again", EXIT_BAD_INPUT)

@@ -27,8 +27,9 @@ from refine_ops.job import published
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.ledger import compact, outcomes_table, read_history, read_ledger, write_part
 from refine_ops.job.planning.canary import check_canary, sample_canary
+from refine_ops.job.planning.known import read_known
 from refine_ops.job.planning.plan import Plan, PlanReader, make_plan, problem_outcomes
-from refine_ops.job.planning.remaining import REMAINING_COLUMNS, Remaining, remaining
+from refine_ops.job.planning.remaining import Remaining, remaining
 from refine_ops.job.planning.touched import settle_touched
 from refine_ops.job.ranks import SoleRank
 from refine_ops.job.run_folder import RunFolder, find_run
@@ -250,9 +251,10 @@ def refuse_mass_redo(config: RefineBatchConfig, todo: Remaining) -> None:
 
 def record_problems(folder: RunFolder, plan: Plan) -> None:
     """Dead-letter the rows that cannot be refined."""
+    if not plan.problems:
+        return
     known = read_ledger(folder.outcomes, ["request"])
-    outcomes = problem_outcomes(plan.problems, known, folder.start)
-    if outcomes:
+    if outcomes := problem_outcomes(plan.problems, known, folder.start):
         write_part(folder.outcomes, outcomes_table(outcomes), "plan")
 
 
@@ -264,10 +266,10 @@ def take_approvals(folder: RunFolder, engine: Engine) -> None:
 
 def find_remaining(config: RefineBatchConfig, folder: RunFolder, engine: Engine) -> Remaining:
     """What of the plan has no outcome yet, by the ledger."""
-    ledger = read_ledger(folder.outcomes, list(REMAINING_COLUMNS))
+    plan = PlanReader(folder.plan)
     found = remaining(
-        PlanReader(folder.plan),
-        ledger,
+        plan,
+        read_known(folder.outcomes, plan),
         recheck=config.recheck,
         retry_dead=config.retry_dead,
         fingerprint=folder.fingerprint,
@@ -275,7 +277,7 @@ def find_remaining(config: RefineBatchConfig, folder: RunFolder, engine: Engine)
     )
     if len(found.touched):
         limits = config.refine.limits
-        found = settle_touched(found, PlanReader(folder.plan), folder, config.access, limits.max_bytes)
+        found = settle_touched(found, plan, folder, config.access, limits.max_bytes)
     older = f", {found.older} of them under an earlier fingerprint" if found.older else ""
     engine.note(f"{len(found.positions)} to do, {found.done} done{older}, {found.held} held, {found.dead} dead")
     return found
@@ -288,7 +290,7 @@ def refine_canary(
     for nothing."""
     verdict = refine(config.model_copy(update={"lane_count": 1, "until": None}), folder, sample, "canary", engine)
     try:
-        engine.note(check_canary(folder.outcomes, PlanReader(folder.plan), sample, config.canary_limits))
+        engine.note(check_canary(folder, PlanReader(folder.plan), sample, config.canary_limits))
     except JobError:
         opened.start.void()
         opened.exit = "canary"

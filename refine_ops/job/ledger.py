@@ -10,9 +10,9 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +26,19 @@ from refine_ops.job.starts import void_starts
 from refine_ops.records import Outcome
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _ORDER: Final = ("item_id", "start", "status", "finished_at")
 """What `latest` needs of every part."""
+PART_THREADS: Final = 4
+RANKED: Final = ["dead", "held", "done"]
+"""Of several outcomes of an item within one start a later one of these counts."""
+IDS: Final[list[str]] = ["item_id"]
+"""Given as `columns` of `read_parts`: ids alone, without what tells the latest outcome."""
+_MERGED: Final = "merged"
+_MERGED_ROWS: Final = 1 << 18
+"""Of a merged part at least, if there are so many: 230 MB while it is made, 37 MB on disk."""
+_READ_TOGETHER: Final = 64
 _PART: Final = re.compile(r"part-(\d{8})-")
 _HASH_CHARS: Final = 16
 """Of SHA-256, in a part's name: one damaged bit anywhere makes the whole part unreadable, whichever columns are asked
@@ -102,25 +112,31 @@ def write_part(folder: str, table: pa.Table, writer_id: str) -> str:
     return uri
 
 
-def read_ledger(folder: str, columns: list[str] | None = None, items: pa.Array | None = None) -> pa.Table:
-    """The latest outcome of every item, or of `items`: all columns, or `item_id` and `columns`, in no particular order.
+def read_ledger(
+    folder: str, columns: list[str] | None = None, items: pa.Array | None = None, start: int | None = None
+) -> pa.Table:
+    """The latest outcome of every item, or of `items`, or of one start, in no particular order: all columns, or
+    `item_id` and `columns`.
 
     A part whose content is damaged is left out with a warning: its items count as not done and will be redone.
 
     Raises:
         JobError: a part is there and cannot be read, or is of a newer release.
     """
+    parts = listed_anew(folder, lambda uris: list(read_parts(uris, columns, items=items, start=start).values()))
+    return latest(_without_void(folder, pa.concat_tables(parts))) if parts else _schema(columns).empty_table()
+
+
+def listed_anew(folder: str, read: Callable[[list[str]], T]) -> T:
+    """What `read` makes of the parts' URIs. A start that ends merges its parts: what was listed a moment ago may have
+    become part of another one, and is listed again then."""
     for last in (False, False, False, False, True):
-        uris = list(storage.list_files(folder, ".parquet"))
         try:
-            parts = list(read_parts(uris, columns, items=items).values())
+            return read(list(storage.list_files(folder, ".parquet")))
         except JobError as e:
-            # A start that ends merges its parts: what was listed a moment ago may have become part of another one.
             if last or not isinstance(e.__cause__, Missing):
                 raise
-            continue
-        break
-    return latest(_without_void(folder, pa.concat_tables(parts))) if parts else _schema(columns).empty_table()
+    raise AssertionError("the last time returns or raises")
 
 
 def read_history(folder: str, item_ids: pa.Array, columns: list[str]) -> pa.Table:
@@ -140,19 +156,27 @@ def _without_void(folder: str, table: pa.Table) -> pa.Table:
 
 
 def read_parts(
-    uris: list[str], columns: list[str] | None, *, skip_unreachable: bool = False, items: pa.Array | None = None
+    uris: list[str],
+    columns: list[str] | None,
+    *,
+    skip_unreachable: bool = False,
+    items: pa.Array | None = None,
+    start: int | None = None,
 ) -> dict[str, pa.Table]:
     """Ledger parts by URI, with `item_id`, `finished_at` and `columns`, or all columns. Damaged ones are left out.
 
     Args:
         items: Only what these became; the rest of a part is let go of as soon as it is read.
+        start: Only what is told of this start; parts of others are not read.
         skip_unreachable: For who asks again soon: leave out, with a warning, what cannot be read just now.
 
     Raises:
         JobError: as `read_ledger`.
     """
-    schema = _schema(columns)
-    with ThreadPoolExecutor(8) as pool:
+    schema = pa.schema([OUTCOME_SCHEMA.field("item_id")]) if columns is IDS else _schema(columns)
+    if start is not None:
+        uris = [uri for uri in uris if _start_of(uri) == start]
+    with ThreadPoolExecutor(PART_THREADS) as pool:
         tables = pool.map(lambda uri: _read_part(uri, schema, skip_unreachable, items), uris)
         return {uri: table for uri, table in zip(uris, tables, strict=True) if table is not None}
 
@@ -199,7 +223,7 @@ def latest(table: pa.Table) -> pa.Table:
 
     Starts have numbers, so a machine whose clock is wrong cannot put an old outcome above a new one.
     """
-    rank = pc.index_in(table["status"], value_set=pa.array(["dead", "held", "done"]))
+    rank = pc.index_in(table["status"], value_set=pa.array(RANKED))
     keys = pa.table({"start": table["start"], "rank": rank, "finished_at": table["finished_at"]})
     table = table.take(pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names]))
     ids = table["item_id"].combine_chunks()
@@ -210,19 +234,36 @@ def latest(table: pa.Table) -> pa.Table:
 
 
 def compact(folder: str) -> None:
-    """Merge the parts of every start into one, then remove them; safe to kill anywhere, as a repeated outcome changes
-    nothing. What earlier starts recorded is neither read nor written again, and stays: it is the history."""
-    by_start: dict[str, list[str]] = {}
+    """Merge the parts of every start into few large ones, then remove them; safe to kill anywhere, as a repeated
+    outcome changes nothing. What earlier starts recorded is neither read nor written again: it is the history."""
+    by_start: dict[int, list[str]] = {}
     for uri in storage.list_files(folder, ".parquet"):
-        if named := _PART.match(uri.rsplit("/", 1)[-1]):
-            by_start.setdefault(named[1], []).append(uri)
+        if (start := _start_of(uri)) is not None and f"-{_MERGED}-" not in uri:
+            by_start.setdefault(start, []).append(uri)
     for uris in by_start.values():
-        if len(uris) > 1 and len(parts := read_parts(uris, None)) > 1:
-            write_part(folder, latest(pa.concat_tables(parts.values())), "merged")
-            storage.delete_many(list(parts))
+        waiting: dict[str, pa.Table] = {}
+        for at in range(0, len(uris), _READ_TOGETHER):
+            waiting |= read_parts(uris[at : at + _READ_TOGETHER], None)
+            if sum(map(len, waiting.values())) >= _MERGED_ROWS:
+                _merge(folder, waiting)
+                waiting = {}
+        _merge(folder, waiting)
+
+
+def _merge(folder: str, parts: dict[str, pa.Table]) -> None:
+    if len(parts) > 1:
+        write_part(folder, latest(pa.concat_tables(parts.values())), _MERGED)
+        storage.delete_many(list(parts))
+
+
+def _start_of(uri: str) -> int | None:
+    named = _PART.match(uri.rsplit("/", 1)[-1])
+    return int(named[1]) if named else None
 
 
 def dead_letter(ledger: pa.Table) -> pa.Table:
     """The dead items with their reasons, from `read_ledger`."""
-    columns = ["item_id", "row", "image", "category", "reason", "message", "attempts", "finished_at"]
-    return ledger.filter(pc.equal(ledger["status"], "dead")).select(columns).sort_by("row")
+    return ledger.filter(pc.equal(ledger["status"], "dead")).select(["item_id", *DEAD_LETTER]).sort_by("row")
+
+
+DEAD_LETTER: Final = ("row", "image", "category", "reason", "message", "attempts", "finished_at")

@@ -5,15 +5,18 @@ import logging
 import platform
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from refine_ops import PIXEL_VERSION, identity, storage
 from refine_ops.config import OnNewFingerprint, RefineSettings, pixel_settings
 from refine_ops.errors import ItemError, JobError
-from refine_ops.job.starts import newest_start, read_start
+from refine_ops.job.starts import newest_with, read_start, start_numbers
 
 logger = logging.getLogger(__name__)
+
+TAKE_OVER: Final = "take-over"
+"""What a start is called that brought the folder to the present form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +115,22 @@ def find_run(out: str, parts: dict[str, str], on_new: OnNewFingerprint = "refuse
     except ItemError as e:
         raise JobError(f"run folder {e}") from e
     record = identity.recorded(storage.join(uri, "run.json"))
+    if record is not None and is_of_an_earlier_release(uri):
+        raise JobError(
+            f"{uri} was made by release 0.1.0; bring it to the present form first: refine-ops take-over {uri}"
+        )
     if record is not None and on_new == "refuse":
         _refuse_other(uri, _parts_in_force(uri, record), parts)
     return RunFolder(uri, identity.digest(parts)[:32])
+
+
+def is_of_an_earlier_release(uri: str) -> bool:
+    """Whether it holds outcomes and no start made them, or taking it over has not come to its end."""
+    numbers = start_numbers(uri)
+    if not numbers:
+        return next(iter(storage.list_files(storage.join(uri, "outcomes"), ".parquet")), None) is not None
+    takings = [record for n in numbers[:8] if (record := read_start(uri, n)).what.get("command") == TAKE_OVER]
+    return len(takings) == len(numbers) and all(record.exit != "done" for record in takings)
 
 
 def find_start(uri: str, start: int, parts: dict[str, str]) -> RunFolder:
@@ -174,8 +190,8 @@ def reopen_run(uri: str) -> tuple[RunFolder, dict[str, Any]]:
 
 def _parts_in_force(uri: str, record: dict[str, Any]) -> dict[str, str]:
     """What the pixels of the newest start depend on that counts, or of the one that made the folder."""
-    newest = newest_start(uri)
-    found: dict[str, str] = (newest.what if newest else {}).get("parts") or record.get("parts", {})
+    newest = newest_with(uri, "parts")
+    found: dict[str, str] = newest.what["parts"] if newest else record.get("parts", {})
     return found
 
 

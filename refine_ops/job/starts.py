@@ -205,16 +205,16 @@ def start_numbers(run: str) -> list[int]:
     return _numbers(run)
 
 
-def newest_start(run: str) -> StartRecord | None:
-    """The latest start that was not voided.
+def newest_with(run: str, what: str) -> StartRecord | None:
+    """The latest start that was not voided and recorded `what`: what refines does, upkeep's commands do not.
 
     Raises:
-        JobError: it cannot be read.
+        JobError: one cannot be read.
     """
     # A voided start's settings are not the folder's: whoever was refused by the canary may go back to the old ones.
     void = void_starts(run)
-    counting = [number for number in _numbers(run) if number not in void]
-    return read_start(run, counting[-1]) if counting else None
+    records = (read_start(run, number) for number in reversed(_numbers(run)) if number not in void)
+    return next((record for record in records if what in record.what), None)
 
 
 def void_start(run: str, number: int) -> None:

@@ -18,8 +18,9 @@ from refiner_setup import Setup, make_setup
 from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings, WorkerSettings
 from refine_ops.job.launch import Node
 from refine_ops.job.ledger import read_ledger
+from refine_ops.job.planning.known import read_known
 from refine_ops.job.planning.plan import PlanReader, make_plan
-from refine_ops.job.planning.remaining import REMAINING_COLUMNS, remaining
+from refine_ops.job.planning.remaining import remaining
 from refine_ops.job.rank.worker import main as run_rank
 from refine_ops.job.run_folder import open_run
 from refine_ops.model.load import Networks
@@ -43,7 +44,7 @@ def measure_worker(setup: Setup, items: int) -> dict[str, Any]:
         folder = open_run(config.out, {}, {})
         make_plan(config.manifest, folder.uri, access=config.access)
         todo = remaining(
-            PlanReader(folder.plan), read_ledger(folder.outcomes, list(REMAINING_COLUMNS)),
+            PlanReader(folder.plan), read_known(folder.outcomes, PlanReader(folder.plan)),
             recheck=False, retry_dead=False,
         )  # fmt: skip
         # A rank runs with PYTHONSAFEPATH: this module's folder must be named, and what finds the package kept.

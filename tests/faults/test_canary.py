@@ -13,8 +13,9 @@ from refine_ops.errors import JobError
 from refine_ops.job.launch import Node
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.canary import check_canary, sample_canary
+from refine_ops.job.planning.known import read_known
 from refine_ops.job.planning.plan import PlanReader, make_plan
-from refine_ops.job.planning.remaining import REMAINING_COLUMNS, Remaining, remaining
+from refine_ops.job.planning.remaining import Remaining, remaining
 from refine_ops.job.run_folder import RunFolder, fingerprint_parts, open_run
 from tests.support.node import FAST, make_items, outputs_of, run_node
 
@@ -40,7 +41,7 @@ def planned(config: RefineBatchConfig) -> tuple[RunFolder, PlanReader, Remaining
     folder = open_run(config.out, fingerprint_parts(config.refine, {}), {})
     make_plan(config.manifest, folder.uri, access=config.access)
     plan = PlanReader(folder.plan)
-    ledger = read_ledger(folder.outcomes, list(REMAINING_COLUMNS))
+    ledger = read_known(folder.outcomes, PlanReader(folder.plan))
     return folder, plan, remaining(plan, ledger, recheck=True, retry_dead=False)
 
 
@@ -63,12 +64,12 @@ def test_a_bad_canary_stops_the_run_before_the_rest(tmp_path: Path) -> None:
     sample = sample_canary(plan, todo, 8)
     Node(folder, config, 1, module="tests.support.trivial_worker").run(sample)
     with pytest.raises(JobError, match=r"canary failed, nothing else was run: 8 items, .* dead .*model\.failed"):
-        check_canary(folder.outcomes, plan, sample, CanaryLimits())
+        check_canary(folder, plan, sample, CanaryLimits())
     assert read_ledger(folder.outcomes, []).num_rows == 8
     tolerant = CanaryLimits(max_dead=1.0, max_de00=50.0)
-    assert "8 items" in check_canary(folder.outcomes, plan, sample, tolerant)
+    assert "8 items" in check_canary(folder, plan, sample, tolerant)
     with pytest.raises(JobError, match=r"canary failed, nothing else was run: .* look at: .*doctor"):
-        check_canary(folder.outcomes, plan, sample, tolerant.model_copy(update={"max_de00": 1.0}))
+        check_canary(folder, plan, sample, tolerant.model_copy(update={"max_de00": 1.0}))
 
 
 def test_limit_then_the_rest_then_the_dead_again(tmp_path: Path) -> None:

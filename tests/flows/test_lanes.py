@@ -22,8 +22,9 @@ from refine_ops import storage
 from refine_ops.config import RefineBatchConfig
 from refine_ops.job.launch import Node
 from refine_ops.job.ledger import read_ledger
+from refine_ops.job.planning.known import read_known
 from refine_ops.job.planning.plan import PlanReader, make_plan
-from refine_ops.job.planning.remaining import REMAINING_COLUMNS, remaining
+from refine_ops.job.planning.remaining import remaining
 from refine_ops.job.run_folder import fingerprint_parts, open_run
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.source import resolve_model
@@ -84,7 +85,7 @@ def refine_quietly(config: dict[str, Any], out: Path) -> dict[str, str]:
     weights = fingerprint_model(resolve_model(local.refine.model), local.refine.model)
     folder = replace(open_run(local.out, fingerprint_parts(local.refine, weights), {}), start=1)
     make_plan(local.manifest, folder.uri, access=local.access, shard_items=local.shard_items)
-    ledger = read_ledger(folder.outcomes, list(REMAINING_COLUMNS))
+    ledger = read_known(folder.outcomes, PlanReader(folder.plan))
     Node(folder, local, 1).run(remaining(PlanReader(folder.plan), ledger, recheck=False, retry_dead=False))
     return {p.name: storage.sha256(p.read_bytes()) for p in (out / "outputs/00000001").iterdir()}
 

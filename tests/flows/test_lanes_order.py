@@ -12,9 +12,10 @@ from flows.fleet import deal
 from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import JobError
 from refine_ops.job.ledger import outcomes_table, write_part
+from refine_ops.job.planning.known import read_known
 from refine_ops.job.planning.order import OrderProgress, read_order, share_of, write_order
 from refine_ops.job.planning.plan import PlanReader, make_plan
-from refine_ops.job.planning.remaining import REMAINING_COLUMNS, remaining
+from refine_ops.job.planning.remaining import remaining
 from refine_ops.job.run_folder import RunFolder, fingerprint_parts, open_run
 from refine_ops.records import Outcome
 from tests.support.node import make_items
@@ -48,9 +49,8 @@ def record(folder: RunFolder, items: list[int], status: str = "done", at: float 
 
 
 def todo_of(folder: RunFolder, **flags: bool):
-    from refine_ops.job.ledger import read_ledger
 
-    ledger = read_ledger(folder.outcomes, list(REMAINING_COLUMNS))
+    ledger = read_known(folder.outcomes, PlanReader(folder.plan))
     return remaining(PlanReader(folder.plan), ledger, recheck=False, retry_dead=flags.get("retry_dead", False))
 
 

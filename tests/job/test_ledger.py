@@ -23,6 +23,7 @@ from refine_ops.job.ledger import (
     read_parts,
     write_part,
 )
+from refine_ops.job.planning.known import known_of
 from refine_ops.job.planning.plan import PlanReader, make_plan, problem_outcomes, request_of
 from refine_ops.job.planning.remaining import remaining
 from refine_ops.job.starts import open_start
@@ -128,7 +129,7 @@ def test_remaining_skips_what_is_done_and_redoes_what_changed(folder: Path) -> N
         for i, status in zip(items[:3], ["done", "dead", "done"], strict=True)
     ]
     known[2] = replace(known[2], request="asked for something else")
-    ledger = outcomes_table(known)
+    ledger = known_of(outcomes_table(known), plan)
     found = remaining(plan, ledger, recheck=True, retry_dead=False)
     assert found.positions.tolist() == [2, 3]
     assert (found.done, found.dead) == (1, 1)

@@ -19,6 +19,7 @@ from refine_ops.image.paste import blend_mask
 from refine_ops.job.ledger import outcomes_table, write_part
 from refine_ops.job.planning.plan import make_plan
 from refine_ops.job.run_folder import open_run
+from refine_ops.job.starts import open_start, start_numbers
 from refine_ops.records import Agreement, Alignment, Box, MadeBy, Outcome, RegionOutcome, U8Image
 
 SIDE = 320
@@ -229,7 +230,10 @@ class MadeRun:
     def write(self) -> str:
         manifest = self.folder / "manifest.jsonl"
         storage.write(str(manifest), "\n".join(json.dumps(row) for row in self._rows).encode())
-        opened = open_run(str(self.folder), {"settings": "test"}, self._config)
+        parts = {"settings": "test"}
+        opened = open_run(str(self.folder), parts, self._config)
+        for _ in range(self._number - len(start_numbers(opened.uri))):
+            open_start(opened.uri, {"config": self._config, "parts": parts}).close("done")
         make_plan(str(manifest), opened.uri, access=AccessSettings())
         write_part(opened.outcomes, outcomes_table(self._outcomes), "test")
         return opened.uri

@@ -15,8 +15,9 @@ from refine_ops.config import RefineBatchConfig, WorkerSettings
 from refine_ops.job import published
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.ledger import outcomes_table, read_ledger, write_part
+from refine_ops.job.planning.known import read_known
 from refine_ops.job.planning.plan import PlanReader, make_plan, problem_outcomes
-from refine_ops.job.planning.remaining import REMAINING_COLUMNS, remaining
+from refine_ops.job.planning.remaining import remaining
 from refine_ops.job.run_folder import RunFolder, fingerprint_parts, open_run
 from refine_ops.job.starts import open_start
 from refine_ops.report.review import read_review
@@ -42,7 +43,7 @@ def _refine(config: RefineBatchConfig, folder: RunFolder, processes: int) -> Nod
     dead = problem_outcomes(plan.problems, read_ledger(folder.outcomes, ["request"]), folder.start)
     if dead:
         write_part(folder.outcomes, outcomes_table(dead), "plan")
-    ledger = read_ledger(folder.outcomes, list(REMAINING_COLUMNS))
+    ledger = read_known(folder.outcomes, PlanReader(folder.plan))
     todo = remaining(PlanReader(folder.plan), ledger, recheck=config.recheck, retry_dead=config.retry_dead)
     verdict = Node(folder, config, processes, module="tests.support.trivial_worker").run(todo)
     ledger = read_ledger(folder.outcomes, list(published.LEDGER_COLUMNS))

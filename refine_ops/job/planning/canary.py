@@ -13,6 +13,7 @@ from refine_ops.errors import Unacceptable
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.plan import PlanReader
 from refine_ops.job.planning.remaining import Remaining
+from refine_ops.job.run_folder import RunFolder
 from refine_ops.records import Alignment
 
 
@@ -36,14 +37,14 @@ def sample_canary(plan: PlanReader, todo: Remaining, size: int) -> Remaining:
     return replace(todo, positions=todo.positions[picked])
 
 
-def check_canary(outcomes: str, plan: PlanReader, sample: Remaining, limits: CanaryLimits) -> str:
+def check_canary(folder: RunFolder, plan: PlanReader, sample: Remaining, limits: CanaryLimits) -> str:
     """One sentence with the figures, if the sample passes.
 
     Raises:
         Unacceptable: too many dead items, or the model drifts; nothing else has been run.
     """
     ids = plan.columns(["item_id"])["item_id"].take(pa.array(sample.positions)).combine_chunks()
-    ledger = read_ledger(outcomes, ["status", "reason", "regions"])
+    ledger = read_ledger(folder.outcomes, ["status", "reason", "regions"], start=folder.start)
     ledger = ledger.filter(pc.is_in(ledger["item_id"], value_set=ids))
     dead = ledger.filter(pc.equal(ledger["status"], "dead"))
     share = dead.num_rows / max(1, len(ids))

@@ -6,19 +6,16 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from refine_ops import storage
 from refine_ops.job.inputs import identity_of, input_uris
+from refine_ops.job.planning.known import UNKNOWN, Hashes, Known, hashes_of
 from refine_ops.job.planning.plan import PlanReader
 
-REMAINING_COLUMNS: Final = ("status", "request", "identity", "run_fingerprint")
-"""What `remaining` needs of the ledger."""
 _LOOKED_UP: Final = 1 << 17
 """Items whose inputs are looked up together: 100 MiB of names."""
 Positions = npt.NDArray[np.int64]
 NOWHERE: Final[Positions] = np.zeros(0, np.int64)
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,39 +35,29 @@ class Remaining:
 
 def remaining(
     plan: PlanReader,
-    ledger: pa.Table,
+    known: Known,
     *,
     recheck: bool,
     retry_dead: bool,
     fingerprint: str = "",
     max_older: int | None = 0,
 ) -> Remaining:
-    """Compare the plan with the ledger (`REMAINING_COLUMNS`): done and held items are skipped
-    while their request and, with `recheck`, their inputs' identity are unchanged; dead ones too unless `retry_dead`.
+    """Compare the plan with the ledger: done and held items are skipped while their request and, with `recheck`, their
+    inputs' identity are unchanged; dead ones too unless `retry_dead`.
 
     Args:
         fingerprint: That of the present start.
         max_older: How many items to do again that are only of another fingerprint, the first of the plan; None: all.
     """
-    table = plan.columns(["item_id", "request"])
-    index = pc.index_in(table["item_id"], value_set=ledger["item_id"].combine_chunks())
-    known = np.asarray(pc.is_valid(index))
-    matched = ledger.take(pc.drop_null(index)) if known.any() else ledger.slice(0, 0)
-
-    def of_known(values: pa.ChunkedArray) -> Flags:
-        flags = np.zeros(len(table), dtype=bool)
-        flags[known] = np.asarray(values)
-        return flags
-
-    skip = of_known(pc.equal(table["request"].combine_chunks().filter(pa.array(known)), matched["request"]))
-    done, held, dead = (of_known(pc.equal(matched["status"], status)) for status in ("done", "held", "dead"))
-    older = of_known(pc.not_equal(matched["run_fingerprint"], fingerprint))
+    skip = (known.status != UNKNOWN) & (hashes_of(plan.columns(["request"])["request"]) == known.request)
+    done, held, dead = (known.has(status) for status in ("done", "held", "dead"))
+    now = known.runs.index(fingerprint) if fingerprint in known.runs else UNKNOWN - 1
+    older = known.run != now
     if retry_dead:
         skip &= ~dead
     touched = NOWHERE
     if recheck and skip.any():
-        positions = np.flatnonzero(skip)
-        touched = _touched(plan, positions, matched["identity"], (np.cumsum(known) - 1)[positions])
+        touched = _touched(plan, np.flatnonzero(skip), known.identity)
         skip[touched] = False
     if max_older is None or max_older > 0:
         skip[np.flatnonzero(skip & older)[:max_older]] = False
@@ -86,18 +73,17 @@ def remaining(
     )
 
 
-def _touched(plan: PlanReader, positions: Positions, recorded: pa.ChunkedArray, rows: Positions) -> Positions:
-    """Those of `positions` of whose inputs the stores say something else than `recorded` does in the row of `rows`.
-    Many are looked up together, so that one listing tells of those that lie together."""
+def _touched(plan: PlanReader, positions: Positions, recorded: Hashes) -> Positions:
+    """Those of `positions` of whose inputs the stores say something else than is `recorded`. Many are looked up
+    together, so that one listing tells of those that lie together."""
     shared: dict[str, str] = {}
     found = [NOWHERE]
     for start in range(0, len(positions), _LOOKED_UP):
         chunk = positions[start : start + _LOOKED_UP]
         items = [plan.item(int(p))[0] for p in chunk]
         known = shared | storage.identities([u for item in items for u in input_uris(item) if u not in shared])
-        before = recorded.take(pa.array(rows[start : start + _LOOKED_UP])).to_pylist()
-        changed = [identity_of(item, known) != b for item, b in zip(items, before, strict=True)]
-        found.append(chunk[np.array(changed, bool)])
+        now = hashes_of(pa.array([identity_of(item, known) for item in items], pa.string()))
+        found.append(chunk[now != recorded[chunk]])
         # Masks and references may be shared by many items, and are few then; images are an item's own.
         images = {item.image for item in items}
         shared |= {uri: said for uri, said in known.items() if uri not in images}

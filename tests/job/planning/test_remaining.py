@@ -18,8 +18,9 @@ from refine_ops.config import AccessSettings
 from refine_ops.job.inputs import InputRecord, identity_of, read_inputs
 from refine_ops.job.ledger import outcomes_table, read_ledger, write_part
 from refine_ops.job.outcome import Attempt, Output, done
+from refine_ops.job.planning.known import known_of, read_known
 from refine_ops.job.planning.plan import PlanReader, make_plan
-from refine_ops.job.planning.remaining import REMAINING_COLUMNS, Remaining, remaining
+from refine_ops.job.planning.remaining import Remaining, remaining
 from refine_ops.job.planning.touched import settle_touched
 from refine_ops.job.run_folder import RunFolder
 from refine_ops.records import Outcome, Verification
@@ -57,7 +58,8 @@ class Run:
 
     def look(self, max_older: int | None = 0) -> Remaining:
         """What a start finds."""
-        plan, ledger = self.plan(), read_ledger(self.folder.outcomes, list(REMAINING_COLUMNS))
+        plan = self.plan()
+        ledger = read_known(self.folder.outcomes, plan)
         found = remaining(plan, ledger, recheck=True, retry_dead=False, fingerprint="now", max_older=max_older)
         return settle_touched(found, plan, self.folder, AccessSettings(), LIMIT)
 
@@ -83,7 +85,8 @@ def test_a_touched_file_with_the_same_bytes_is_read_once_and_never_refined(run: 
         os.utime(run.root / name, (1, 1))
     found = run.look()
     assert (found.positions.tolist(), found.done, found.again) == ([], 4, 0)
-    plan, ledger = run.plan(), read_ledger(run.folder.outcomes, list(REMAINING_COLUMNS))
+    plan = run.plan()
+    ledger = read_known(run.folder.outcomes, plan)
     assert not len(remaining(plan, ledger, recheck=True, retry_dead=False, fingerprint="now").touched), (
         "what was found is recorded: the next start reads nothing"
     )
@@ -161,7 +164,7 @@ def test_each_input_is_looked_up_once_and_a_page_of_a_listing_tells_a_thousand(t
         attempt.inputs.identity = identity_of(item, said)
         outcomes.append(done(attempt, Output(item.output, "o", "PNG", 1, 1, "0" * 64, 1), (), PROOF))
     s3.requests.clear()
-    ledger = outcomes_table(outcomes)
+    ledger = known_of(outcomes_table(outcomes), plan)
     found = remaining(plan, ledger, recheck=True, retry_dead=False, fingerprint="now")
     assert len(found.positions) == 0
     assert asked(s3) == {"HEAD": 4, "LIST": 2}
