@@ -19,7 +19,7 @@ from refine_ops.job.planning.known import read_known
 from refine_ops.job.planning.plan import Plan, PlanReader, refuse, scan_manifest
 from refine_ops.job.planning.remaining import remaining
 from refine_ops.job.starts import StartRecord, read_starts
-from refine_ops.model.presets import PRESETS, VAE_PIXELS, Preset, apply_overrides, resolve_preset
+from refine_ops.model.presets import PRESETS, TRANSFER, VAE_PIXELS, Preset, apply_overrides, resolve_preset
 
 _H100_STEP_S: Final = {"eager": (0.708, 1.002), "compile": (0.569, 0.827), "fp8": (0.453, 0.674)}
 """One denoising step at 1024^2 without and with a reference image: bf16, one H100, full-size random weights."""
@@ -29,6 +29,8 @@ _NO_WORK: Final = {"registry", "allow_hub", "allow_other_base"}
 """Settings of the model that change nothing of what a region takes."""
 _OPENED: Final = 64
 """Pictures that are opened, spread over the manifest: `check --open` opens all of them."""
+_TRANSFER_REGION_S: Final = 0.8
+"""One region with a reference on one CPU core, the demo's (`python -m tests.bench.demo_references`): registration."""
 _TINY_REGION_S: Final = 0.26
 """One region on two CPU cores, the slowest set of the checkpoint's card (`python -m refine_ops.train.tiny.measure`)."""
 
@@ -47,10 +49,12 @@ class ToDo:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What outcomes of this run folder took: model seconds per region on one device, over so many regions."""
+    """What outcomes of this run folder took: model seconds per region on one device, over so many regions, of
+    which some were transferred."""
 
     region_s: float
     regions: int
+    transferred: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,8 @@ def plan_only(config: RefineBatchConfig, price: float | None = None) -> str:
         todo = to_do(PlanReader(local), outcomes, config)
         if checked.regions:
             todo = replace(todo, tiles=checked.tiles / checked.regions)
-    said = describe(plan, todo, estimates(todo, config, measured(config)), measured(config), price)
+    known, transfer_first = measured(config), config.refine.model.first == "transfer"
+    said = describe(plan, todo, estimates(todo, config, known), known, price, transfer_first)
     return "\n\n".join(filter(None, [said, checked.describe(), _unopened(checked)]))
 
 
@@ -134,7 +139,9 @@ def measured(config: RefineBatchConfig) -> Measured | None:
     made = ledger.filter(mine)
     regions = int(pc.sum(pc.list_value_length(made["regions"])).as_py() or 0)
     seconds = sum(dict(times).get("refine", 0.0) for times in made["timings_s"].to_pylist())
-    return Measured(seconds / regions, regions) if regions else None
+    makers = pc.struct_field(made["regions"].combine_chunks().flatten(), "made_by")
+    transferred = int(pc.sum(pc.equal(makers, "transfer")).as_py() or 0)
+    return Measured(seconds / regions, regions, transferred) if regions else None
 
 
 def _model_of(start: StartRecord) -> dict[str, Any]:
@@ -153,7 +160,7 @@ def estimates(todo: ToDo, config: RefineBatchConfig, known: Measured | None = No
 def _estimate(name: str, preset: Preset, todo: ToDo, config: RefineBatchConfig, known: Measured | None) -> Estimate:
     pixels = config.refine.focus.focus_pixels or preset.focus_pixels
     plain_s, referenced_s = _region_seconds(name, preset, pixels, config.refine.model)
-    device = "2 CPU cores" if name == "tiny" else "one H100"
+    device = {"tiny": "2 CPU cores", TRANSFER: "one CPU core"}.get(name, "one H100")
     device_s = (plain_s * (todo.regions - todo.references) + referenced_s * todo.references) * todo.tiles
     if known:
         device, device_s = "one device as before", known.region_s * todo.regions
@@ -163,6 +170,8 @@ def _estimate(name: str, preset: Preset, todo: ToDo, config: RefineBatchConfig, 
 def _region_seconds(name: str, preset: Preset, pixels: int, settings: ModelSettings) -> tuple[float, float]:
     """One region without and with a reference. Time goes with the number of pixels: 512^2 was measured at 0.27 of
     1024^2, where 0.25 is said."""
+    if name == TRANSFER:
+        return 0.0, _TRANSFER_REGION_S
     if name == "tiny":
         share = preset.steps / PRESETS["tiny"].steps * pixels / preset.focus_pixels
         return _TINY_REGION_S * share, _TINY_REGION_S * share
@@ -172,7 +181,9 @@ def _region_seconds(name: str, preset: Preset, pixels: int, settings: ModelSetti
     return float(plain_s), float(referenced_s)
 
 
-def describe(plan: Plan, todo: ToDo, rows: list[Estimate], known: Measured | None, price: float | None) -> str:
+def describe(
+    plan: Plan, todo: ToDo, rows: list[Estimate], known: Measured | None, price: float | None, transfer_first: bool
+) -> str:
     """The plan and its estimates as text, the configured model first."""
     lines = [
         f"{plan.items:,} images, {plan.regions:,} regions, {plan.shards:,} shards",
@@ -192,5 +203,8 @@ def describe(plan: Plan, todo: ToDo, rows: list[Estimate], known: Measured | Non
             f"{duration(row.device_s):>16}{cost} on {row.device}"
         )
     if known:
-        lines += ["", f"{rows[0].model}: as measured on {known.regions:,} regions in this run folder"]
+        taken = f", {known.transferred:,} of them by transfer" if known.transferred else ""
+        lines += ["", f"{rows[0].model}: as measured on {known.regions:,} regions in this run folder{taken}"]
+    elif transfer_first:
+        lines += ["", f"{rows[0].model}: at most; a region whose reference fits takes no model time (first: transfer)"]
     return "\n".join(lines)

@@ -1,12 +1,13 @@
 """`--plan-only`: counts what is left, and says what it would take with this model, these steps, these references."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flows.cli.estimate import Measured, ToDo, estimates, measured, plan_only
-from refine_ops.config import RefineBatchConfig
+from refine_ops.config import FocusSettings, RefineBatchConfig, RefineSettings
 from refine_ops.job.ledger import outcomes_table, write_part
 from refine_ops.job.planning.plan import PlanReader, make_plan
 from refine_ops.job.run_folder import fingerprint_parts, open_run
@@ -57,18 +58,37 @@ def test_what_is_done_is_left_out_and_what_it_took_is_the_estimate(tmp_path: Pat
     folder = open_run(given.out, fingerprint_parts(given.refine, {}), given.model_dump(mode="json"))
     plan = PlanReader(make_plan(given.manifest, folder.uri, access=given.access).uri)
     region = RegionOutcome("r0", 1, (0, 0, 1, 1), (0, 0, 2, 2), 8, 8, 1, 8, 1.0, 1, "none", Alignment())
+    made = [region, region, replace(region, made_by="transfer")]
     done = [
-        Outcome(
-            f"item-{i:04}", "f", "done", request=plan.item(i)[1], regions=(region,), timings_s={"refine": 2.0}, start=1
-        )
-        for i in range(3)
+        Outcome(f"item-{i:04}", "f", "done", request=plan.item(i)[1], regions=(r,), timings_s={"refine": 2.0}, start=1)
+        for i, r in enumerate(made)
     ]
     open_start(folder.uri, {"config": given.model_dump(mode="json")}).close("done")
     write_part(folder.outcomes, outcomes_table(done), "test")
-    assert measured(given) == Measured(2.0, 3)
+    assert measured(given) == Measured(2.0, 3, 1)
     after = plan_only(given, price=3600.0)
+    assert "as measured on 3 regions in this run folder, 1 of them by transfer" in after
     assert "3 images have an outcome in this run folder already; 2 are left" in after
     tiny = next(line for line in after.splitlines() if line.startswith("tiny"))
     assert tiny.split()[3:] == ["2.00", "s", "4", "s", "4.00", "on", "one", "device", "as", "before"]
     other = given.model_copy(update={"refine": config("tiny", steps=2).refine})
     assert measured(other) is None, "other steps take another time"
+
+
+def test_what_a_transfer_takes_is_no_model_time(tmp_path: Path) -> None:
+    rows = estimates(ToDo(items=3, done=0, regions=3, references=1), config("tiny"))
+    transfer = next(row for row in rows if row.model == "transfer")
+    assert (transfer.device, transfer.device_s < 1) == ("one CPU core", True)
+    manifest = make_items(tmp_path / "images", 2)
+    first = config("tiny").refine.model.model_copy(update={"first": "transfer"})
+    given = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"), refine=RefineSettings(model=first))
+    assert "takes no model time (first: transfer)" in plan_only(given)
+
+
+def test_tiles_count_as_work(tmp_path: Path) -> None:
+    small = ToDo(items=3, done=0, regions=3, references=0)
+    assert seconds(replace(small, tiles=4.0), config("tiny")) == 4 * seconds(small, config("tiny"))
+    manifest = make_items(tmp_path / "images", 2)
+    looks = FocusSettings(tile_zoom=4.0)
+    given = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"), refine=RefineSettings(focus=looks))
+    assert "tiles each, where pictures were opened" in plan_only(given)
