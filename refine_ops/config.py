@@ -334,7 +334,8 @@ class RefineBatchConfig(Settings):
         0.9,
         ge=0,
         le=1,
-        description="Above this share of held items among those of this start, it fails and publishes nothing new.",
+        description="Above this share of held items among those of this start (20 and more), it fails and publishes "
+        "nothing new: so much is seldom the pictures' fault.",
     )
     held_output: HeldOutput = Field(
         "none", description="What stands in the published set for an item of which nothing was accepted."

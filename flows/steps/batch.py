@@ -40,7 +40,8 @@ from refine_ops.report.review import approve_held, read_review
 logger = logging.getLogger(__name__)
 
 _GUARDED_FROM = 20
-"""Published items from which on a shrunken manifest is refused: a handful is looked through at a glance."""
+"""Published items from which on a shrunken manifest is refused, and tried ones from which on the share that is held
+counts: a handful is looked through at a glance."""
 
 
 class BudgetExceeded(Unacceptable):
@@ -141,7 +142,7 @@ def _over_budget(summary: RunSummary, config: RefineBatchConfig) -> BudgetExceed
             f"{_counts(summary.dead_by_reason)}. {look} What you mend is redone by the same command, retry_dead also "
             f"tries again what has not changed.{accept}"
         )
-    if summary.held_share > config.hold_budget:
+    if summary.tried_now >= _GUARDED_FROM and summary.held_share > config.hold_budget:
         return HoldBudgetExceeded(
             f"{summary.held_now} of {summary.tried_now} items of this start are held ({summary.held_share:.1%}), the "
             f"budget is {config.hold_budget:.1%}, so nothing new is published: {_counts(summary.held_by_reason)}. "

@@ -139,8 +139,9 @@ def listed_anew(folder: str, read: Callable[[list[str]], T]) -> T:
     raise AssertionError("the last time returns or raises")
 
 
-def read_history(folder: str, item_ids: pa.Array, columns: list[str]) -> pa.Table:
-    """All outcomes ever of these items, in no particular order, with `item_id`, `start`, `status` and `columns`.
+def read_history(folder: str, item_ids: pa.Array, columns: list[str] | None) -> pa.Table:
+    """All outcomes ever of these items, in no particular order, with `item_id`, `start`, `status` and `columns`, or all
+    columns.
 
     Raises:
         JobError: as `read_ledger`.

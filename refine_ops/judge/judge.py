@@ -87,7 +87,12 @@ def why_held(region: RegionOutcome) -> str:
     """Why one region is held, in words."""
     assert region.ruling is not None
     tried = f" ({region.candidates} candidates)" if region.candidates > 1 else ""
-    return REASONS.get(region.ruling.reason, region.ruling.reason) + tried
+    return in_words(region.ruling.reason) + tried
+
+
+def in_words(reason: str) -> str:
+    """What a ruling's reason says."""
+    return REASONS.get(reason, reason)
 
 
 def _network_gate(model: ModelSettings) -> Gate | None:

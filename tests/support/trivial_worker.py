@@ -1,7 +1,8 @@
 """A rank with a trivial refiner, for tests of everything around the model; run by torch's elastic agent.
 
 The prompt says what the refiner does: `segfault`, `hang`, `raise`, `memory` (Python's MemoryError), `oom` (what the
-kernel does to a process that took too much), anything else brightens the crop. The environment variable
+kernel does to a process that took too much), `nan` (values that are no numbers), `soft` (blurred, which no judge
+takes; with `REFINE_TEST_SOFT` in the environment all are), anything else brightens the crop. The environment variable
 `REFINE_TEST_FAULT` kills the whole process tree at an exact moment: `after-output:N` right after the N-th output of
 this process is in place and before its outcome, `mid-part:N` while the N-th ledger part is half written.
 `REFINE_TEST_RETRY_S` is the budget of S3's retries, `REFINE_TEST_PAUSE_S` the longest pause between two.
@@ -16,6 +17,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -63,6 +65,11 @@ class TrivialRefiner:
             raise MemoryError("cannot allocate 1 TiB")
         if item.prompt == "oom":
             os.kill(os.getpid(), signal.SIGKILL)
+        if item.prompt == "nan":
+            return Patch(np.full(item.image.shape, np.nan, np.float32), np.ones(item.mask.shape, bool), 4)
+        if item.prompt == "soft" or "REFINE_TEST_SOFT" in os.environ:
+            soft = cv2.GaussianBlur(item.image.astype(np.float32) / 255, (0, 0), 5.0)
+            return Patch(soft, np.ones(item.mask.shape, bool), 4)
         amount = np.random.default_rng(item.seed).uniform(0.05, 0.2)
         pixels = np.clip(item.image.astype(np.float32) / 255 + np.float32(amount), 0, 1)
         return Patch(pixels, np.ones(item.mask.shape, bool), 4)
