@@ -171,6 +171,7 @@ def open_item(item: Item, inputs: Mapping[str, bytes], settings: RefineSettings)
     """
     limits, uris = settings.limits, _references(item)
     source = read.decode(inputs[item.image], name=item.image, limits=limits, matte=settings.write.matte)
+    write.check(source, settings.write)
     policy.check(source, settings.provenance)
     markings = []
     for region in item.regions:

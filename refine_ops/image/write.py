@@ -7,11 +7,22 @@ from refine_ops.errors import ItemError
 from refine_ops.image import convert
 from refine_ops.image.formats.edit import Edit, Encoded
 from refine_ops.image.formats.native import Format
+from refine_ops.image.formats.other import OtherFile
 from refine_ops.image.formats.png_pixels import LEVEL, encode_png
 from refine_ops.image.paste import Canvas
 from refine_ops.image.source import Source, as_stored
 
 _TARGETS: Final[dict[str, Format]] = {"png": "png", "webp-lossless": "webp"}
+
+
+def check(source: Source, settings: WriteSettings) -> None:
+    """Before anything is refined.
+
+    Raises:
+        ItemError: `image.unsupported` -- the source's format is only read, and no other one is asked for.
+    """
+    if isinstance(source.file, OtherFile) and settings.output_format == "source":
+        raise source.file.not_edited()
 
 
 def encode(source: Source, canvas: Canvas, settings: WriteSettings, *, confined: bool = False) -> Encoded:

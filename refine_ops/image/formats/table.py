@@ -8,25 +8,31 @@ from PIL import Image, UnidentifiedImageError
 from refine_ops.image.formats.codec import ParsedFile
 from refine_ops.image.formats.jpeg import JpegFile
 from refine_ops.image.formats.native import Format
+from refine_ops.image.formats.other import AvifFile, BmpFile, GifFile, Jpeg2000File
 from refine_ops.image.formats.png_pixels import PngFile
 from refine_ops.image.formats.tiff_strips import TiffFile
 from refine_ops.image.formats.webp import WebpFile
 
-CODECS: Final[dict[Format, type[ParsedFile]]] = {"jpeg": JpegFile, "png": PngFile, "webp": WebpFile, "tiff": TiffFile}
+CODECS: Final[dict[Format, type[ParsedFile]]] = {
+    "jpeg": JpegFile,
+    "png": PngFile,
+    "webp": WebpFile,
+    "tiff": TiffFile,
+    "bmp": BmpFile,
+    "gif": GifFile,
+    "avif": AvifFile,
+    "jpeg2000": Jpeg2000File,
+}
 
 MEDIA_SUFFIX: Final[dict[Format, str]] = {kind: codec.suffix for kind, codec in CODECS.items()}
 SUPPORTED: Final = ", ".join(codec.reads for codec in CODECS.values())
 
 
 _FOREIGN: Final = (
-    (0, b"GIF8", "GIF"),
-    (0, b"BM", "BMP"),
     (0, b"8BPS", "Photoshop file"),
     (0, b"%PDF", "PDF"),
     (0, b"<svg", "SVG"),
-    (0, b"\0\0\0\x0cjP", "JPEG 2000"),
     (0, b"\0\0\1\0", "Windows icon"),
-    (4, b"ftypavif", "AVIF"),
     (4, b"ftyphei", "HEIC, as phones take it"),
     (4, b"ftypmif1", "HEIC, as phones take it"),
 )

@@ -105,7 +105,7 @@ def _turned(kind: str, orientation: int) -> bytes:
     return makers[kind]()
 
 
-@pytest.mark.parametrize("kind", CODECS)
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8, 0, 9])
 def test_every_format_reads_the_orientation_alike(kind: str, orientation: int) -> None:
     native = read.decode(_turned(kind, orientation), name="a", limits=LIMITS).native
