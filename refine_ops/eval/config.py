@@ -10,7 +10,7 @@ from refine_ops.vlm.config import Vlm
 
 _Around = TypeVar("_Around", bound=PatchSettings)
 
-Control = Literal["identity", "ground-truth", "blurred-crop", "re-encode", "damaged", "blank"]
+Control = Literal["identity", "ground-truth", "blurred-crop", "re-encode", "damaged", "blank", "transfer"]
 Name = Annotated[str, Field(min_length=1, max_length=80, description="Heads the method's rows in every table.")]
 
 
@@ -76,6 +76,8 @@ CONTROLS: tuple[ControlMethod, ...] = (
     ControlMethod(name="blurred crop pasted", control="blurred-crop"),
     ControlMethod(name="whole image re-encoded", control="re-encode"),
 )
+TRANSFERRED = ControlMethod(name="reference transferred, no network", control="transfer")
+"""What a network must add to; its rank is not known beforehand."""
 GRADE_CONTROLS: tuple[ControlMethod, ...] = (
     ControlMethod(name="damaged further", control="damaged"),
     ControlMethod(name="region blanked", control="blank"),
@@ -146,6 +148,7 @@ class RefineEvalConfig(Settings):
     methods: tuple[MethodConfig, ...] = (
         RefinerMethod(name="refine-ops tiny"),
         RefinerMethod(name="refine-ops tiny, without focus", refine=without_focus(RefineSettings()), ablation=True),
+        TRANSFERRED,
         *CONTROLS,
     )
     setting: Literal["both", "reference", "free"] = "both"

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from refine_ops import storage
-from refine_ops.config import ImageLimits
+from refine_ops import PIXEL_VERSION, storage
+from refine_ops.chain import refine_image
+from refine_ops.config import ImageLimits, RefineSettings, WriteSettings
 from refine_ops.data.stages.sample import damage
 from refine_ops.errors import ItemError
 from refine_ops.eval.cases.case_set import LoadedInput
 from refine_ops.eval.config import Control, FolderMethod
 from refine_ops.eval.methods.method import MethodOutput, digest_of, output_or_error
+from refine_ops.eval.methods.refiner import as_item
 from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.image.read import decode
+from refine_ops.model.transfer import TransferRefiner
 
 _READ = ("png", "jpg", "jpeg", "webp", "tif", "tiff")
 
@@ -58,14 +61,14 @@ class ControlOutputs:
 
     identity: the input's own bytes. ground-truth: the target. blurred-crop: the input's region blurred and pasted back
     with a clean seam. re-encode: the whole image as JPEG, quality 95. damaged: the region scrambled further. blank: it
-    is painted grey.
+    is painted grey. transfer: the registered reference where it fits, else the input's own bytes.
     """
 
     control: Control
 
     @property
     def digest(self) -> str:
-        return digest_of({"control": self.control, "version": 1})
+        return digest_of({"control": self.control, "version": PIXEL_VERSION if self.control == "transfer" else 1})
 
     def run(self, inputs: Sequence[LoadedInput]) -> list[MethodOutput | ItemError]:
         return [MethodOutput(self._make(i)) for i in inputs]
@@ -87,8 +90,21 @@ class ControlOutputs:
                 return self._pasted(loaded, cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST))
             case "blank":
                 return self._pasted(loaded, np.full_like(image, 128))
+            case "transfer":
+                return _transferred(loaded)
 
     @staticmethod
     def _pasted(loaded: LoadedInput, region: np.ndarray) -> bytes:
         height, width = loaded.mask.shape
         return encode_png(damage(loaded.image, loaded.mask, region, (0, 0, width, height))[0])
+
+
+def _transferred(loaded: LoadedInput) -> bytes:
+    item, files = as_item(loaded)
+    try:
+        settings = RefineSettings(write=WriteSettings(allow_unchanged=True))
+        return refine_image(item, files, TransferRefiner(), settings).data
+    except ItemError as e:
+        if e.reason != "reference.unfit":
+            raise
+        return loaded.data
