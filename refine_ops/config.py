@@ -154,7 +154,7 @@ class WriteSettings(Settings):
         "lossless", description="A lossy WebP cannot be kept strict: write it losslessly, or refuse it."
     )
     thumbnail: Literal["refresh", "drop"] = Field(
-        "drop", description="The EXIF thumbnail would show the old defect: make a new one, or drop it."
+        "drop", description="A thumbnail (EXIF, Photoshop) would show the old defect: make a new one, or drop it."
     )
     matte: tuple[int, int, int] = Field((255, 255, 255), description="Colour the model sees under transparency.")
     allow_unchanged: bool = Field(False, description="Publish an item whose region did not change at all.")

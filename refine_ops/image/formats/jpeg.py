@@ -3,6 +3,7 @@
 import itertools
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final, Self
@@ -12,12 +13,12 @@ from PIL import Image, UnidentifiedImageError, features
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
-from refine_ops.image.formats import exif, jpeg_blocks
+from refine_ops.image.formats import exif, jpeg_blocks, photoshop
 from refine_ops.image.formats.codec import ParsedFile, look_with_pillow
 from refine_ops.image.formats.edit import Edit, Encoded
 from refine_ops.image.formats.jpeg_blocks import Component, Frame
 from refine_ops.image.formats.native import Model, Native, check_size, with_channels
-from refine_ops.image.formats.thumbnail import fresh_exif
+from refine_ops.image.formats.thumbnail import fresh_exif, fresh_resources
 from refine_ops.records import Mask
 
 _SOI, _EOI, _SOS, _DQT, _COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xFE
@@ -28,6 +29,7 @@ _AFTER_ENTROPY: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _EXIF: Final = b"Exif\0\0"
 _XMP: Final = b"http://ns.adobe.com/xap/1.0/\0"
 _C2PA_TYPE: Final = bytes.fromhex("63327061 0011 0010 8000 00aa00389b71")
+_PHOTOSHOP: Final = b"Photoshop 3.0\0"
 _MAX_PAYLOAD: Final = 0xFFFF - 2
 _BOX_HEAD_BYTES: Final = 40
 """Of a JUMBF box: until its type is known."""
@@ -147,17 +149,20 @@ class JpegFile(ParsedFile):
         frame, bleed = self.layout.frame, "none" if edit.confined else edit.settings.jpeg_bleed
         touched = jpeg_blocks.touched_mcus(edit.support, frame)
         coded = jpeg_blocks.splice(self.data, frame, edit.before, edit.after, touched, bleed)
-        data = reassemble(self.data, self.layout, coded, fresh_exif(self.exif(), edit))
+        resources = [fresh_resources(s.payload[len(_PHOTOSHOP) :], edit) for s in _resource_segments(self.layout)]
+        data = reassemble(self.data, self.layout, coded, fresh_exif(self.exif(), edit), resources)
         return Encoded(data, self.format)
 
     def metadata(self) -> list[tuple[str, bytes]]:
-        """APPn and COM in order, trailing bytes; EXIF without its thumbnail."""
+        """APPn and COM in order, trailing bytes; EXIF and Photoshop's resources without their thumbnails."""
         kept = []
         for segment in self.layout.segments:
             if _is_metadata(segment.marker):
                 payload = segment.payload
                 if payload.startswith(_EXIF):
                     payload = _EXIF + exif.without_thumbnail(payload[len(_EXIF) :])
+                if segment.marker == 0xED and payload.startswith(_PHOTOSHOP):
+                    payload = _PHOTOSHOP + photoshop.without_thumbnails(payload[len(_PHOTOSHOP) :])
                 kept.append((f"{segment.marker:02x}", payload))
         return [*kept, ("trailing", self.data[self.layout.end :])]
 
@@ -222,16 +227,26 @@ def _is_manifest_store(box: bytes) -> bool:
     return box[4:8] == b"jumb" and description[4:8] == b"jumd" and description[8:24] == _C2PA_TYPE
 
 
-def reassemble(original: bytes, plan: Layout, coded: bytes, new_exif: bytes | None) -> bytes:
+def _resource_segments(plan: Layout) -> list[Segment]:
+    """Photoshop's image resources; a list over several segments is left alone, as each of them is not whole."""
+    return [s for s in plan.segments if s.marker == 0xED and s.payload.startswith(_PHOTOSHOP)]
+
+
+def reassemble(
+    original: bytes, plan: Layout, coded: bytes, new_exif: bytes | None, resources: Sequence[bytes] = ()
+) -> bytes:
     """The original's metadata, but its credentials, and trailing bytes around the tables and scans of `coded`.
 
-    `new_exif` replaces the EXIF block where given.
+    `new_exif` replaces the EXIF block where given, `resources` Photoshop's, in order.
     """
+    renewed = {s.start: _PHOTOSHOP + new for s, new in zip(_resource_segments(plan), resources, strict=False)}
     head, dropped = [original[:2]], {segment.start for segment in credential_segments(plan)}
     for segment in plan.segments:
         if not _is_metadata(segment.marker) or segment.start in dropped:
             continue
-        payload = segment.payload
+        payload = renewed.get(segment.start, segment.payload)
+        if len(payload) > _MAX_PAYLOAD:  # a fresh thumbnail that is larger than its segment
+            payload = _PHOTOSHOP + photoshop.without_thumbnails(payload[len(_PHOTOSHOP) :])
         if new_exif is not None and segment.marker == 0xE1 and payload.startswith(_EXIF):
             payload = _EXIF + new_exif
             new_exif = None

@@ -15,6 +15,7 @@ SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 CREDENTIALS: Final = b"caBX"
 """The chunk of a C2PA manifest store."""
 XMP_KEYWORD: Final = b"XML:com.adobe.xmp"
+_RAW_EXIF: Final = (b"Raw profile type exif", b"Raw profile type APP1")
 MAX_TEXT_BYTES: Final = 1 << 24
 """Of one compressed text, unpacked."""
 HEADER_END: Final = len(SIGNATURE) + 25
@@ -155,6 +156,25 @@ def metadata(parts: Chunks) -> list[tuple[str, bytes]]:
             held = exif.without_thumbnail(held)
         kept.append((kind.decode("latin-1"), held))
     return [*kept, ("trailing", parts.trailing)]
+
+
+def raw_exif(parts: Chunks) -> bytes | None:
+    """The EXIF block that ImageMagick writes as a text, "Raw profile type exif" or "APP1"; None where it is damaged, as
+    orientations are that are."""
+    for kind, payload in parts.items:
+        if kind not in (b"tEXt", b"zTXt"):
+            continue
+        keyword, _, text = bytes(payload).partition(b"\0")
+        if keyword not in _RAW_EXIF:
+            continue
+        try:
+            text = zlib.decompressobj().decompress(text[1:], MAX_TEXT_BYTES) if kind == b"zTXt" else text
+            _, size, digits = text.split(None, 2)
+            block = bytes.fromhex(digits.decode("ascii"))[: int(size)].removeprefix(b"Exif\0\0")
+        except (ValueError, zlib.error):
+            return None
+        return block if block[:4] in (b"II*\0", b"MM\0*") else None
+    return None
 
 
 def is_xmp(kind: bytes, payload: bytes | memoryview) -> bool:

@@ -74,7 +74,7 @@ class PngFile(ParsedFile):
         if data is None:
             whole = encode_entries(samples[..., 0], parts) if parts.has_palette else encode_png(samples, LEVEL)
             data = png.image_data(parts, whole, self.name)
-        return Encoded(png.reassemble(parts, data, fresh_exif(self.exif(), edit)), self.format)
+        return Encoded(png.reassemble(parts, data, fresh_exif(parts.first(b"eXIf"), edit)), self.format)
 
     def labels(self, native: Native) -> Samples | None:
         """Palette entries, or grey in the file's own 1 to 16 bits."""
@@ -92,7 +92,8 @@ class PngFile(ParsedFile):
         return [entry for entry in self.metadata() if entry[0] == png.CREDENTIALS.decode()]
 
     def exif(self) -> bytes | None:
-        return self.chunks.first(b"eXIf")
+        """Of its own chunk, or as ImageMagick writes it: in hexadecimal, as a text."""
+        return self.chunks.first(b"eXIf") or png.raw_exif(self.chunks)
 
     def xmp(self) -> bytes | None:
         found = next((bytes(p) for kind, p in self.chunks.items if png.is_xmp(kind, p)), None)

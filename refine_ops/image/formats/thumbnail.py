@@ -1,4 +1,4 @@
-"""The EXIF thumbnail would show the old defect: it is made anew in the old one's frame, or dropped."""
+"""A thumbnail (EXIF's, Photoshop's) would show the old defect: it is made anew in the old one's frame, or dropped."""
 
 from io import BytesIO
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from refine_ops.image.formats import exif
+from refine_ops.image.formats import exif, photoshop
 from refine_ops.image.formats.edit import Edit
 from refine_ops.records import U8Image
 
@@ -26,6 +26,14 @@ def fresh_exif(block: bytes | None, edit: Edit) -> bytes | None:
             if replaced is not None:
                 return replaced
     return exif.without_thumbnail(block)
+
+
+def fresh_resources(resources: bytes, edit: Edit) -> bytes:
+    """Photoshop's resources with their thumbnail made anew, or dropped, likewise."""
+    refresh = edit.settings.thumbnail == "refresh"
+    return photoshop.with_thumbnails(
+        resources, lambda old: _thumbnail(old, edit.shown, _QUALITIES[0]) if refresh else None
+    )
 
 
 def _thumbnail(old: bytes, shown: U8Image, quality: int) -> bytes | None:
