@@ -31,8 +31,7 @@ def made(kind: str, rgb: np.ndarray) -> bytes:
     return png(rgb.astype(np.uint16) * 257 if kind == "png16" else rgb)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.long
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_policy_keeps_every_pixel_and_leaves_no_broken_credential(

@@ -27,7 +27,7 @@ _DEPTHS: Final = {
     _GREY: (1, 2, 4, 8, 16),
     _RGB: (8, 16),
     _PALETTE: (1, 2, 4, 8),
-    _GREY_ALPHA: (8,),
+    _GREY_ALPHA: (8, 16),
     _RGB_ALPHA: (8, 16),
 }
 
@@ -99,8 +99,8 @@ def chunks(data: bytes, name: str) -> Chunks:
     if depth not in _DEPTHS.get(colour, ()):
         raise ItemError(
             "image.unsupported",
-            f"{name}: PNG colour type {colour} with {depth} bits; supported are 8 and 16 bits grey, RGB and RGBA, "
-            "8 bits grey with alpha, and palettes; convert it",
+            f"{name}: PNG colour type {colour} with {depth} bits; supported are 8 and 16 bits grey and RGB, "
+            "with alpha or without, and palettes; convert it",
         )
     if not width or not height:
         raise ItemError("image.truncated", f"{name}: the PNG header says {width} x {height}; export it again")

@@ -71,6 +71,8 @@ class PngFile(ParsedFile):
         else:
             samples = edit.after if parts.colour_key is None else _off_key(edit.after, parts.colour_key)
         data = png_rows.splice(parts, samples, np.any(edit.support, axis=1))
+        if data is None and parts.channels * parts.depth == 2 * 16:  # grey with alpha: no library here writes it
+            data = png_rows.unfiltered(samples)
         if data is None:
             whole = encode_entries(samples[..., 0], parts) if parts.has_palette else encode_png(samples, LEVEL)
             data = png.image_data(parts, whole, self.name)
@@ -174,7 +176,9 @@ def _samples_16(parts: Chunks, name: str) -> npt.NDArray[np.uint16]:
     decoded = cv2.imdecode(np.frombuffer(image_only(parts), np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16:
         raise ValueError("OpenCV finds no 16-bit samples")
-    return np.ascontiguousarray(rgb_order(decoded))
+    samples = rgb_order(decoded)
+    # OpenCV repeats grey over three channels where there is alpha.
+    return np.ascontiguousarray(samples[..., [0, -1]] if parts.channels == 2 else samples)
 
 
 def _check_complete(parts: Chunks, name: str) -> None:

@@ -54,6 +54,12 @@ def splice(parts: Chunks, samples: Samples, changed: npt.NDArray[np.bool_]) -> b
     return _deflated(lines.data, len(coded))
 
 
+def unfiltered(samples: Samples) -> bytes:
+    """The zlib stream of `(H, W, C)` samples of 8 or 16 bits, no row filtered."""
+    rows = _as_bytes(samples)
+    return zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes(), 6)
+
+
 def _deflated(lines: memoryview, source_size: int) -> bytes:
     quick = isal_zlib.compress(lines, 1)
     if len(quick) <= _GROWTH * source_size:
