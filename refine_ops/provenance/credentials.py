@@ -15,6 +15,7 @@ _MAX_STORE_BYTES: Final = 32 << 20
 _MAX_DEPTH: Final = 16
 """A store of claims, assertions and databoxes is five deep."""
 _MAX_BOXES: Final = 50_000
+_UNTRUSTED: Final = "signingCredential.untrusted"
 _OFFLINE: Final = {
     "version": 1,
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_after_sign": False},
@@ -25,8 +26,8 @@ _OFFLINE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the library finds: `state` is its word ("Valid", "Trusted", "Invalid"), `failures` its codes, `manifest` the
-    active manifest."""
+    """What the library finds: `state` is its word ("Valid", "Trusted", "Invalid"), `failures` its codes, those of
+    parents too, `manifest` the active manifest."""
 
     state: str
     failures: tuple[str, ...]
@@ -73,9 +74,16 @@ def read(file: ParsedFile) -> Reading:
             state = reader.get_validation_state() or ""
     except c2pa.C2paError as error:
         raise _bad(file.name, str(error)) from error
-    results = found.get("validation_results", {}).get("activeManifest", {})
-    failures = tuple(entry["code"] for entry in results.get("failure", ()))
-    return Reading(state, failures, found["manifests"].get(found.get("active_manifest"), {}))
+    results = found.get("validation_results", {})
+    parents = [delta["validationDeltas"] for delta in results.get("ingredientDeltas", ())]
+    codes = [
+        entry["code"] for part in (results.get("activeManifest", {}), *parents) for entry in part.get("failure", ())
+    ]
+    return Reading(
+        state,
+        tuple(code for code in dict.fromkeys(codes) if code != _UNTRUSTED),
+        found["manifests"].get(found.get("active_manifest"), {}),
+    )
 
 
 def store(file: ParsedFile) -> bytes:

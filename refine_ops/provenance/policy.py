@@ -1,5 +1,6 @@
 """What the settings ask for where a source has Content Credentials, and what a refined file says of itself."""
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -18,6 +19,7 @@ from refine_ops.provenance import credentials, mark, sign
 from refine_ops.records import Box, Mask, PastePolicy, Verification
 
 _ANY_SIZE: Final = ImageLimits(max_pixels=1 << 40, max_bytes=1 << 40)
+_LINK: Final = re.compile(rb"""dcterms:provenance\s*(?:=\s*["']|>)\s*https?://""")
 Regions = Iterable[tuple[Mask, PastePolicy]]
 """M of every region and what is pasted of it, as the proof takes them."""
 
@@ -27,9 +29,16 @@ def check(source: Source, settings: ProvenanceSettings) -> None:
 
     Raises:
         ItemError: `provenance.refused` -- the source has Content Credentials, and those are to be left alone;
-            `provenance.bad_credential` -- a credential that would be built upon is broken.
+            `provenance.bad_credential` -- a credential that would be built upon is broken;
+            `provenance.remote_credential` -- it is not in the file.
         JobError: files are to be signed, and nobody can.
     """
+    if (settings.refuses or settings.resigns) and _LINK.search(source.file.xmp() or b""):
+        raise ItemError(
+            "provenance.remote_credential",
+            f"{source.name}: its Content Credentials lie elsewhere (a link in its XMP), and nothing is fetched; get "
+            "the file with its credentials embedded, or set provenance.existing to 'strip'",
+        )
     held = bool(source.file.credentials())
     if settings.refuses and held:
         raise ItemError(
