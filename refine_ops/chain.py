@@ -237,6 +237,13 @@ class Refinement:
         assert self._turn is not None
         return self._turn.region.region_id, len(self._turn.place.tiles)
 
+    @property
+    def view_shape(self) -> tuple[int, int]:
+        """Height and width of what the model was given last."""
+        assert self._turn is not None
+        height, width = self._turn.given[-1].image.shape[:2]
+        return height, width
+
     def conditioning(self) -> Conditioning:
         """What the model is given for the next region, its next tile, or its next candidate (Eq. 3-6)."""
         turn = self._turn = self._turn or self._begin()

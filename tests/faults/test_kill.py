@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from refine_ops import storage
 from refine_ops.config import RefineBatchConfig
 from refine_ops.job.ledger import read_ledger
 from tests.support.node import make_items, outputs_of
@@ -71,6 +72,37 @@ def test_a_run_killed_at_many_moments_ends_as_if_nothing_had_happened(
     fault = f"SIGKILL at {random_kills + len(exact_kills)} moments"
     settle(table, config, tmp_path / "published.log", fault, "each start goes on where it was", {})
     assert len(outputs_of(out)) == count
+
+
+@pytest.mark.timeout(300)
+def test_a_judged_run_killed_at_many_moments_holds_what_a_quiet_one_holds(tmp_path: Path) -> None:
+    """Between a candidate and its outcome, between an output and its outcome, in the middle of a part."""
+    count = 24
+    prompts = {i: "soft" if i % 3 else "nan" for i in range(0, count, 2)}
+    manifest = make_items(tmp_path / "images", count, prompts)
+    out, quiet = tmp_path / "run", tmp_path / "quiet" / "run"
+    quiet.parent.mkdir()
+    for i, fault in enumerate(("after-output:1", "mid-part:1", "after-output:4", "mid-part:2")):
+        process = start(manifest, out, 1 + i % 2, REFINE_TEST_FAULT=fault, REFINE_TEST_JUDGED="1")
+        assert process.wait(timeout=120) == -signal.SIGKILL, "the planted kill did not happen"
+    for folder in (out, quiet):
+        last = start(manifest, folder, 1, REFINE_TEST_JUDGED="1")
+        assert last.wait(timeout=120) == 0, last.stderr.read().decode()[-2000:]
+    columns = ["item_id", "status", "reason", "output", "output_sha256", "candidate_sha256", "fingerprint"]
+    found, expected = (
+        read_ledger(str(f / "outcomes"), columns[1:]).select(columns).sort_by("item_id") for f in (out, quiet)
+    )
+    assert found.to_pylist() == expected.to_pylist()
+    rows = read_ledger(str(out / "outcomes")).to_pylist()
+    assert {row["status"] for row in rows if prompts.get(int(row["item_id"][-4:]))} == {"held"}
+    for row in rows:
+        for at, digest in ((row["object"], row["output_sha256"]), (row["candidate"], row["candidate_sha256"])):
+            assert not at or storage.sha256((out / at).read_bytes()) == digest
+    versions: dict[str, set[str]] = {}
+    for line in (tmp_path / "published.log").read_text().splitlines():
+        uri, digest = line.split()
+        versions.setdefault(uri, set()).add(digest)
+    assert all(len(digests) == 1 for digests in versions.values()), "nothing is written over"
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -12,7 +12,7 @@ from .test_refine_batch import cli, png
 
 pytestmark = pytest.mark.processes
 
-QUICK = ["--set", "refine.model.steps=1"]
+QUICK = ["--publish", "all", "--set", "refine.model.steps=1"]
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_your_own_picture_in_one_line(site: Path) -> None:
     started = os.times()
     result = cli(
         "image", str(photo), "--box", "60,50,110,90", "--reference", str(site / "logo.png"), "-o", str(out), "--show",
-        home=site,
+        "--publish", "all", home=site,
     )  # fmt: skip
     spent = os.times()
     assert result.returncode == 0, result.stderr
@@ -64,6 +64,18 @@ def test_masks_scribbles_seeds_and_other_formats(site: Path) -> None:
     with Image.open(site / "out.png") as image:
         assert image.format == "PNG"
     assert 900 < int(re.search(r"([\d,]+) px marked", drawn.stdout)[1].replace(",", "")) < 1300
+
+
+@pytest.mark.processes
+def test_what_is_no_better_is_not_written_and_it_is_said_why(site: Path) -> None:
+    photo, out = str(site / "photo.jpg"), site / "refined.jpg"
+    held = cli("image", photo, "--box", "60,50,110,90", "-o", str(out), "--show", *QUICK[2:], home=site)
+    assert held.returncode == 1
+    assert not out.exists()
+    assert "held: " in held.stdout
+    assert "Nothing was written, the source stands" in held.stderr
+    assert "--publish all writes it all the same" in held.stderr
+    assert (site / "refined.before-after.png").is_file(), "it can be looked at"
 
 
 @pytest.mark.parametrize(

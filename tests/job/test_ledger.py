@@ -209,6 +209,19 @@ def test_a_part_of_a_newer_release_is_refused(folder: Path) -> None:
         read_ledger(str(folder), [])
 
 
+def test_within_a_start_done_counts_before_held_and_held_before_dead(folder: Path) -> None:
+    dead, held = (replace(DONE, status=status, finished_at=9.0) for status in ("dead", "held"))
+    for name, found, expected in (
+        ("a", [held, DONE, dead], "done"),
+        ("b", [dead, held], "held"),
+        ("c", [dead, replace(dead, start=1, status="held")], "held"),
+        ("d", [DONE, replace(held, start=1)], "held"),
+    ):
+        write_part(str(folder), outcomes_table([replace(o, item_id=name) for o in found]), "r0")
+        (row,) = [r for r in read_ledger(str(folder), ["status"]).to_pylist() if r["item_id"] == name]
+        assert row["status"] == expected
+
+
 def test_the_version_goes_up_with_every_change_of_the_record() -> None:
     """If this fails: raise OUTCOME_VERSION, and put the new pair here."""
     digest = storage.sha256(str(OUTCOME_SCHEMA.remove_metadata()).encode())[:12]

@@ -277,3 +277,21 @@ def test_transferring_needs_no_torch(damaged: tuple[np.ndarray, np.ndarray, np.n
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "reference.png fits (agreement" in done.stdout
+
+
+def test_what_is_no_better_is_held_and_not_saved_as_if_it_were(jpeg: Path, tmp_path: Path) -> None:
+    """One step of the small model without a reference convinces no gate."""
+    settings = QUICK.model_copy(update={"publish": "gated"})
+    result = refine_ops.refine(jpeg, box=BOX, settings=settings)
+    assert result.all_held
+    assert list(result.held) == ["0"]
+    assert result.why.startswith("held: ")
+    assert result.data == jpeg.read_bytes()
+    assert (result.proof, result.changed.any()) == (None, np.False_)
+    assert result.candidate is not None
+    assert (result.candidate != result.before).any()
+    with pytest.raises(JobError, match="nothing to write but the source itself"):
+        result.save(tmp_path / "out.jpg")
+    assert not (tmp_path / "out.jpg").exists()
+    assert Path(result.save_comparison(tmp_path / "seen.png")).is_file()
+    assert not refine_ops.refine(jpeg, box=BOX, settings=settings, publish="all").held

@@ -1,17 +1,18 @@
 """A run without Prefect: make the folder and the plan, run a node with the trivial refiner. Also a script to be killed.
 
-python -m tests.support.node MANIFEST OUT PROCESSES
+python -m tests.support.node MANIFEST OUT PROCESSES        # with REFINE_TEST_JUDGED in the environment: by fixed rules
 """
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from refine_ops.config import RefineBatchConfig, WorkerSettings
+from refine_ops.config import AlignSettings, ModelSettings, RefineBatchConfig, RefineSettings, WorkerSettings
 from refine_ops.job import published
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.ledger import outcomes_table, read_ledger, write_part
@@ -22,6 +23,9 @@ from refine_ops.job.run_folder import RunFolder, fingerprint_parts, open_run
 from refine_ops.job.starts import open_start
 from refine_ops.report.review import read_review
 
+FIXED_RULES = RefineSettings(
+    model=ModelSettings(model="of-which-nobody-has-a-gate"), align=AlignSettings(geometry=False, tone=False)
+)
 FAST = WorkerSettings(flush_items=8, flush_s=0.5, read_threads=2, write_threads=2, grace_s=5.0)
 
 
@@ -78,5 +82,8 @@ def outputs_of(out: Path) -> dict[str, bytes]:
 
 if __name__ == "__main__":
     manifest, out, processes = sys.argv[1:]
-    verdict = run_node(RefineBatchConfig(manifest=manifest, out=out, worker=FAST), int(processes))
+    config = RefineBatchConfig(manifest=manifest, out=out, worker=FAST)
+    if judged := "REFINE_TEST_JUDGED" in os.environ:
+        config = config.model_copy(update={"refine": FIXED_RULES})
+    verdict = run_node(config, int(processes), judged=judged)
     print(json.dumps(dataclasses.asdict(verdict)))

@@ -104,7 +104,7 @@ def inject() -> None:
     write = storage.write
 
     def faulty(uri: str, data: bytes, *, only_if_absent: bool = False) -> None:
-        output = "/outputs/" in uri
+        output = "/outputs/" in uri or "/held/" in uri
         if kind == "mid-part" and "/outcomes/" in uri:
             left[kind] -= 1
             if left[kind] <= 0:

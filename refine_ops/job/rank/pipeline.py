@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
+
 from refine_ops import storage
 from refine_ops.chain import Refinement, finish, memory_needed, open_item
 from refine_ops.errors import ItemError, JobError
@@ -202,6 +204,8 @@ class Pipeline:
             if len(batch) > 1:
                 logger.warning("a batch of %d failed (%s); its items run alone", len(batch), e)
                 return [patch for flight in batch for patch in self._refine([flight])]
+            if self._judge is not None and isinstance(e, ItemError) and e.reason == "model.not_finite":
+                return [_not_finite(batch[0])]  # a worse region than any, and no reason to give up the others
             logger.exception("item %s: the model failed", batch[0].item.item_id)
             self._end_dead(
                 batch[0], e if isinstance(e, ItemError) else ItemError("model.failed", f"{type(e).__name__}: {e}")
@@ -280,3 +284,10 @@ class Pipeline:
         with self._changed:
             self._in_flight.pop(flight.position, None)
             self._changed.notify_all()
+
+
+def _not_finite(flight: Flight) -> Patch:
+    assert flight.refinement is not None
+    height, width = flight.refinement.view_shape
+    pixels = np.full((height, width, 3), np.nan, np.float32)
+    return Patch(pixels, np.ones((height, width), np.bool_), batch_size=1)

@@ -1,19 +1,24 @@
 """What a rank's pipeline leaves: outcomes that say what was read, when it was tried, and where the output is."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from refine_ops import storage
 from refine_ops.config import AccessSettings, RefineSettings, WorkerSettings
+from refine_ops.errors import ItemError
 from refine_ops.job.ledger import LedgerWriter, read_ledger
 from refine_ops.job.planning.plan import PlanReader, make_plan
 from refine_ops.job.rank.pipeline import Pipeline
 from refine_ops.job.run_folder import RunFolder
 from refine_ops.job.scratch import Assignment, Journal, Scratch, Spec
-from refine_ops.records import Patch
-from tests.support.node import make_items
+from refine_ops.judge.judge import Judge
+from refine_ops.records import Conditioning, Patch
+from tests.support.node import FIXED_RULES, make_items
 from tests.support.trivial_worker import TrivialRefiner, TrivialWork
 
 
@@ -41,6 +46,7 @@ def refine(
     manifest: Path,
     assignments: Iterable[Assignment],
     refiner: TrivialRefiner | None = None,
+    judge: Judge | None = None,
     **spec: object,
 ) -> dict[str, dict]:
     """Outcomes by item, after a pipeline with the trivial refiner has taken every assignment."""
@@ -59,6 +65,7 @@ def refine(
         ledger=ledger,
         journal=Journal(Scratch(tmp_path / "scratch"), 0),
         rank=0,
+        judge=judge,
     )
     pipeline.run()
     ledger.flush()
@@ -115,3 +122,45 @@ def test_a_region_of_many_tiles_has_the_same_bytes_in_company_and_after_a_death_
     redone = refine(tmp_path / "b", manifest, [Assignment(3, earlier_attempts=1)], again)
     assert again.calls == tiles
     assert redone["item-0003"]["output_sha256"] == together["item-0003"]["output_sha256"]
+
+
+class Numb(TrivialRefiner):
+    """Fails a whole batch, as the real one does, where one region of it came out as no numbers."""
+
+    def refine_prepared(self, batch: Sequence[TrivialWork]) -> list[Patch]:
+        if any(work.item.prompt == "nan" for work in batch):
+            raise ItemError("model.not_finite", "the model produced values that are not finite")
+        return super().refine_prepared(batch)
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_values_that_are_no_numbers_hold_an_item_and_leave_its_batch_alone(tmp_path: Path, judged: bool) -> None:
+    manifest = make_items(tmp_path / "images", 5, {2: "nan"})
+    found = refine(
+        tmp_path, manifest, map(Assignment, range(5)), Numb(), Judge() if judged else None, refine=FIXED_RULES
+    )
+    bad = found.pop("item-0002")
+    expected = ("held", "judge.not_finite") if judged else ("dead", "model.not_finite")
+    assert (bad["status"], bad["reason"]) == expected
+    assert {row["status"] for row in found.values()} <= {"done", "held"}
+    assert not any(row["reason"] == "judge.not_finite" for row in found.values())
+
+
+def test_candidates_take_further_turns_and_the_patch_of_the_one_taken_is_kept(tmp_path: Path) -> None:
+    """The first two of each region come out as no numbers, the third is what is there to be judged."""
+
+    class Third(TrivialRefiner):
+        def _patch(self, item: Conditioning) -> Patch:
+            return super()._patch(item if item.candidate == 2 else replace(item, prompt="nan"))
+
+    manifest = make_items(tmp_path / "images", 6)
+    settings = FIXED_RULES.model_copy(update={"candidates": 4})
+    found = refine(tmp_path, manifest, map(Assignment, range(6)), Third(), Judge(), refine=settings, keep_patches="all")
+    for row in found.values():
+        (region,) = row["regions"]
+        assert region["taken"] == 2
+        assert region["candidates"] == (3 if row["status"] == "done" else 4)
+        at = (row["object"] or row["candidate"]).partition("/")[2]
+        with Image.open(tmp_path / "run" / "patches" / f"{at}.0.png") as kept:
+            assert np.asarray(kept).std() > 0
+        assert {step for step, _ in row["timings_s"]} >= {"judge", "paste", "refine", "encode", "verify"}
