@@ -210,9 +210,9 @@ def _verdict(
     broken = sum(any(FINDINGS[f.code].strict for f in i.findings) for i in items)
     look = sum(i.status == "done" and bool(i.findings) for i in items) - broken
     told = ("held", "dead")  # they are in the first sentence
-    noted = [f"{counts[c]:,} {k.label}" for c, k in FINDINGS.items() if counts[c] and not k.strict and c not in told]
+    noted = [f"{k.label} {counts[c]:,}" for c, k in FINDINGS.items() if counts[c] and not k.strict and c not in told]
     if alarms:
-        noted.append(f"{len(alarms)} trend alarm{'s' if len(alarms) > 1 else ''}")
+        noted.append(f"trend alarm{'s' if len(alarms) > 1 else ''} {len(alarms):,}")
     state: Literal["clean", "attention", "violated"] = "clean"
     outside = "There is nothing to compare outside the regions."
     if compared:
@@ -224,14 +224,14 @@ def _verdict(
             f"{kind.label}: {counts[code]:,}" for code, kind in FINDINGS.items() if kind.strict and counts[code]
         )
         verb = "breaks" if broken == 1 else "break"
-        outside = f"{broken:,} of {len(items):,} items {verb} the promise that nothing else changes ({kinds})."
+        outside = f"{broken:,} of {len(items):,} pictures {verb} the promise that nothing else changes ({kinds})."
     elif noted or counts["held"] or counts["dead"] or not compared:
         state = "attention"
     attention = ""
     if look > 0:
-        attention = f"{look:,} {'wants' if look == 1 else 'want'} a look: {'; '.join(noted)}."
+        attention = f"{look:,} {'wants' if look == 1 else 'want'} a look ({', '.join(noted)})."
     elif noted:
-        attention = f"Look at: {'; '.join(noted)}."
+        attention = f"Look at: {', '.join(noted)}."
     said = [outcome_in_words(items, published), inside_in_words(items, thresholds), attention]
     sentences = [s for s in ([outside, *said] if broken else [*said, outside]) if s]
     return {"state": state, "sentences": sentences, "sentence": " ".join(sentences)}

@@ -50,7 +50,7 @@ def test_the_flow_writes_reports_events_and_fails_as_told(
     assert (tmp_path / "bad" / "report.html").exists()
     artifact = Artifact.get("drift-report")
     assert artifact is not None
-    assert "1 of 12 items breaks the promise" in str(artifact.data)
+    assert "1 of 12 pictures breaks the promise" in str(artifact.data)
     worker.drain()
     sent = [e for client in AssertingEventsClient.all for e in client.events]
     assert {e.event for e in sent} >= {EVENT_ALARM, EVENT_VIOLATION}

@@ -58,7 +58,7 @@ def small(browser: Browser, small_report: Path) -> Iterator[Visit]:
 
 def test_the_first_screen_says_what_is_wrong_and_shows_it_first(small: Visit) -> None:
     page = small.page
-    expect(page.locator("#verdict")).to_contain_text("1 of 12 items breaks the promise")
+    expect(page.locator("#verdict")).to_contain_text("1 of 12 pictures breaks the promise")
     expect(page.locator(".worst b")).to_have_text(["stray", "broken", "untouched"])
     expect(page.locator(".worst .finding").first).to_have_text("Changed outside its marked regions")
     card = page.locator(".shown.look .card").first

@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 import jinja2
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from refine_ops import storage
-from refine_ops.report.figures import CloseUp
+from refine_ops.report.figures import FINDINGS
 from refine_ops.report.items import read_close_ups, read_items, read_pictures
 from refine_ops.report.page.escape import visible
 from refine_ops.report.page.payload import as_json, data_uri, facts, payloads, slice_values
@@ -58,7 +59,7 @@ def render_html(folder: str, layout: PageLayout = "auto") -> str:
         else:
             script = f'refineReport("{name}",{as_json(payload)});'
             storage.write(storage.join(folder, "data", f"{name}.js"), script.encode())
-    worst, groups = _worst(folder, report, items), _groups(folder, report, runs)
+    worst, groups = _worst(folder, report, items), _groups(folder, report, items, runs)
     page = _page(report, facts(report, items, runs, slices), worst, groups, inline, single)
     uri = storage.join(folder, "report.html")
     storage.write(uri, page.encode())
@@ -111,26 +112,36 @@ def _worst(folder: str, report: dict[str, Any], items: pa.Table) -> list[dict[st
     return worst
 
 
-def _groups(folder: str, report: dict[str, Any], runs: list[str]) -> list[dict[str, Any]]:
+def _groups(folder: str, report: dict[str, Any], items: pa.Table, runs: list[str]) -> list[dict[str, Any]]:
     """The first screen's pictures, by group; a report of before there were any shows none."""
-    pictures = read_close_ups(folder)
+    close_ups = read_close_ups(folder)
     groups = []
     for name, (title, explained) in _GROUPS.items():
         cards = []
         for card in report.get("shown", ()):
-            if card["group"] == name:
-                seen = pictures.get((card["run"], card["id"]))
-                run = runs.index(card["run"])
-                cards.append(card | {"run_number": run, "pictures": _card_pictures(seen) if seen else []})
+            if card["group"] != name:
+                continue
+            pictures = _outside(folder, card, items) if FINDINGS["strict.pixels"].plain in card["flags"] else []
+            seen = close_ups.get((card["run"], card["id"]))
+            if not pictures and seen is not None:
+                named = [("before", seen.before), (seen.said, seen.reference), ("after", seen.after)]
+                pictures = [(caption, data_uri(data, "webp"), "") for caption, data in named if data]
+            cards.append(card | {"run_number": runs.index(card["run"]), "pictures": pictures})
         if cards:
             groups.append({"name": name, "title": title, "explained": explained, "cards": cards})
     return groups
 
 
-def _card_pictures(seen: CloseUp) -> list[tuple[str, str]]:
-    """(caption, data URI) of the pictures that there are."""
-    named = [("before", seen.before), (seen.said, seen.reference), ("after", seen.after)]
-    return [(caption, data_uri(data, "webp")) for caption, data in named if data]
+def _outside(folder: str, card: dict[str, Any], items: pa.Table) -> list[tuple[str, str, str]]:
+    """(caption, data URI, kind) of the place where something changed that must not: that is where to look."""
+    mine = pc.and_(pc.equal(items["run"], card["run"]), pc.equal(items["item_id"], card["id"]))
+    [page] = items.filter(mine)["page"].to_pylist()
+    windows = read_pictures(folder, page).get((card["run"], card["id"]), {}).get("windows", [])
+    if not windows:
+        return []
+    place = windows[0]
+    before, difference = data_uri(place["before"], "webp"), data_uri(place["difference"], "png")
+    return [(f"before, {place['title']}", before, ""), ("what differs, made bright", difference, "heat")]
 
 
 def _hash(text: str) -> str:
