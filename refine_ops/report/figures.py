@@ -86,8 +86,8 @@ RUN_FIGURES: tuple[Figure, ...] = (
 )  # fmt: skip
 
 FindingCode = Literal[
-    "strict.pixels", "strict.metadata", "strict.bytes", "strict.unreadable", "held", "dead", "effect.softer",
-    "seam", "drift.shift", "drift.tone", "drift.scale", "effect.none", "effect.much",
+    "strict.pixels", "strict.metadata", "strict.bytes", "strict.unreadable", "held", "dead", "region.held",
+    "effect.softer", "seam", "drift.shift", "drift.tone", "drift.scale", "effect.none", "effect.much",
 ]  # fmt: skip
 
 
@@ -115,6 +115,7 @@ FINDINGS: dict[FindingCode, FindingKind] = {
     ),
     "held": FindingKind("held", 7, "Held: nothing good enough came out"),
     "dead": FindingKind("dead letter", 6, "Could not be refined"),
+    "region.held": FindingKind("region held", 5, "A region was held: it keeps the source's pixels"),
     "effect.softer": FindingKind("softer than before", 5, "Softer than before: detail was lost"),
     "seam": FindingKind("visible seam", 5, "The edge of the edit can be seen"),
     "drift.shift": FindingKind("raw patch shifted", 4, "The model moved the picture (undone, but look)"),
@@ -167,7 +168,7 @@ class RegionMeasure:
     """The numbers of one region; a metric that is missing was not measured.
 
     `reference` says what became of its reference: `as given` where the model saw it as it came; `agreement` holds the
-    numbers of a registered one.
+    numbers of a registered one. `held` is why the region was not published and keeps the source's pixels.
     """
 
     region_id: str
@@ -176,6 +177,7 @@ class RegionMeasure:
     made_by: MadeBy | Literal[""] = ""
     reference: Reference = "none"
     agreement: Agreement | None = None
+    held: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,8 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class CloseUp:
-    """One region of one item; encoded pictures, empty where there is none. `said` is what `reference` shows."""
+    """One region of one item; encoded pictures, empty where there is none. `said` and `after_said` are what `reference`
+    and `after` show."""
 
     run: str
     item_id: str
@@ -228,6 +231,7 @@ class CloseUp:
     after: bytes
     reference: bytes = b""
     said: str = ""
+    after_said: str = "after"
 
 
 def _excess(finding: Finding) -> float:

@@ -1,5 +1,6 @@
 """Which numbers are worth a person's time: thresholds turned into findings, each with its value, limit and unit."""
 
+from refine_ops.judge.gate import REASONS
 from refine_ops.proof.recheck import Strict
 from refine_ops.report.config import Thresholds
 from refine_ops.report.figures import Finding, FindingCode
@@ -18,6 +19,12 @@ def strict_findings(strict: Strict, limits: Thresholds) -> list[Finding]:
         text = f"not kept: {', '.join(strict.metadata_lost)} (limit: none lost)"
         found.append(Finding("strict.metadata", len(strict.metadata_lost), 0, text))
     return found
+
+
+def held_finding(region_id: str, reason: str) -> Finding:
+    """A region that the judge did not accept; the others of its item are published."""
+    text = f"region {region_id}: held, {REASONS.get(reason, reason)} ({reason})"
+    return Finding("region.held", 1, 0, text, region_id)
 
 
 def region_findings(region_id: str, metrics: dict[str, float], limits: Thresholds) -> list[Finding]:

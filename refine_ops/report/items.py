@@ -21,7 +21,7 @@ PAGE_ITEMS = 50
 _FINDING = pa.struct(record_fields(Finding))
 _REGION = pa.struct(
     [
-        *((n, pa.string()) for n in ("region_id", "prompt", "made_by", "reference")),
+        *((n, pa.string()) for n in ("region_id", "prompt", "made_by", "reference", "held")),
         ("metrics", pa.map_(pa.string(), pa.float64())),
         ("agreement", pa.struct(record_fields(Agreement))),
     ]
@@ -60,7 +60,7 @@ _EVIDENCE_SCHEMA = pa.schema(
 )
 _CLOSE_UPS = pa.schema(
     [
-        *((n, pa.string()) for n in ("run", "item_id", "said")),
+        *((n, pa.string()) for n in ("run", "item_id", "said", "after_said")),
         *((n, pa.binary()) for n in ("before", "after", "reference")),
     ]
 )
@@ -105,7 +105,7 @@ def item_of(row: dict[str, Any]) -> ItemMeasure:
 
 def _region(row: dict[str, Any]) -> RegionMeasure:
     agreement = row.get("agreement")  # reports of before 0.2 have none
-    known = {name: row[name] for name in ("made_by", "reference") if row.get(name) is not None}
+    known = {name: row[name] for name in ("made_by", "reference", "held") if row.get(name) is not None}
     return RegionMeasure(
         row["region_id"],
         row["prompt"],

@@ -31,7 +31,8 @@ _BATCH = 1000
 class ReportedItem:
     """One image before and after. `crops`, `alignments`, `agreements` and `makers` are what the worker recorded, by
     region id; so are `model_sizes` (width, height) of the crops that the model saw in one look. `patches` is where raw
-    patches lie if they were kept. `drift_from_output` says that raw drift is read off the output itself."""
+    patches lie if they were kept; `held` says of regions that were not published why, and `candidate` is a picture that
+    has them. `drift_from_output` says that raw drift is read off the output itself."""
 
     run: str
     item_id: str
@@ -49,6 +50,8 @@ class ReportedItem:
     agreements: dict[str, Agreement] = field(default_factory=dict)
     makers: dict[str, MadeBy] = field(default_factory=dict)
     patches: dict[str, str] = field(default_factory=dict)
+    candidate: str = ""
+    held: dict[str, str] = field(default_factory=dict)
     drift_from_output: bool = False
     source_sha256: str = ""
     output_sha256: str = ""
@@ -159,6 +162,10 @@ class ReportedRun:
             makers={r["region_id"]: r["made_by"] for r in outcomes},
             patches={
                 r["region_id"]: self.folder.patch_of(row["object"], r["region_id"]) for r in outcomes if settings.kept
+            },
+            candidate=self._output(row["candidate"]),
+            held={
+                r["region_id"]: r["ruling"]["reason"] for r in outcomes if r["ruling"] and not r["ruling"]["accepted"]
             },
             source_sha256=row["source_sha256"],
             output_sha256=row["output_sha256"],

@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+from refine_ops.judge.gate import REASONS
 from refine_ops.report.config import Thresholds
 from refine_ops.report.figures import ItemMeasure, RegionMeasure
 from refine_ops.report.findings import is_softer
 
-Sharpness = Literal["sharper", "about as sharp", "softer", "unchanged", "not measured"]
+Sharpness = Literal["sharper", "about as sharp", "softer", "unchanged", "held", "not measured"]
 
 _SHARPER_LOG2 = 0.3
 """Detail gained from which on a region is called sharper: a quarter more contrast in its fine detail, about what is
@@ -18,6 +19,8 @@ seen at a glance."""
 def sharpness(region: RegionMeasure, limits: Thresholds) -> Sharpness:
     """How a region looks now against before."""
     metrics = region.metrics
+    if region.held:
+        return "held"
     if "change_levels" not in metrics:
         return "not measured"
     if metrics["change_levels"] <= limits.untouched_levels:
@@ -34,6 +37,7 @@ def change_in_words(region: RegionMeasure, limits: Thresholds) -> str:
         "about as sharp": "About as sharp as before.",
         "softer": "Softer than before.",
         "unchanged": "Did not change.",
+        "held": f"Held: {REASONS.get(region.held, region.held)}; it keeps the source's pixels.",
         "not measured": "",
     }[sharpness(region, limits)]
     gain = region.metrics.get("text_gain")
@@ -94,11 +98,11 @@ def outcome_in_words(items: Sequence[ItemMeasure], published: int | None) -> str
 
 def inside_in_words(items: Sequence[ItemMeasure], limits: Thresholds) -> str:
     """What changed inside the regions; empty where nothing was measured."""
-    found = Counter(sharpness(region, limits) for item in items for region in item.regions)
+    found = Counter(sharpness(region, limits) for item in items if item.status == "done" for region in item.regions)
     measured = sum(found.values()) - found["not measured"]
     if not measured:
         return ""
-    kinds: tuple[Sharpness, ...] = ("sharper", "about as sharp", "softer", "unchanged")
+    kinds: tuple[Sharpness, ...] = ("sharper", "about as sharp", "softer", "unchanged", "held")
     counts = [f"{found[kind]:,} {kind}" for kind in kinds if found[kind]]
     if len(counts) == 1:
         kind = counts[0].split(" ", 1)[1]
@@ -108,7 +112,8 @@ def inside_in_words(items: Sequence[ItemMeasure], limits: Thresholds) -> str:
 
 def made_in_words(items: Sequence[ItemMeasure]) -> list[str]:
     """How many regions were made by transfer, by the model, and with what of their references; one line each."""
-    made = Counter((r.made_by, r.reference) for i in items if i.status == "done" for r in i.regions if r.made_by)
+    regions = (r for i in items if i.status == "done" for r in i.regions if r.made_by and not r.held)
+    made = Counter((r.made_by, r.reference) for r in regions)
     transfer = sum(n for (maker, _), n in made.items() if maker == "transfer")
     by_model = {reference: n for (maker, reference), n in made.items() if maker == "model"}
     lines = [

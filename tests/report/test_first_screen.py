@@ -37,7 +37,7 @@ def test_a_smeared_region_is_never_called_well(tmp_path: Path) -> None:
     (card,) = built.summary["shown"]
     assert (card["group"], card["flags"]) == ("look", ["Softer than before: detail was lost"])
     assert card["said"][0] == "Softer than before."
-    assert any("(limit 35%)" in line for line in card["numbers"])
+    assert any(f"(limit {Thresholds().detail_lost:.0%})" in line for line in card["numbers"])
 
 
 def test_a_restored_region_is_never_called_softer(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_held_items_come_first_with_their_picture_and_reason(tmp_path: Path) -> 
     run = MadeRun(tmp_path / "run")
     run.add("seam", photo_edit(43).with_seam(16))
     run.add("fine", photo_edit(1))
-    run.add_held("doubtful", photo_edit(2), "judge.detail_lost", "r0: softer than before")
+    run.add_held("doubtful", photo_edit(2).smeared(), "judge.detail_lost", "r0: softer than before")
     built = _report(run, tmp_path / "report")
     assert [(c["group"], c["id"]) for c in built.summary["shown"]] == [
         ("held", "doubtful"),
@@ -65,9 +65,26 @@ def test_held_items_come_first_with_their_picture_and_reason(tmp_path: Path) -> 
     assert built.summary["worst"][0]["id"] == "doubtful"
     assert built.summary["reasons"]["held"][0]["message"] == "r0: softer than before"
     assert built.summary["runs"][0]["held"] == 1
-    assert read_close_ups(built.folder)[(built.summary["runs"][0]["run"], "doubtful")].before[:4] == b"RIFF"
+    seen = read_close_ups(built.folder)[(built.summary["runs"][0]["run"], "doubtful")]
+    assert (seen.before[:4], seen.after[:4]) == (b"RIFF", b"RIFF")
+    assert seen.after_said == "what came out, not published"
     text = Path(built.page).read_text()
     assert text.index("Held for you") < text.index("Look at these first") < text.index("What is typical")
+
+
+def test_a_region_that_was_held_is_no_region_where_nothing_happened(tmp_path: Path) -> None:
+    run = MadeRun(tmp_path / "run")
+    run.add("a", photo_edit(2).untouched(), held="judge.text_worse")
+    run.add("b", photo_edit(3))
+    built = _report(run, tmp_path / "report")
+    assert built.summary["counts"] == {"region.held": 1}
+    assert built.summary["verdict"]["sentences"][1:3] == [
+        "Inside the 2 regions: 1 sharper, 1 held.",
+        "1 wants a look (region held 1).",
+    ]
+    assert built.summary["made"] == ["1 made by the model without a reference"]
+    card = built.summary["shown"][0]
+    assert card["said"][0] == "Held: its text reads worse than before; it keeps the source's pixels."
 
 
 def test_a_run_in_which_all_is_dead_has_a_report_that_says_why(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from refine_ops.job.ledger import outcomes_table, write_part
 from refine_ops.job.planning.plan import make_plan
 from refine_ops.job.run_folder import open_run
 from refine_ops.job.starts import open_start, start_numbers
-from refine_ops.records import Agreement, Alignment, Box, MadeBy, Outcome, RegionOutcome, U8Image
+from refine_ops.records import Agreement, Alignment, Box, MadeBy, Outcome, RegionOutcome, Ruling, U8Image
 
 SIDE = 320
 _PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
@@ -156,6 +156,7 @@ class MadeRun:
         reference: U8Image | None = None,
         agreement: Agreement | None = None,
         made_by: MadeBy = "model",
+        held: str = "",
         **alignment: float,
     ) -> None:
         name = f"{len(self._rows):05d}"
@@ -188,6 +189,7 @@ class MadeRun:
             Alignment(**figures),  # type: ignore[arg-type]
             agreement,
             made_by,
+            ruling=Ruling(not held, held),
         )
         self._outcomes.append(
             self._outcome(
@@ -209,9 +211,25 @@ class MadeRun:
         name = f"{len(self._rows):05d}"
         source = self.folder / "in" / f"{name}.png"
         storage.write(str(source), png(edit.before))
+        candidate = f"held/{self._number:08d}/{name}.png"
+        storage.write(str(self.folder / candidate), png(edit.after))
         region = {"region_id": "r0", "prompt": "restore it", "box": list(edit.tight)}
         self._rows.append({"item_id": item_id, "image": str(source), "output": f"{name}.png", "regions": [region]})
-        self._outcomes.append(self._outcome(item_id, status="held", reason=reason, message=message, image=str(source)))
+        region_outcome = RegionOutcome(
+            *("r0", 1, edit.tight, edit.crop, 256, 256, 1, 8, 5.0, 1, "none", Alignment()),
+            ruling=Ruling(False, reason),
+        )
+        self._outcomes.append(
+            self._outcome(
+                item_id,
+                status="held",
+                reason=reason,
+                message=message,
+                image=str(source),
+                candidate=candidate,
+                regions=(region_outcome,),
+            )
+        )
 
     def add_dead(self, item_id: str, reason: str, message: str) -> None:
         image = str(self.folder / "in" / "gone.png")

@@ -53,7 +53,8 @@ def close_ups(
 def _close_up(item: ReportedItem, region_id: str, settings: MeasureSettings) -> CloseUp:
     limits = settings.limits
     source = _open(item.image, limits)
-    output = _open(item.output, limits) if item.output else None
+    shown = item.candidate if region_id in item.held and item.candidate else item.output
+    output = _open(shown, limits) if shown else None
     region = next((r for r in item.regions if r.region_id == region_id), None)
     if region is None:
         return CloseUp(
@@ -77,6 +78,7 @@ def _close_up(item: ReportedItem, region_id: str, settings: MeasureSettings) -> 
         _shown(output.rgb, box, settings) if comparable and output else b"",
         reference,
         said,
+        "what came out, not published" if shown and shown == item.candidate else "after",
     )
 
 

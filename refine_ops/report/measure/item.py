@@ -15,7 +15,7 @@ from refine_ops.proof.recheck import Strict, check_strict
 from refine_ops.records import Region
 from refine_ops.report.config import MeasureSettings
 from refine_ops.report.figures import FINDINGS, Compared, Finding, ItemMeasure, Reference, RegionMeasure
-from refine_ops.report.findings import region_findings, strict_findings
+from refine_ops.report.findings import held_finding, region_findings, strict_findings
 from refine_ops.report.measure.pair import Pair, open_pair, raw_patch
 from refine_ops.report.measure.pictures import SeamLine
 from refine_ops.report.measure.windows import item_thumbnail, item_windows
@@ -43,7 +43,10 @@ def compare(item: ReportedItem, settings: MeasureSettings, keep_pictures: bool) 
     findings = [*pair.findings]
     findings += strict_findings(strict, settings.thresholds)
     for region in regions:
-        findings += region_findings(region.region_id, region.metrics, settings.thresholds)
+        if region.held:
+            findings.append(held_finding(region.region_id, region.held))
+        else:
+            findings += region_findings(region.region_id, region.metrics, settings.thresholds)
     wanted = pair.comparable and (keep_pictures or bool(findings))
     return Compared(
         _measured(item, pair, strict, regions, findings),
@@ -76,7 +79,13 @@ def _of_region(item: ReportedItem, region: Region, metrics: dict[str, float]) ->
     if agreement is not None:
         reference = agreement.verdict
     return RegionMeasure(
-        region.region_id, region.prompt, metrics, item.makers.get(region.region_id, ""), reference, agreement
+        region.region_id,
+        region.prompt,
+        metrics,
+        item.makers.get(region.region_id, ""),
+        reference,
+        agreement,
+        item.held.get(region.region_id, ""),
     )
 
 

@@ -124,7 +124,7 @@ def _groups(folder: str, report: dict[str, Any], items: pa.Table, runs: list[str
             pictures = _outside(folder, card, items) if FINDINGS["strict.pixels"].plain in card["flags"] else []
             seen = close_ups.get((card["run"], card["id"]))
             if not pictures and seen is not None:
-                named = [("before", seen.before), (seen.said, seen.reference), ("after", seen.after)]
+                named = [("before", seen.before), (seen.said, seen.reference), (seen.after_said, seen.after)]
                 pictures = [(caption, data_uri(data, "webp"), "") for caption, data in named if data]
             cards.append(card | {"run_number": runs.index(card["run"]), "pictures": pictures})
         if cards:
