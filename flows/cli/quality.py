@@ -82,14 +82,18 @@ def review_apply(
     run: Annotated[str, typer.Argument(help="The run folder it is about.")],
     rejected: Annotated[str, typer.Option(help="What becomes of rejected items: redo or exclude.")] = "redo",
 ) -> None:
-    """Mark what a person rejected: the next start of the run redoes it with another seed, or leaves it out."""
+    """Mark what a person decided: the next start of the run redoes what was rejected with another seed, or leaves it
+    out; what was held and is approved it publishes as it is kept."""
     if rejected not in ("redo", "exclude"):
         raise typer.BadParameter(f"--rejected {rejected!r}: expected 'redo' or 'exclude'")
     from refine_ops.report.review import apply_decisions, read_decisions
 
     marks = apply_decisions(run, read_decisions(decisions), "redo" if rejected == "redo" else "exclude")
-    counts = {action: sum(mark.action == action for mark in marks) for action in ("keep", "redo", "exclude")}
-    print(f"{counts['keep']} kept, {counts['redo']} to redo, {counts['exclude']} excluded; run the same command again")
+    counts = {action: sum(mark.action == action for mark in marks) for action in ("keep", "publish", "redo", "exclude")}
+    print(
+        f"{counts['keep']} kept, {counts['publish']} held ones to publish, {counts['redo']} to redo, "
+        f"{counts['exclude']} excluded; run the same command again"
+    )
 
 
 @eval_app.command("run")
