@@ -20,6 +20,7 @@ _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11
 _MODELS: Final[dict[int, tuple[Model, int]]] = {1: ("grey", 1), 2: ("rgb", 3), 5: ("cmyk", 4)}
 _UNASSOCIATED_ALPHA: Final = 2
 XMP: Final = 700
+PHOTOSHOP: Final = 34377
 CREDENTIALS: Final = 52545
 """The tag of a C2PA manifest store."""
 
@@ -156,6 +157,18 @@ def without_tag(data: bytes, tag: int) -> bytes:
     end = start + 2 + 12 * count + 4
     out[at : end - 12], out[end - 12 : end] = out[at + 12 : end], bytes(12)
     struct.pack_into(order + "H", out, start, count - 1)
+    return bytes(out)
+
+
+def with_shorter_values(data: bytes, tag: int, values: bytes) -> bytes:
+    """The file with bytes that are no more than a tag's as its values, in their place; what is left over is zeroed."""
+    found, _ = first_directory(data, "TIFF")
+    entry, out = found.tags[tag], bytearray(data)
+    if len(entry.raw) <= 4 or len(values) <= 4 or len(values) > len(entry.raw) or _SIZES[entry.kind] != 1:
+        return data
+    out[entry.at : entry.at + len(entry.raw)] = values.ljust(len(entry.raw), b"\0")
+    (start,) = struct.unpack_from(found.order + "I", data, 4)
+    struct.pack_into(found.order + "I", out, start + 2 + 12 * list(found.tags).index(tag) + 4, len(values))
     return bytes(out)
 
 

@@ -13,10 +13,11 @@ from PIL import Image
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
-from refine_ops.image.formats import exif
+from refine_ops.image.formats import exif, photoshop
 from refine_ops.image.formats.codec import ParsedFile, look_with_pillow, unit_floats
 from refine_ops.image.formats.edit import Edit, Encoded
 from refine_ops.image.formats.native import Model, Native, Samples, check_size, rgb_order, with_channels
+from refine_ops.image.formats.thumbnail import fresh_resources
 from refine_ops.image.formats.tiff import (
     COUNTS,
     CREDENTIALS,
@@ -27,10 +28,12 @@ from refine_ops.image.formats.tiff import (
     OFFSETS,
     OLD_DEFLATE,
     PACKBITS,
+    PHOTOSHOP,
     XMP,
     Directory,
     directory,
     first_directory,
+    with_shorter_values,
     with_tag,
     without_tag,
 )
@@ -134,12 +137,22 @@ class TiffFile(ParsedFile):
             raise ItemError(
                 "tiff.refused", f"{self.name}: its strip tables cannot hold longer strips; use BigTIFF"
             ) from error
+        data = bytes(out)
+        if PHOTOSHOP in found.tags:
+            data = with_shorter_values(data, PHOTOSHOP, self._resources(edit))
         # Last, as the strip tables may lie in the entries that move.
-        return Encoded(without_tag(bytes(out), CREDENTIALS), self.format)
+        return Encoded(without_tag(data, CREDENTIALS), self.format)
+
+    def _resources(self, edit: Edit) -> bytes:
+        """Photoshop's, with a fresh thumbnail where it fits, else with none."""
+        held = self.directory.tags[PHOTOSHOP].raw
+        fresh = fresh_resources(held, edit)
+        return fresh if len(fresh) <= len(held) else photoshop.without_thumbnails(held)
 
     def metadata(self) -> list[tuple[str, bytes]]:
-        """Every tag's values but the strip tables'."""
-        return [(str(tag), entry.raw) for tag, entry in self.directory.tags.items() if tag not in (OFFSETS, COUNTS)]
+        """Every tag's values but the strip tables'; Photoshop's resources without their thumbnail."""
+        kept = [(tag, entry.raw) for tag, entry in self.directory.tags.items() if tag not in (OFFSETS, COUNTS)]
+        return [(str(tag), photoshop.without_thumbnails(raw) if tag == PHOTOSHOP else raw) for tag, raw in kept]
 
     def credentials(self) -> list[tuple[str, bytes]]:
         return [entry for entry in self.metadata() if entry[0] == str(CREDENTIALS)]

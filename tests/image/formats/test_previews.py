@@ -11,9 +11,10 @@ from PIL import Image
 from refine_ops.config import WriteSettings
 from refine_ops.image import read
 from refine_ops.image.formats.photoshop import split, without_thumbnails
+from refine_ops.image.formats.tiff import first_directory, with_tag
 from refine_ops.proof.verify import VerifyError, verify
 from tests.support.chain import LIMITS, refine
-from tests.support.made_files import exif_block, jpeg, picture, png, with_chunks, with_segments
+from tests.support.made_files import exif_block, jpeg, picture, png, tiff, with_chunks, with_segments
 
 RGB = picture(np.random.default_rng(5), 80, 64)
 BOX = (30, 20, 44, 33)
@@ -67,6 +68,23 @@ def test_a_thumbnail_is_made_anew_where_asked() -> None:
     inside = np.s_[11:16, 16:21]
     assert np.abs(fresh - shown).mean() < 8
     assert np.abs(fresh[inside] - shown[inside]).mean() < np.abs(fresh[inside] - before[inside]).mean() / 2
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_a_tiffs_thumbnail_goes_too_and_nothing_moves(big_endian: bool) -> None:
+    data = with_tag(tiff(RGB, "zlib", big_endian=big_endian), 34377, RESOURCES, "x")
+    done = refine(data, [BOX])
+    before, after = (first_directory(d, "x")[0] for d in (data, done.encoded.data))
+    assert after.tags[34377].raw == IPTC + PATHS
+    assert OLD not in done.encoded.data
+    assert done.proof.metadata_equal
+    others = [{k: v.raw for k, v in d.tags.items() if k not in (34377, 273, 279)} for d in (before, after)]
+    assert others[0] == others[1]
+    refreshed = refine(data, [BOX], WriteSettings(thumbnail="refresh")).encoded.data
+    numbers = [number for number, _ in split(first_directory(refreshed, "x")[0].tags[34377].raw) or []]
+    assert numbers == [0x0404, 0x040C, 0x07D0]
+    plain = with_tag(tiff(RGB, "zlib", big_endian=big_endian), 34377, IPTC + PATHS, "x")
+    assert first_directory(refine(plain, [BOX]).encoded.data, "x")[0].tags[34377].raw == IPTC + PATHS
 
 
 @pytest.mark.parametrize("odd", [b"8BIM\x04", RESOURCES[:-9], b"not resources", b"8BIM" + bytes(3), b""])
