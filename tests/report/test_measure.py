@@ -222,7 +222,7 @@ def test_what_cannot_be_reported_says_so(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"regions.jsonl, line 1"):
         list(folder_items(pair))
     for wrong in ({}, {"runs": ("a",), "source": "b"}, {"folders": pair}):
-        with pytest.raises(ValueError, match=r"exactly one|need out"):
+        with pytest.raises(ValueError, match=r"exactly one|need `out`"):
             DriftReportConfig.model_validate(wrong)
 
 
