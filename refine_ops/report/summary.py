@@ -153,7 +153,8 @@ def _reasons(items: Sequence[ItemMeasure], status: Status) -> list[dict[str, Any
 def _shown(chosen: Chosen, thresholds: Thresholds) -> dict[str, Any]:
     """One card of the first screen: its words, and the numbers behind its fold."""
     item, region = chosen.item, chosen.region
-    said = [item.message] if item.status != "done" else []
+    told = region is not None and region.held  # in the region's own words
+    said = [item.message] if item.status != "done" and not told else []
     numbers = [f.text for f in item.findings]
     if region is not None:
         said += [change_in_words(region, thresholds), origin_in_words(region)]
