@@ -50,6 +50,7 @@ class Shop(Catalogue):
         self.after: dict[int, dict[str, Made]] = {}
         self.work = 0
         self.told: list[str] = []
+        self.settled = True
 
     # -- what a row asks for
 
@@ -85,7 +86,8 @@ class Shop(Catalogue):
 
     def run_night(self, on_pool: Callable[..., NodeVerdict] | None = None, **settings: object) -> None:
         refine = SETTINGS[self.now].model_dump()
-        self.night(on_pool, refine=refine, max_removed=1.0, max_redone=1.0, **settings)
+        given = {"on_new_fingerprint": "new-work", "max_removed": 1.0, "max_redone": 1.0, **settings}
+        self.night(on_pool, refine=refine, **given)
 
     def good(self, redo: int = 0, **settings: object) -> None:
         """A night that ends well: what it must publish, and what it must have done for it."""
@@ -97,6 +99,7 @@ class Shop(Catalogue):
         self.after[newest.start] = dict(self.made)
         assert self.refined == self.work, f"{self.told[-3:]}: needless work, or work left undone"
         assert self.published() == self.must_be(), self.told[-3:]
+        self.settled = True
 
     def bad(self, error: type[BaseException], **settings: object) -> None:
         """A night that fails publishes nothing."""
@@ -163,8 +166,9 @@ class Shop(Catalogue):
 
     def an_adapter_is_promoted(self) -> None:
         self.now = (self.now + 1) % len(SETTINGS)
-        self.bad(JobError)  # unless it is told what to do then
-        self.good(on_new_fingerprint="new-work")
+        if self.settled:
+            self.bad(JobError, on_new_fingerprint="refuse")
+        self.good()
 
     def an_upgrade_is_rolled_out(self) -> None:
         self.now = (self.now + 1) % len(SETTINGS)
@@ -200,6 +204,7 @@ class Shop(Catalogue):
         if kept:
             upkeep.roll_back(reopen_run(str(self.run))[0], to=kept[0])
             self.made = dict(self.after[kept[0]])
+            self.settled = False  # the settings of then are the folder's again, whichever they were
             self.after = {start: made for start, made in self.after.items() if start <= kept[0]}
 
     def two_begin_at_once(self) -> None:
@@ -248,5 +253,5 @@ def test_nights_at_random(nights: int, seed: int, tmp_path: Path, monkeypatch: p
         for event in [left.pop() for _ in range(min(len(left), 3))]:
             shop.told.append(f"{night}: {event.__name__}")
             event(shop)
-        shop.good(on_new_fingerprint="new-work")
+        shop.good()
     print(f"{nights} nights, {len(shop.told)} events, {shop.work} refined, {len(shop.rows)} rows at the end")
