@@ -13,12 +13,13 @@ from PIL import Image, UnidentifiedImageError, features
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
-from refine_ops.image.formats import exif, jpeg_blocks, photoshop
+from refine_ops.image.formats import exif, jpeg_blocks
 from refine_ops.image.formats.codec import ParsedFile, look_with_pillow
 from refine_ops.image.formats.edit import Edit, Encoded
 from refine_ops.image.formats.jpeg_blocks import Component, Frame
 from refine_ops.image.formats.native import Model, Native, check_size, with_channels
-from refine_ops.image.formats.thumbnail import fresh_exif, fresh_resources
+from refine_ops.image.formats.previews import photoshop
+from refine_ops.image.formats.previews.thumbnail import fresh_exif, fresh_resources
 from refine_ops.records import Mask
 
 _SOI, _EOI, _SOS, _DQT, _COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xFE

@@ -18,7 +18,7 @@ from refine_ops.image.formats.edit import Edit, Encoded, NewFile
 from refine_ops.image.formats.native import Model, Native, Samples, check_size, expand_grey, rgb_order, with_channels
 from refine_ops.image.formats.png import Chunks, image_only
 from refine_ops.image.formats.png_palette import encode_entries, indices, nearest_entries, palette
-from refine_ops.image.formats.thumbnail import fresh_exif
+from refine_ops.image.formats.previews.thumbnail import fresh_exif
 from refine_ops.records import Mask
 
 _MAX_PROFILE_BYTES: Final = 1 << 24

@@ -13,11 +13,12 @@ from PIL import Image
 
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
-from refine_ops.image.formats import exif, photoshop
+from refine_ops.image.formats import exif
 from refine_ops.image.formats.codec import ParsedFile, look_with_pillow, unit_floats
 from refine_ops.image.formats.edit import Edit, Encoded
 from refine_ops.image.formats.native import Model, Native, Samples, check_size, rgb_order, with_channels
-from refine_ops.image.formats.thumbnail import fresh_resources
+from refine_ops.image.formats.previews import photoshop
+from refine_ops.image.formats.previews.thumbnail import fresh_resources
 from refine_ops.image.formats.tiff import (
     COUNTS,
     CREDENTIALS,

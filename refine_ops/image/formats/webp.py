@@ -17,7 +17,7 @@ from refine_ops.image.formats import exif
 from refine_ops.image.formats.codec import ParsedFile
 from refine_ops.image.formats.edit import Edit, Encoded, NewFile
 from refine_ops.image.formats.native import Native, check_size, expand_grey, rgb_order
-from refine_ops.image.formats.thumbnail import fresh_exif
+from refine_ops.image.formats.previews.thumbnail import fresh_exif
 
 _EXIF: Final = b"Exif\0\0"
 _CREDENTIALS: Final = b"C2PA"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from refine_ops.config import WriteSettings
 from refine_ops.image import read
-from refine_ops.image.formats.photoshop import split, without_thumbnails
+from refine_ops.image.formats.previews.photoshop import split, without_thumbnails
 from refine_ops.image.formats.tiff import first_directory, with_tag
 from refine_ops.proof.verify import VerifyError, verify
 from tests.support.chain import LIMITS, refine

@@ -6,8 +6,9 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from refine_ops.image.formats import exif, photoshop
+from refine_ops.image.formats import exif
 from refine_ops.image.formats.edit import Edit
+from refine_ops.image.formats.previews import photoshop
 from refine_ops.records import U8Image
 
 _QUALITIES: Final = (85, 70, 50, 30)

@@ -1,0 +1,1 @@
+"""Small pictures inside a file that would show the old defect."""
