@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 from flows.steps.batch import run_batch
 from flows.steps.engine import Engine
 from refine_ops import adapters, storage
-from refine_ops.config import RefineBatchConfig
+from refine_ops.config import RefineBatchConfig, RefineSettings
 from refine_ops.job import export, upkeep
 from refine_ops.job.launch import Node, NodeVerdict
 from refine_ops.job.planning.remaining import Remaining
@@ -120,7 +120,10 @@ def test_every_role_may_do_what_its_flows_ask_and_no_more(
             "worker": FAST,
             "lanes": "work-pool",
             "report_items": 100,
-            "refine": {"model": {"adapters": ["promoted"], "registry": "s3://weights-bucket/adapters"}},
+            "refine": {
+                "publish": "all",
+                "model": {"adapters": ["promoted"], "registry": "s3://weights-bucket/adapters"},
+            },
         }
     )
     with role(proxy, "training"):
@@ -130,7 +133,7 @@ def test_every_role_may_do_what_its_flows_ask_and_no_more(
             adapters.promote(registry, version)
         adapters.rollback(registry)
         assert adapters.rolled_back(registry) == {made[1]}
-    without = config.model_copy(update={"refine": RefineBatchConfig(manifest="m").refine})
+    without = config.model_copy(update={"refine": RefineSettings(publish="all")})
     with role(proxy, "policy"):
         adapters.resolve("current", registry)
         run_batch(without, on_pool=refine)
