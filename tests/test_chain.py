@@ -69,7 +69,9 @@ def test_a_regions_seed_is_its_own_whatever_stands_beside_it() -> None:
 def test_what_is_finished_is_proven_and_recorded_region_by_region() -> None:
     one = item(LEFT, RIGHT)
     opened = open_item(one, {"image": png(picture())}, SETTINGS)
-    finished = refine_opened(one, opened, KnownRefiner(), SETTINGS)
+    judged = refine_opened(one, opened, KnownRefiner(), SETTINGS)
+    finished = judged.published
+    assert finished is not None
     assert [(r.region_id, r.seed, r.tiles) for r in finished.regions] == [
         (region.region_id, seed_of(one, region), 1) for region in one.regions
     ]
