@@ -42,7 +42,7 @@ def test_everything_named_is_there(path: Path) -> None:
 
 @of_each
 def test_every_command_shown_exists_with_its_options(path: Path) -> None:
-    assert {c: why for c in _commands(path.read_text()) if (why := _wrong_command(c))} == {}
+    assert {c: why for c in shown_commands(path.read_text()) if (why := _wrong_command(c))} == {}
 
 
 def test_the_call_that_is_shown_can_be_made() -> None:
@@ -80,7 +80,7 @@ def test_what_is_wrong_is_noticed() -> None:
     shown = (
         "`refine-ops run X --out Y`\n```\n.venv/bin/refine-ops demo  # now\n```\n    refine-ops \\\n      starts R\n"
     )
-    assert sorted(_commands(shown)) == ["demo", "run X --out Y", "starts R"]
+    assert sorted(shown_commands(shown)) == ["demo", "run X --out Y", "starts R"]
 
 
 def _prose(text: str) -> str:
@@ -148,7 +148,7 @@ def _is_importable(name: str) -> bool:
     return False
 
 
-def _commands(text: str) -> list[str]:
+def shown_commands(text: str) -> list[str]:
     """What follows `refine-ops` in every block, fenced or indented, and in code spans; comments are taken off."""
     whole = text.replace("\\\n", " ")
     blocks = re.findall(r"^```.*?^```", whole, flags=re.M | re.S)

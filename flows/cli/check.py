@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from flows.cli.options import SAMPLE
 from flows.progress import ProgressDisplay
 from refine_ops.chain import Opened, memory_needed, open_item
 from refine_ops.config import RefineBatchConfig, WorkerSettings
@@ -57,6 +58,7 @@ class Checked:
 
     plan: Plan
     problems: list[RowProblem]
+    tried: int = 0
     opened: int = 0
     marks: list[MarkedRegion] = field(default_factory=list)
     noted: int = 0
@@ -75,7 +77,16 @@ class Checked:
                 self.marks.append(mark)
 
     def describe(self) -> str:
-        """What the regions mark, for people; empty where nothing was opened."""
+        """What the regions mark, for people, and how much was opened; empty where nothing was."""
+        return "\n".join(filter(None, [self._of_marks(), self._of_sample()]))
+
+    def _of_sample(self) -> str:
+        """What the reader must know where not everything was opened."""
+        if not 0 < self.tried < self.plan.items:
+            return ""
+        return f"{self.tried:,} of {self.plan.items:,} pictures were opened, spread evenly; --sample 0 opens all"
+
+    def _of_marks(self) -> str:
         if not self.regions:
             return ""
         first = sorted(self.marks, key=lambda mark: (not mark.notes, mark.row))[:_LISTED]
@@ -88,8 +99,13 @@ class Checked:
         return marked_sheet([mark.cell for mark in self.marks if mark.cell is not None][:_ON_SHEET])
 
 
-def check_manifest(config: RefineBatchConfig, *, open_files: bool, sheet: bool = False) -> Checked:
-    """Read every row; with `open_files` decode every image, mask and reference too.
+def check_manifest(
+    config: RefineBatchConfig, *, open_files: bool, sheet: bool = False, sample: int = SAMPLE
+) -> Checked:
+    """Read every row; with `open_files` decode images, masks and references too.
+
+    Args:
+        sample: Items that are opened at most, spread evenly; 0: all.
 
     Raises:
         JobError: the manifest cannot be read, or the model has no preset.
@@ -109,17 +125,17 @@ def check_manifest(config: RefineBatchConfig, *, open_files: bool, sheet: bool =
         )
         checked = Checked(plan, list(plan.problems))
         if open_files:
-            open_all(checked, PlanReader(local), config, sheet=sheet)
+            open_sample(checked, PlanReader(local), config, sample, sheet=sheet)
     checked.problems.sort(key=lambda p: p.row)
     return checked
 
 
-def open_all(
-    checked: Checked, plan: PlanReader, config: RefineBatchConfig, *, at_most: int | None = None, sheet: bool = False
+def open_sample(
+    checked: Checked, plan: PlanReader, config: RefineBatchConfig, sample: int, *, sheet: bool = False
 ) -> None:
-    """Decode what all items name, or `at_most` of them spread evenly, into `checked`."""
+    """Decode what at most `sample` items name, spread evenly, or all (0), into `checked`."""
     opener, ticker = _Opener(config), ProgressDisplay("check")
-    positions = _spread(len(plan), at_most or len(plan))
+    positions = _spread(len(plan), sample or len(plan))
     drawn = set(_spread(len(positions), _ON_SHEET)) if sheet else set()
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(positions), _CHUNK):
@@ -129,6 +145,7 @@ def open_all(
             ]
             for done, found in enumerate(pool.map(lambda work: opener.open(*work), chunk), start + 1):
                 ticker.update(done, len(positions))
+                checked.tried += 1
                 if isinstance(found, RowProblem):
                     checked.problems.append(found)
                 else:

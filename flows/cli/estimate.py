@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.cli.check import Checked, open_all
+from flows.cli.check import Checked, open_sample
+from flows.cli.options import SAMPLE
 from flows.progress import ProgressDisplay, duration
 from flows.steps.weights import parts_of, resolve_adapters
 from refine_ops import identity, storage
@@ -27,8 +28,6 @@ _H100_STAGES_S: Final = (0.136 + 0.148 + 0.077, (0.136 + 0.148) * 4 / 3 + 0.077)
 """Text encoder and VAE encoding of three or four images (the fourth in proportion), VAE decoding; same machine."""
 _NO_WORK: Final = {"registry", "allow_hub", "allow_other_base"}
 """Settings of the model that change nothing of what a region takes."""
-_OPENED: Final = 64
-"""Pictures that are opened, spread over the manifest: `check --open` opens all of them."""
 _TRANSFER_REGION_S: Final = 0.8
 """One region with a reference on one CPU core, the demo's (`python -m tests.bench.demo_references`): registration."""
 _TINY_REGION_S: Final = 0.26
@@ -69,11 +68,12 @@ class Estimate:
     device_s: float
 
 
-def plan_only(config: RefineBatchConfig, price: float | None = None) -> str:
+def plan_only(config: RefineBatchConfig, price: float | None = None, sample: int = SAMPLE) -> str:
     """What the run would do and cost, and what the regions of some pictures mark, as text; nothing is written.
 
     Args:
         price: Of one device for one hour.
+        sample: Items that are opened at most, spread evenly, as `check --open` does; 0: all.
 
     Raises:
         JobError: the manifest cannot be read, or is refused as a whole; or the run folder's ledger cannot be read.
@@ -93,7 +93,7 @@ def plan_only(config: RefineBatchConfig, price: float | None = None) -> str:
         refuse(config.manifest, plan.problems)
         outcomes = storage.join(storage.resolve(config.out), "outcomes")
         checked = Checked(plan, list(plan.problems))
-        open_all(checked, PlanReader(local), config, at_most=_OPENED)
+        open_sample(checked, PlanReader(local), config, sample)
         todo = to_do(PlanReader(local), outcomes, config)
         if checked.regions:
             todo = replace(todo, tiles=checked.tiles / checked.regions)

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from flows.cli import quality, training, upkeep
 from flows.cli.image import image
-from flows.cli.options import ConfigFile, SetOption, Verbose, fail, load_config, note_tiny, run_batch
+from flows.cli.options import SAMPLE, ConfigFile, Sample, SetOption, Verbose, fail, load_config, note_tiny, run_batch
 from refine_ops.config import ModelSettings, RefineBatchConfig
 from refine_ops.errors import EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_JOB_ERROR, ItemError, JobError, Unacceptable
 
@@ -146,6 +146,7 @@ def run(
     price: Annotated[
         float | None, typer.Option(min=0, help="With --plan-only: what one device costs per hour.")
     ] = None,
+    sample: Sample = SAMPLE,
     config: ConfigFile = None,
     set_: SetOption = None,
     verbose: Verbose = False,
@@ -172,7 +173,7 @@ def run(
         from flows.cli.estimate import plan_only as count
 
         note_tiny(settings.refine)
-        print(count(settings, price))
+        print(count(settings, price, sample))
         return
     note_tiny(settings.refine)
     from flows.steps.batch import BudgetExceeded
@@ -205,8 +206,9 @@ def _print_report(run: str) -> None:
 def check(
     manifest: Annotated[str, typer.Argument(help="Parquet, JSONL or CSV.")],
     open_files: Annotated[
-        bool, typer.Option("--open", help="Also open every image, mask and reference, and say what is marked.")
+        bool, typer.Option("--open", help="Also open images, masks and references, and say what is marked.")
     ] = False,
+    sample: Sample = SAMPLE,
     sheet: Annotated[
         str | None, typer.Option(help="Also draw the marked pixels over their pictures, as this PNG; opens them.")
     ] = None,
@@ -220,7 +222,9 @@ def check(
     from refine_ops import storage
     from refine_ops.tables.read import numbering
 
-    checked = check_manifest(settings, open_files=open_files or sheet is not None, sheet=sheet is not None)
+    checked = check_manifest(
+        settings, open_files=open_files or sheet is not None, sheet=sheet is not None, sample=sample
+    )
     for problem in checked.problems:
         print(f"row {problem.row}\t{problem.item_id!r}\t{problem.reason}\t{problem.message}")
     bad = len({p.row for p in checked.problems})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.cli.check import Checked, check_manifest, open_all
+from flows.cli.check import Checked, check_manifest, open_sample
 from flows.cli.estimate import plan_only
 from refine_ops.config import RefineBatchConfig
 from refine_ops.image.sheet import tinted
@@ -83,9 +83,14 @@ def test_what_is_shown_is_bounded_and_what_needs_a_look_comes_first(site: Path) 
     assert len(found.marks) <= 21
     config = RefineBatchConfig(manifest=write(site, many))
     plan = make_plan(config.manifest, str(site / "run"), access=config.access)
-    open_all(sample := Checked(plan, []), PlanReader(plan.uri), config, at_most=7)
+    open_sample(sample := Checked(plan, []), PlanReader(plan.uri), config, 7)
     assert (sample.plan.items, sample.opened) == (61, 7)
     assert {m.row for m in sample.marks} >= {1, 61}, "spread from the first to the last"
+    said = "7 of 61 pictures were opened, spread evenly; --sample 0 opens all"
+    assert sample.describe().endswith(said)
+    assert check_manifest(config, open_files=True, sample=7).describe() == sample.describe()
+    assert plan_only(config, sample=7).endswith(sample.describe()), "both open the same pictures"
+    assert "were opened" not in check_manifest(config, open_files=True, sample=0).describe()
 
 
 def test_the_sheet_shows_the_marked_pixels_over_the_picture(photo: np.ndarray) -> None:
