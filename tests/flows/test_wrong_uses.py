@@ -71,7 +71,7 @@ WRONG = [
     ("image text.jpg --box 1,2,30,40", 1, "supported: JPEG"),
     ("image cut.png --box 1,2,30,40", 1, "export it again"),
     ("image a.gif --box 1,2,30,40", 1, "GIF is read, not edited in place; set write.output_format"),
-    ("image a.bmp --box 1,2,30,40", 1, "a BMP; convert it"),
+    ("image a.bmp --box 1,2,30,40", 1, "set write.output_format to 'png'"),
     ("image phone.heic --box 1,2,30,40", 1, "a HEIC, as phones take it; convert it"),
     ("image photo.png --box 310,220,210,80", 1, "not x, y, width, height"),
     ("image photo.png --box 1,2,30", 1, "expected 4 whole numbers x0, y0, x1, y1"),
