@@ -4,15 +4,12 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-import boto3
 import pytest
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
-from moto.server import ThreadedMotoServer
 
 from refine_ops import s3, storage
 from refine_ops.config import RefineSettings
@@ -20,30 +17,18 @@ from refine_ops.errors import ItemError, JobError, Missing
 from refine_ops.job import export, starts, upkeep
 from refine_ops.job.run_folder import fingerprint_parts, open_run
 from tests.support.nights import night
-from tests.support.servers.s3_proxy import Fault, Kind, Proxy, s3_proxy
+from tests.support.servers.s3_proxy import Fault, Kind, Proxy
 
 pytestmark = pytest.mark.processes
 
 DATA = bytes(range(256)) * 400
 
 
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def proxy(moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    boto3.client("s3", endpoint_url=moto).create_bucket(Bucket="lake")
-    with s3_proxy(moto) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        monkeypatch.setattr(s3, "TIMEOUT_S", 2.0)
-        s3._worked.clear()
-        yield proxy
+def proxy(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
+    monkeypatch.setattr(s3, "TIMEOUT_S", 2.0)
+    s3._worked.clear()
+    return proxy
 
 
 READS: list[Kind] = ["500", "503", "slow-down", "timeout", "reset", "reset-mid-body", "short-read", "damaged-read"]

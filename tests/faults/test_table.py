@@ -15,14 +15,13 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from refine_ops import s3, storage
 from refine_ops.config import RefineBatchConfig, WorkerSettings
 from refine_ops.errors import ItemError, JobError
 from refine_ops.job.ledger import read_ledger
 from tests.support.node import make_items, run_node
-from tests.support.servers.s3_proxy import Fault, Kind, Proxy, s3_proxy
+from tests.support.servers.s3_proxy import Fault, Kind, Proxy
 from tests.support.settle import AddRow, settle
 
 pytestmark = pytest.mark.processes
@@ -157,24 +156,6 @@ def test_memory(table: AddRow, tmp_path: Path, published: Path) -> None:
 
 
 # -- the store
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def proxy(moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    boto3.client("s3", endpoint_url=moto).create_bucket(Bucket="lake")
-    with s3_proxy(moto) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        yield proxy
-        proxy.faults.clear()
 
 
 def in_s3(images: Path, prefix: str) -> RefineBatchConfig:

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from refine_ops.data.synthetic import assets
-from refine_ops.records import U8Image
+from refine_ops.records import Mask, U8Image
+
+F64 = npt.NDArray[np.float64]
 
 
 def photo_crop(library: assets.Library, size: tuple[int, int], rng: np.random.Generator) -> tuple[U8Image, Path]:
@@ -25,6 +28,14 @@ def photo_crop(library: assets.Library, size: tuple[int, int], rng: np.random.Ge
     resized = cv2.resize(np.ascontiguousarray(crop), size, interpolation=method).astype(np.float32)
     gain, offset = rng.uniform(0.8, 1.15, 3), rng.uniform(-15, 15)
     return np.clip(resized * gain.astype(np.float32) + np.float32(offset), 0, 255).astype(np.uint8), path
+
+
+def ellipse_or_box(size: tuple[int, int], centre: F64, half: F64, rng: np.random.Generator) -> Mask:
+    """A region of a photo, `bool (h, w)`, of half axes `half` = (x, y)."""
+    y, x = np.mgrid[: size[1], : size[0]]
+    across = np.stack([np.abs(x - centre[0]) / half[0], np.abs(y - centre[1]) / half[1]])
+    shape: Mask = np.hypot(*across) <= 1 if rng.random() < 0.6 else across.max(0) <= 1
+    return shape
 
 
 def texture(size: tuple[int, int], rng: np.random.Generator) -> U8Image:

@@ -148,9 +148,7 @@ def _photo_scene(
     width, height = recipe.size
     centre = rng.uniform(0.3, 0.7, 2) * (width, height)
     half = rng.uniform(0.12, 0.36, 2) * (width, height)
-    y, x = np.mgrid[:height, :width]
-    across = np.stack([np.abs(x - centre[0]) / half[0], np.abs(y - centre[1]) / half[1]])
-    shape = np.hypot(*across) <= 1 if rng.random() < 0.6 else across.max(0) <= 1
+    shape = grounds.ellipse_or_box(recipe.size, centre, half, rng)
     if rng.random() >= recipe.reference_share:
         return target, shape, None, None
     pose = float(rng.uniform(*recipe.pose))

@@ -89,9 +89,7 @@ def _part_of_photo(library: assets.Library, with_reference: bool, rng: np.random
     image, _ = grounds.photo_crop(library, (SIDE_PX, SIDE_PX), rng)
     half = rng.uniform(24, 84, 2)
     centre = rng.uniform(half * 0.7, SIDE_PX - half * 0.7)
-    y, x = np.mgrid[:SIDE_PX, :SIDE_PX]
-    across = np.stack([np.abs(x - centre[0]) / half[0], np.abs(y - centre[1]) / half[1]])
-    shape = np.hypot(*across) <= 1 if rng.random() < 0.6 else across.max(0) <= 1
+    shape = grounds.ellipse_or_box((SIDE_PX, SIDE_PX), centre, half, rng)
     reference = posed(image, _box_of(shape), rng) if with_reference else None
     return image, shape, reference, "product" if with_reference else "object", ""
 

@@ -23,16 +23,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
+from refine_ops.model.tiny.tokenizer import SPECIAL_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
