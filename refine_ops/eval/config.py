@@ -22,10 +22,21 @@ class RefinerMethod(Settings):
     refine: RefineSettings = Field(
         RefineSettings(),
         validate_default=True,
-        description="As in refine-batch, but write.allow_unchanged is true unless given: a region left as it is is a "
-        "result; false: a failure of the method.",
+        description="As in refine-batch, but every result is measured, as nothing is published here: no gate, one "
+        "candidate. write.allow_unchanged is true unless given: a region left as it is is a result; false: a failure.",
     )
     ablation: bool = Field(False, description="Belongs to Table 3 (ablations) rather than to Tables 1 and 2.")
+
+    @field_validator("refine")
+    @classmethod
+    def _nothing_is_judged(cls, refine: RefineSettings) -> RefineSettings:
+        plain = RefineSettings()
+        asked = [name for name in ("candidates", "stop", "read_text") if getattr(refine, name) != getattr(plain, name)]
+        if asked:
+            raise ValueError(
+                f"an evaluation measures every result, whatever a gate would say of it: leave out {', '.join(asked)}"
+            )
+        return refine
 
     @field_validator("refine")
     @classmethod

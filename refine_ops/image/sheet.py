@@ -26,7 +26,7 @@ _MARK_SHARE: Final = 0.45
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tile:
+class SheetCell:
     """One picture, `uint8 (H, W, 3)` at any size (None leaves its place empty), and what is said above it. `warned`
     shows all but the first line as a warning."""
 
@@ -37,14 +37,14 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TileRow:
+class SheetRow:
     """Pictures beside each other, under a title as wide as the sheet."""
 
-    tiles: Sequence[Tile]
+    tiles: Sequence[SheetCell]
     title: str = ""
 
 
-def draw_sheet(rows: Sequence[TileRow], cell_px: int) -> bytes:
+def draw_sheet(rows: Sequence[SheetRow], cell_px: int) -> bytes:
     """All rows, as PNG; every picture fits a square of `cell_px`."""
     across = max((len(row.tiles) for row in rows), default=1)
     width = across * (cell_px + _GAP_PX) + _GAP_PX
@@ -59,9 +59,9 @@ def draw_sheet(rows: Sequence[TileRow], cell_px: int) -> bytes:
     return out.getvalue()
 
 
-def in_rows(tiles: Sequence[Tile], across: int) -> list[TileRow]:
+def in_rows(tiles: Sequence[SheetCell], across: int) -> list[SheetRow]:
     """Tiles without an order of their own, `across` a row."""
-    return [TileRow(tiles[start : start + across]) for start in range(0, len(tiles), across)]
+    return [SheetRow(tiles[start : start + across]) for start in range(0, len(tiles), across)]
 
 
 def fitted(picture: U8Image, cell_px: int) -> Image.Image:
@@ -98,7 +98,7 @@ def around(box: Box, width: int, height: int) -> Box:
     return left, top, min(left + side, width), min(top + side, height)
 
 
-def _strip(row: TileRow, cell_px: int, width: int) -> Image.Image:
+def _strip(row: SheetRow, cell_px: int, width: int) -> Image.Image:
     pictures = [None if tile.picture is None else fitted(tile.picture, cell_px) for tile in row.tiles]
     head = _LINE_PX if row.title else 0
     under = head + _LINE_PX * max((len(tile.lines) for tile in row.tiles), default=0)
@@ -121,6 +121,6 @@ def _strip(row: TileRow, cell_px: int, width: int) -> Image.Image:
     return strip
 
 
-def _free_after(tiles: Sequence[Tile], number: int) -> int:
+def _free_after(tiles: Sequence[SheetCell], number: int) -> int:
     """How many tiles to the right say nothing: their room is the line's."""
     return len(list(takewhile(lambda tile: not tile.lines, tiles[number + 1 :])))

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from refine_ops.image import lettering
 from refine_ops.image.lettering import draw_line, lettered
-from refine_ops.image.sheet import Tile, TileRow, draw_sheet, tinted
+from refine_ops.image.sheet import SheetCell, SheetRow, draw_sheet, tinted
 
 NAMES = [
     "shoe 1",
@@ -53,14 +53,14 @@ def test_a_line_stays_within_its_room_however_long() -> None:
     assert not drawn[122:].any()
 
 
-def _sheet(rows: list[TileRow], cell_px: int = 64) -> np.ndarray:
+def _sheet(rows: list[SheetRow], cell_px: int = 64) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(draw_sheet(rows, cell_px))).convert("RGB"))
 
 
 def test_every_picture_is_on_the_sheet_at_its_place() -> None:
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
-    tiles = [Tile(np.full((20, 40, 3), colour, np.uint8), (f"number {i}",)) for i, colour in enumerate(colours)]
-    sheet = _sheet([TileRow(tiles, "a title"), TileRow([Tile(None), tiles[0]])])
+    tiles = [SheetCell(np.full((20, 40, 3), colour, np.uint8), (f"number {i}",)) for i, colour in enumerate(colours)]
+    sheet = _sheet([SheetRow(tiles, "a title"), SheetRow([SheetCell(None), tiles[0]])])
     for colour in colours:
         assert (sheet == colour).all(axis=2).sum() >= 64 * 32
     assert (sheet == colours[0]).all(axis=2).sum() == 2 * 64 * 32

@@ -173,6 +173,7 @@ def test_refine_eval(tmp_path: Path) -> None:
         "grader[": "a VLM",
         "methods[FolderMethod]": "outputs made elsewhere",
         "methods[PipelineMethod]": "a diffusers pipeline",
+        f"{refine}.publish": "a run: every result is measured here, whatever a gate would say",
         f"{refine}.model[ModelSettings].allow_other_base": "an adapter by name",
         f"{refine}.model[ModelSettings].registry": "an adapter by name",
         f"{refine}.write[WriteSettings].thumbnail": "a photo with a thumbnail",

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from refine_ops import storage
-from refine_ops.image.sheet import Tile, TileRow, draw_sheet, tinted
+from refine_ops.image.sheet import SheetCell, SheetRow, draw_sheet, tinted
 from refine_ops.records import Mask, U8Image
 
 _CELL_PX = 160
@@ -21,7 +21,7 @@ def contact_sheet(out: str, rows: Sequence[dict[str, Any]]) -> bytes:
     return draw_sheet([_row(out, row, columns) for row in rows], _CELL_PX)
 
 
-def _row(out: str, row: dict[str, Any], columns: Sequence[str]) -> TileRow:
+def _row(out: str, row: dict[str, Any], columns: Sequence[str]) -> SheetRow:
     input_, target = (_read(out, row[name]) for name in ("input", "target"))
     mask = _read(out, row["mask"])[:, :, 0] > 0
     view = _focus(row["object_box"], mask)
@@ -33,7 +33,7 @@ def _row(out: str, row: dict[str, Any], columns: Sequence[str]) -> TileRow:
     }
     kinds = ", ".join(step.get("degradation", "?") for step in json.loads(row["degradations"]))
     title = f"{row['sample_id']}  {row['split']}  {row['mask_kind']}  {kinds}"
-    return TileRow([Tile(cells[name], (name,)) for name in columns], title)
+    return SheetRow([SheetCell(cells[name], (name,)) for name in columns], title)
 
 
 def _focus(box: Sequence[int], mask: Mask) -> tuple[slice, slice]:

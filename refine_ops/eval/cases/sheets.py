@@ -7,7 +7,7 @@ from refine_ops.config import ImageLimits
 from refine_ops.eval.cases.case_set import CaseSet, load_input
 from refine_ops.eval.cases.degraded import DegradedVersion
 from refine_ops.eval.config import BuildCasesConfig
-from refine_ops.image.sheet import Tile, TileRow, draw_sheet
+from refine_ops.image.sheet import SheetCell, SheetRow, draw_sheet
 from refine_ops.records import U8Image
 
 _CELL_PX = 112
@@ -19,9 +19,9 @@ def case_sheet(target: U8Image, every: Sequence[DegradedVersion], kept: Sequence
     rows = []
     for degrader in dict.fromkeys(c.degrader for c in every):
         versions = [c for c in every if c.degrader == degrader]
-        tiles = [Tile(target, ("clean",))]
-        tiles += [Tile(c.image, (f"{c.name} {c.change:.0f}",), framed=id(c) in chosen) for c in versions]
-        rows.append(TileRow(tiles, degrader))
+        tiles = [SheetCell(target, ("clean",))]
+        tiles += [SheetCell(c.image, (f"{c.name} {c.change:.0f}",), framed=id(c) in chosen) for c in versions]
+        rows.append(SheetRow(tiles, degrader))
     return draw_sheet(rows, _CELL_PX)
 
 
@@ -29,13 +29,13 @@ def contact_sheet(cases: CaseSet) -> bytes:
     """PNG: one row per case: reference (or nothing), target, and its inputs."""
     rows = []
     for case_id, items in cases.by_case().items():
-        tiles: list[Tile] = []
+        tiles: list[SheetCell] = []
         for item in items:
             loaded = load_input(cases, item, ImageLimits())
             if not tiles:
-                tiles = [Tile(loaded.reference, ("reference",)), Tile(loaded.target, ("target",))]
-            tiles.append(Tile(loaded.image, (f"{item.degrader} {item.change:.0f}",)))
-        rows.append(TileRow(tiles, f"{case_id}, {items[0].setting}, {items[0].category}"))
+                tiles = [SheetCell(loaded.reference, ("reference",)), SheetCell(loaded.target, ("target",))]
+            tiles.append(SheetCell(loaded.image, (f"{item.degrader} {item.change:.0f}",)))
+        rows.append(SheetRow(tiles, f"{case_id}, {items[0].setting}, {items[0].category}"))
     return draw_sheet(rows, _CELL_PX)
 
 

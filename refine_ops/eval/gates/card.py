@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from refine_ops.eval.gates.collect import Judged
+from refine_ops.eval.gates.collect import MeasuredResult
 from refine_ops.eval.stats import Interval
 from refine_ops.eval.tables.plot import curves_svg
 from refine_ops.judge.calibrate import Calibration, Promise
 from refine_ops.judge.gate import Gate
 
 
-def card_markdown(made: Calibration, judged: Sequence[Judged], promise: Promise) -> str:
+def card_markdown(made: Calibration, judged: Sequence[MeasuredResult], promise: Promise) -> str:
     """The card as Markdown."""
     fitted, tested = made.cases
     lines = [
@@ -44,7 +44,7 @@ def card_markdown(made: Calibration, judged: Sequence[Judged], promise: Promise)
     return "\n".join(lines) + "\n"
 
 
-def effect_lines(judged: Sequence[Judged], gate: Gate) -> list[str]:
+def effect_lines(judged: Sequence[MeasuredResult], gate: Gate) -> list[str]:
     """What a gate does to judged results, by setting, and to planted ones, by kind."""
     lines = [
         "| setting | results | worse | published | worse among them | PSNR_M gain | LPIPS gain |",

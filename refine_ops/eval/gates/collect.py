@@ -46,7 +46,7 @@ _DRAWN_BEFORE: Final = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class MeasuredResult:
     """One result: `kind` is empty for what the model made, else what was planted; gains are after minus before."""
 
     case: str
@@ -101,7 +101,7 @@ def collect(
     *,
     lessons: int = 0,
     on_progress: OnProgress = no_progress,
-) -> list[Judged]:
+) -> list[MeasuredResult]:
     """The model's results on `inputs`, and `lessons` kinds of planted ones on each beside the truth itself."""
     # Left as it is a region is a result, as in any evaluation.
     settings = settings.model_copy(update={"write": settings.write.model_copy(update={"allow_unchanged": True})})
@@ -118,7 +118,7 @@ def collect(
     for item in inputs:
         by_case.setdefault(item.case_id, []).append(item)
     refiner = None
-    found: list[Judged] = []
+    found: list[MeasuredResult] = []
     for done, (case, items) in enumerate(by_case.items(), 1):
         uri = storage.join(folder, f"{case}.{digest_of({'inputs': [i.digest for i in items]})[:8]}.json")
         if storage.exists(uri):
@@ -145,7 +145,7 @@ def _judged(
     distance: Distance | None,
     lessons: int,
     wrong: U8Image | None,
-) -> Iterator[Judged]:
+) -> Iterator[MeasuredResult]:
     made = _made(loaded, settings, refiner)
     if made is None:
         return
@@ -226,12 +226,12 @@ def _made(loaded: LoadedInput, settings: RefineSettings, refiner: Any) -> _Made 
     )  # fmt: skip
 
 
-def _result(made: _Made, kind: str, after: U8Image, distance: Distance | None) -> Judged:
+def _result(made: _Made, kind: str, after: U8Image, distance: Distance | None) -> MeasuredResult:
     lpips = None
     if distance is not None:
         now, was = distance(after, made.target), distance(made.before, made.target)
         lpips = None if now is None or was is None else now - was
-    return Judged(
+    return MeasuredResult(
         case=made.item.case_id,
         input_id=made.item.input_id,
         setting=made.item.setting,
@@ -243,5 +243,5 @@ def _result(made: _Made, kind: str, after: U8Image, distance: Distance | None) -
     )
 
 
-def _read(row: dict[str, Any]) -> Judged:
-    return Judged(**row | {"evidence": Evidence(**row["evidence"])})
+def _read(row: dict[str, Any]) -> MeasuredResult:
+    return MeasuredResult(**row | {"evidence": Evidence(**row["evidence"])})

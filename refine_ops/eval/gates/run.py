@@ -10,7 +10,7 @@ from refine_ops.eval.cases.case_set import CaseSet, EvalInput, load_cases
 from refine_ops.eval.cases.rendered import write_rendered
 from refine_ops.eval.config import BuildCasesConfig
 from refine_ops.eval.gates.card import card_markdown, card_plot
-from refine_ops.eval.gates.collect import Judged, collect, open_distance
+from refine_ops.eval.gates.collect import MeasuredResult, collect, open_distance
 from refine_ops.eval.gates.config import CalibrateConfig
 from refine_ops.eval.gates.reviews import reviewed_results
 from refine_ops.judge.calibrate import Calibration, Promise, calibrate
@@ -30,7 +30,7 @@ def run_calibration(config: CalibrateConfig, on_progress: OnProgress = no_progre
         JobError: neither cases nor reviews, or nothing to tell apart in them.
     """
     out = storage.resolve(config.out)
-    judged: list[Judged] = []
+    judged: list[MeasuredResult] = []
     about = []
     if config.cases is not None:
         cases = _open_cases(config, out)

@@ -8,7 +8,7 @@ import numpy as np
 
 from refine_ops.image.focus import crop_of
 from refine_ops.image.region import tight_box
-from refine_ops.image.sheet import Tile, TileRow, around, draw_sheet, fitted, tinted
+from refine_ops.image.sheet import SheetCell, SheetRow, around, draw_sheet, fitted, tinted
 from refine_ops.records import Box, Mask, U8Image
 
 _CELL_PX: Final = 320
@@ -43,20 +43,20 @@ def contact_sheet(items: Iterable[SheetItem]) -> bytes:
     return draw_sheet([row for item in items for row in _rows(item)], _CELL_PX)
 
 
-def _rows(item: SheetItem) -> list[TileRow]:
+def _rows(item: SheetItem) -> list[SheetRow]:
     shown = list(item.boxes.items())[:_MOST_REGIONS]
     more = len(item.boxes) - len(shown)
     said = f"marked: {len(item.boxes)} region{'' if len(item.boxes) == 1 else 's'}"
-    overview = Tile(tinted(item.before, item.marked, _CELL_PX), (said + (f", {more} not zoomed" if more else ""),))
+    overview = SheetCell(tinted(item.before, item.marked, _CELL_PX), (said + (f", {more} not zoomed" if more else ""),))
     rows = []
     for number, (region_id, box) in enumerate(shown):
         name = f"{region_id}, " if len(item.boxes) > 1 else ""
         view = around(box, item.before.shape[1], item.before.shape[0])
         tiles = [_tile(item.before, view, f"{name}before"), _tile(item.after, view, f"{name}after")]
         first = number == 0
-        rows.append(TileRow([overview if first else Tile(None), *tiles], item.label if first else ""))
+        rows.append(SheetRow([overview if first else SheetCell(None), *tiles], item.label if first else ""))
     return rows
 
 
-def _tile(image: U8Image, box: Box, line: str) -> Tile:
-    return Tile(np.asarray(fitted(crop_of(image, box), _CELL_PX)), (line,))
+def _tile(image: U8Image, box: Box, line: str) -> SheetCell:
+    return SheetCell(np.asarray(fitted(crop_of(image, box), _CELL_PX)), (line,))

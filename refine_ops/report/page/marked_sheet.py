@@ -9,7 +9,7 @@ import numpy as np
 
 from refine_ops.image.focus import crop_of
 from refine_ops.image.region import tight_box
-from refine_ops.image.sheet import Tile, around, draw_sheet, in_rows, tinted
+from refine_ops.image.sheet import SheetCell, around, draw_sheet, in_rows, tinted
 from refine_ops.records import Mask, U8Image
 
 _CELL_PX: Final = 300
@@ -42,5 +42,5 @@ def marked_sheet(cells: Sequence[MarkedCell]) -> bytes:
     """All regions, as PNG."""
     tiles = []
     for cell in cells:
-        tiles += [Tile(cell.whole, cell.lines, cell.warned), Tile(cell.near)]
+        tiles += [SheetCell(cell.whole, cell.lines, cell.warned), SheetCell(cell.near)]
     return draw_sheet(in_rows(tiles, 2 * _REGIONS_A_ROW), _CELL_PX)

@@ -1,8 +1,11 @@
 """This package's refiner as a method: what of its settings decides what an output is."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from refine_ops.config import ImageLimits, RefineSettings
 from refine_ops.errors import ItemError
@@ -34,3 +37,9 @@ def test_an_unchanged_region_is_a_result_unless_the_settings_say_otherwise(
     item = next(i for i in cases.inputs if i.input.endswith(".png"))
     (output,) = method.run([load_input(cases, item, ImageLimits())])
     assert isinstance(output, kind)
+
+
+@pytest.mark.parametrize("judged", [{"candidates": 2}, {"stop": "best"}, {"read_text": True}])
+def test_what_only_a_judge_reads_is_refused(judged: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=f"leave out {next(iter(judged))}"):
+        RefinerMethod.model_validate({"name": "ours", "refine": judged})
