@@ -37,7 +37,8 @@ def measure_worker(setup: Setup, items: int) -> dict[str, Any]:
             manifest=str(manifest),
             out=f"{root}/run",
             refine=RefineSettings(
-                model=ModelSettings(model="tiny", steps=setup.preset.steps, device=setup.device.type)
+                publish="all",  # random weights restore nothing
+                model=ModelSettings(model="tiny", steps=setup.preset.steps, device=setup.device.type),
             ),
             worker=WorkerSettings(processes=1),
         )

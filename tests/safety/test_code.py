@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from refine_ops import storage
-from refine_ops.config import RefineBatchConfig, Settings, child_environment
+from refine_ops.config import RefineBatchConfig, RefineSettings, Settings, child_environment
 from refine_ops.job.run_folder import fingerprint_parts, open_run
 from tests.support import ROOT
 
@@ -89,7 +89,7 @@ def test_secrets_of_the_environment_reach_no_file_of_a_run(tmp_path: Path, monke
     monkeypatch.setenv("REFINE_TEST_PUBLISHED", os.fspath(tmp_path / "published.log"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     manifest = make_items(tmp_path / "images", 3, {1: "raise"})
-    config = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"))
+    config = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"), refine=RefineSettings(publish="all"))
     open_run(config.out, fingerprint_parts(config.refine, {}), config.model_dump(mode="json"))
     run_node(config)
     files = [p for p in (tmp_path / "run").rglob("*") if p.is_file()]

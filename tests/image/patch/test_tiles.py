@@ -1,4 +1,7 @@
-"""Regions larger than the model's picture: tiles cover them, see each other, and leave no seam."""
+"""Regions larger than the model's picture: tiles cover them, see each other, and leave no seam.
+
+The region of 4000 px is slow; last run: 2026-11-27, 2ee244a, two shared cores: passed in 75 s.
+"""
 
 import tracemalloc
 
@@ -197,7 +200,7 @@ def sharpened(wanders: bool = False) -> object:
     return change
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_region_of_4000_px_shows_no_seam_and_as_much_detail_as_in_one_look() -> None:
     _, soft = large(4300)
     box = (150, 150, 4150, 4150)
