@@ -176,7 +176,6 @@ def test_refine_eval(tmp_path: Path) -> None:
         f"{refine}.read_text": "nothing: another one is refused",
         f"{refine}.publish": "a run: every result is measured here, whatever a gate would say",
         f"{refine}.model[ModelSettings].allow_other_base": "an adapter by name",
-        f"{refine}.model[ModelSettings].registry": "an adapter by name",
         f"{refine}.write[WriteSettings].thumbnail": "a photo with a thumbnail",
         f"{refine}.write[WriteSettings].webp_lossy": "a WebP file",
     }
