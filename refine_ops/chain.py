@@ -12,22 +12,20 @@ from functools import partial
 
 import numpy as np
 
-from refine_ops.config import ImageLimits, RefineSettings
+from refine_ops.config import RefineSettings
 from refine_ops.errors import ItemError
-from refine_ops.image import conditioning, focus, paste, place, read, write
+from refine_ops.image import conditioning, focus, paste, place, write
 from refine_ops.image.conditioning import Fitted
 from refine_ops.image.formats.edit import Encoded
 from refine_ops.image.formats.native import F32, Format
-from refine_ops.image.formats.table import header_pixels
 from refine_ops.image.patch import align
 from refine_ops.image.patch.keep import keep_detail
 from refine_ops.image.patch.tiles import Mosaic, Tile
-from refine_ops.image.place import Marking, Place
-from refine_ops.image.reference import decode_reference
-from refine_ops.image.region import region_mask
+from refine_ops.image.place import Place
 from refine_ops.image.source import Source
 from refine_ops.judge.evidence.measure import measure, region_reference
 from refine_ops.judge.judge import Judge
+from refine_ops.opened import Opened, open_item
 from refine_ops.proof import verify
 from refine_ops.proof.allowed import Rules
 from refine_ops.provenance import policy
@@ -47,9 +45,6 @@ from refine_ops.records import (
     U8Image,
     Verification,
 )
-
-_BYTES_PER_PIXEL = 24
-"""What one item holds per pixel while in flight: samples, edited samples, sRGB view, masks, and slack for 16 bits."""
 
 Timed = Callable[[str], AbstractContextManager[object]]
 """Takes the time of a named step."""
@@ -140,57 +135,6 @@ def _seed_of_tile(turn: _Turn) -> int:
 
 def _derived(parts: list[str]) -> int:
     return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8], "big") >> 1
-
-
-def memory_needed(item: Item, inputs: Mapping[str, bytes], limits: ImageLimits) -> int:
-    """Bytes an item will hold in flight, from its files' headers alone; larger images than allowed are not decoded."""
-    pixels = min(header_pixels(inputs[item.image]), limits.max_pixels)
-    references = min(sum(header_pixels(inputs[uri]) for uri in _references(item)), limits.max_pixels)
-    return pixels * _BYTES_PER_PIXEL + references * 3 + sum(map(len, inputs.values()))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Opened:
-    """An item's inputs, decoded and found to fit each other: the source, its regions' markings, references by URI."""
-
-    source: Source
-    markings: tuple[Marking, ...]
-    references: dict[str, U8Image]
-
-
-def open_item(item: Item, inputs: Mapping[str, bytes], settings: RefineSettings) -> Opened:
-    """Decode everything an item names.
-
-    Args:
-        inputs: Bytes of the image, the masks and the references by URI.
-
-    Raises:
-        ItemError: an input is not what it should be; `region.below_mcu` where `confine: region` leaves a JPEG's region
-            nothing that may change; `reference.too_large` where an item's references together have
-            more pixels than one image may have.
-    """
-    limits, uris = settings.limits, _references(item)
-    source = read.decode(inputs[item.image], name=item.image, limits=limits, matte=settings.write.matte)
-    write.check(source, settings.write)
-    policy.check(source, settings.provenance)
-    markings = []
-    for region in item.regions:
-        mask = region_mask(region, source.size, inputs[region.mask] if region.mask else None, limits)
-        markings.append(Marking.of(source, mask, region.paste, settings.paste))
-    pixels = sum(header_pixels(inputs[uri]) for uri in uris)
-    if pixels > limits.max_pixels:
-        raise ItemError(
-            "reference.too_large",
-            f"{item.item_id}: its {len(uris)} references have {pixels:,} pixels together, over max_pixels "
-            f"{limits.max_pixels:,}; make them smaller, the model sees them at its own size",
-        )
-    return Opened(
-        source, tuple(markings), {uri: decode_reference(inputs[uri], name=uri, limits=limits) for uri in uris}
-    )
-
-
-def _references(item: Item) -> list[str]:
-    return sorted({uri for r in item.regions for uri in r.all_references})
 
 
 class Refinement:

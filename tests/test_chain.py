@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refine_ops.chain import Refinement, open_item, refine_opened, seed_of
+from refine_ops.chain import Refinement, refine_opened, seed_of
 from refine_ops.config import RefineSettings
 from refine_ops.errors import ItemError
 from refine_ops.image.read import decode_rgb
+from refine_ops.opened import open_item
 from refine_ops.records import Conditioning, Item, Patch, Region
 from tests.support.made_files import png
 from tests.support.pixels import KnownRefiner, picture

@@ -7,12 +7,13 @@ import cv2
 import numpy as np
 import pytest
 
-from refine_ops.chain import Judged, open_item, refine_image, refine_opened, seed_of
+from refine_ops.chain import Judged, refine_image, refine_opened, seed_of
 from refine_ops.config import AlignSettings, RefineSettings, WriteSettings
 from refine_ops.errors import ItemError
 from refine_ops.image.read import decode
 from refine_ops.judge.gate import Curve, Gate
 from refine_ops.judge.judge import Judge, held_message
+from refine_ops.opened import open_item
 from refine_ops.records import Conditioning, Item, Patch, Region
 from tests.support.made_files import jpeg, png
 

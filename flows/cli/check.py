@@ -11,7 +11,6 @@ import numpy as np
 
 from flows.cli.options import SAMPLE
 from flows.progress import ProgressDisplay
-from refine_ops.chain import Opened, memory_needed, open_item
 from refine_ops.config import RefineBatchConfig, WorkerSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import focus, place
@@ -20,6 +19,7 @@ from refine_ops.job.planning.plan import Plan, PlanReader, scan_manifest
 from refine_ops.job.planning.rows import RowProblem
 from refine_ops.job.rank.byte_budget import ByteBudget
 from refine_ops.model.presets import apply_overrides, resolve_preset
+from refine_ops.opened import Opened, memory_needed, open_item
 from refine_ops.records import Item, Region
 from refine_ops.report.page.marked_sheet import MarkedCell, marked_cell, marked_sheet
 

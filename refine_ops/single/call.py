@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from refine_ops.chain import Judged, Refinement, finish, open_item
+from refine_ops.chain import Judged, Refinement, finish
 from refine_ops.config import AccessSettings, ModelSettings, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.image.read import decode_rgb
@@ -17,6 +17,7 @@ from refine_ops.image.source import Source
 from refine_ops.job.inputs import input_uris
 from refine_ops.judge.judge import open_judge
 from refine_ops.model.presets import TRANSFER
+from refine_ops.opened import open_item
 from refine_ops.records import Conditioning, Item, Mask, Refiner, U8Image
 from refine_ops.single.given import Picture, References, given_item
 from refine_ops.single.result import Refined

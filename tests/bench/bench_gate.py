@@ -54,8 +54,9 @@ def held_shares(model: str, numbers: range) -> dict[str, tuple[int, int, int]]:
 
 def cost(count: int = 5) -> tuple[float, float]:
     """CPU seconds of the chain without a model, and of judging, for one region of a 12 MP JPEG; medians."""
-    from refine_ops.chain import Refinement, open_item
+    from refine_ops.chain import Refinement
     from refine_ops.judge.evidence.measure import measure
+    from refine_ops.opened import open_item
     from refine_ops.records import Item, Patch, Region
     from tests.bench.planted_regions import Looks
 

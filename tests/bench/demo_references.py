@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from refine_ops.chain import Refinement, open_item
+from refine_ops.chain import Refinement
 from refine_ops.config import FocusSettings, ModelSettings, RefineSettings
 from refine_ops.data.demo.material import Truth, make_demo
 from refine_ops.job.planning.manifest import read_items
 from refine_ops.model.open import open_refiner
+from refine_ops.opened import open_item
 from refine_ops.records import Item, Refiner
 from tests.bench.bench_register import psnr
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refine_ops.chain import Refinement, open_item
+from refine_ops.chain import Refinement
 from refine_ops.config import RefineSettings
 from refine_ops.data.synthetic import assets
 from refine_ops.errors import ItemError
@@ -21,6 +21,7 @@ from refine_ops.image.read import decode_rgb
 from refine_ops.judge.evidence.measure import measure, native_reference
 from refine_ops.model import tiny
 from refine_ops.model.transfer import TransferRefiner
+from refine_ops.opened import open_item
 from refine_ops.records import Evidence, Item, Mask, Region, U8Image
 
 BAND = (4.0, 72.0)

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from refine_ops.chain import Refinement, open_item
+from refine_ops.chain import Refinement
 from refine_ops.config import ImageLimits, ModelSettings, RefineSettings
 from refine_ops.errors import ItemError
 from refine_ops.eval.cases.case_set import LoadedInput, load_cases, load_input
 from refine_ops.eval.methods.refiner import as_item
 from refine_ops.model.open import open_refiner
+from refine_ops.opened import open_item
 from refine_ops.records import Agreement, Refiner
 from tests.bench.bench_register import print_seconds, psnr, share, timed
 

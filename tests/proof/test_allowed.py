@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refine_ops.chain import Finished, Refinement, open_item
+from refine_ops.chain import Finished, Refinement
 from refine_ops.config import FocusSettings, ImageLimits, PasteSettings, RefineSettings, WriteSettings
 from refine_ops.eval.config import ControlMethod, RefinerMethod
 from refine_ops.eval.methods.open import promised
 from refine_ops.image.read import decode
+from refine_ops.opened import open_item
 from refine_ops.proof.allowed import Rules, allowed_change
 from refine_ops.proof.recheck import Strict, check_strict
 from refine_ops.records import Item, Patch, Region

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refine_ops.chain import open_item
 from refine_ops.config import ProvenanceSettings, RefineSettings
 from refine_ops.errors import ItemError
 from refine_ops.image.formats.table import CODECS, sniff
+from refine_ops.opened import open_item
 from refine_ops.provenance.credentials import check_boxes, read, store
 from refine_ops.records import Item, Region
 from tests.image.formats.test_credentials import MANIFEST_STORE, app11, jumbf

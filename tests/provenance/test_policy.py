@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from refine_ops.chain import open_item
 from refine_ops.config import ProvenanceSettings, RefineSettings, pixel_settings
 from refine_ops.errors import ItemError
+from refine_ops.opened import open_item
 from refine_ops.records import Item, Region
 from tests.image.formats.test_credentials import SIGNED
 from tests.support.made_files import jpeg, picture, with_segments

@@ -12,13 +12,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import refine_ops
-from refine_ops.chain import Finished, Judged, open_item, refine_image
+from refine_ops.chain import Finished, Judged, refine_image
 from refine_ops.config import ModelSettings, ProvenanceSettings, RefineSettings, WriteSettings
 from refine_ops.errors import ItemError, JobError
 from refine_ops.image.formats.table import CODECS, sniff
 from refine_ops.job.outcome import Attempt
 from refine_ops.job.rank.publish import Publisher
 from refine_ops.job.run_folder import RunFolder
+from refine_ops.opened import open_item
 from refine_ops.proof.metadata import not_kept
 from refine_ops.provenance.policy import same_but_for_signature
 from refine_ops.provenance.sign import open_signer

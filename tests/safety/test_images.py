@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refine_ops.chain import open_item
 from refine_ops.config import ImageLimits, RefineSettings
 from refine_ops.errors import ItemError
+from refine_ops.opened import open_item
 from refine_ops.records import Item, Region
 from tests.support import ROOT
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from refine_ops import PIXEL_VERSION, storage
-from refine_ops.chain import Refinement, open_item
+from refine_ops.chain import Refinement
 from refine_ops.config import RefineSettings
 from refine_ops.errors import ItemError
 from refine_ops.eval.cases.case_set import CaseSet, EvalInput, LoadedInput, load_input
@@ -31,6 +31,7 @@ from refine_ops.image.read import decode
 from refine_ops.judge.calibrate import JudgedResult
 from refine_ops.judge.evidence.measure import measure, region_reference
 from refine_ops.model.open import open_refiner
+from refine_ops.opened import open_item
 from refine_ops.progress import OnProgress, no_progress
 from refine_ops.records import Alignment, Conditioning, Evidence, Mask, U8Image
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from refine_ops.chain import Finished, Refinement, open_item, refine_image
+from refine_ops.chain import Finished, Refinement, refine_image
 from refine_ops.config import RefineSettings, pixel_settings
 from refine_ops.errors import ItemError
 from refine_ops.eval.cases.case_set import LoadedInput
 from refine_ops.eval.methods.method import MethodOutput, digest_of, output_or_error
+from refine_ops.opened import open_item
 from refine_ops.records import Item, Region
 
 

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from refine_ops import storage
-from refine_ops.chain import Refinement, finish, memory_needed, open_item
+from refine_ops.chain import Refinement, finish
 from refine_ops.errors import ItemError, JobError
 from refine_ops.job import outcome
 from refine_ops.job.inputs import read_inputs
@@ -30,6 +30,7 @@ from refine_ops.job.rank.publish import Publisher
 from refine_ops.job.run_folder import RunFolder
 from refine_ops.job.scratch import Assignment, Counts, Journal, Spec
 from refine_ops.judge.judge import Judge
+from refine_ops.opened import memory_needed, open_item
 from refine_ops.proof.verify import VerifyError
 from refine_ops.records import Outcome, Patch, Refiner
 

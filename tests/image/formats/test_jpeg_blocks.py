@@ -10,10 +10,10 @@ import pytest
 from PIL import ExifTags, Image
 from skimage.metrics import structural_similarity
 
-from refine_ops.chain import open_item
 from refine_ops.config import PasteSettings, RefineSettings, WriteSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import read, write
+from refine_ops.opened import open_item
 from refine_ops.records import Item, Region
 from tests.support.chain import LIMITS, box_mask, jpeg_allowance, near, refine
 from tests.support.made_files import (

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refine_ops.chain import open_item
 from refine_ops.config import RefineSettings, WriteSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import read
+from refine_ops.opened import open_item
 from refine_ops.records import Item, Region
 from tests.support.chain import LIMITS, near, refine
 from tests.support.made_files import exif_block, picture, pillow_samples, wide_profile

@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from refine_ops.chain import Refinement, open_item
+from refine_ops.chain import Refinement
 from refine_ops.config import AlignSettings, FocusSettings, RefineSettings
 from refine_ops.image.read import decode
+from refine_ops.opened import open_item
 from refine_ops.records import Item, Patch, Region
 from tests.support.made_files import png
 

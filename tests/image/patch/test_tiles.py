@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refine_ops.chain import Finished, Refinement, memory_needed, open_item, refine_image
+from refine_ops.chain import Finished, Refinement, refine_image
 from refine_ops.config import FocusSettings, RefineSettings, WriteSettings
 from refine_ops.image.patch.tiles import plan_tiles
 from refine_ops.image.read import decode
 from refine_ops.judge.evidence.seam import VISIBLE_DE, measure_seam
 from refine_ops.model.transfer import TransferRefiner
+from refine_ops.opened import memory_needed, open_item
 from refine_ops.records import Conditioning, Item, Patch, Region
 from tests.support.made_files import jpeg, png
 

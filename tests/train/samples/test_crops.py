@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refine_ops.chain import Refinement, open_item
+from refine_ops.chain import Refinement
 from refine_ops.config import FocusSettings, ImageLimits, PasteSettings, RefineSettings
 from refine_ops.model.presets import PRESETS
+from refine_ops.opened import open_item
 from refine_ops.records import Item, Patch, Region
 from refine_ops.train.config import CropSettings
 from refine_ops.train.samples.dataset import TrainingSample, make_crop
