@@ -72,7 +72,7 @@ def test_what_is_wrong_is_noticed() -> None:
     wrong = ["refine_ops/gone.py", "gone.py", "image/gone.yaml", "refine_ops.gone", "refine_ops.chain.gone"]
     wrong.append("tests/gone/")
     assert list(_wrong_names(" ".join(f"`{name}`" for name in wrong), ROOT / "README.md")) == wrong
-    assert list(_wrong_names("`refine_ops.chain.refine_image` `chain.py` `prefect.yaml`", ROOT / "README.md")) == []
+    assert list(_wrong_names("`refine_ops.chain.refine_image` `opened.py` `prefect.yaml`", ROOT / "README.md")) == []
     assert _wrong_command("refine a.jsonl") == "no command 'refine'"
     assert _wrong_command("run a.jsonl --quickly") == "no option --quickly"
     assert _wrong_command("eval compare A B --method-a x") is None

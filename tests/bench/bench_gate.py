@@ -54,7 +54,7 @@ def held_shares(model: str, numbers: range) -> dict[str, tuple[int, int, int]]:
 
 def cost(count: int = 5) -> tuple[float, float]:
     """CPU seconds of the chain without a model, and of judging, for one region of a 12 MP JPEG; medians."""
-    from refine_ops.chain import Refinement
+    from refine_ops.chain import Refinement, finish_shown
     from refine_ops.judge.evidence.measure import measure
     from refine_ops.opened import open_item
     from refine_ops.records import Item, Patch, Region
@@ -75,7 +75,7 @@ def cost(count: int = 5) -> tuple[float, float]:
         sharp = cv2.addWeighted(given.image, 1.5, cv2.GaussianBlur(given.image, (0, 0), 2), -0.5, 0)
         everywhere = np.ones(given.mask.shape, np.bool_)
         refinement.absorb(Patch(sharp.astype(np.float32) / 255, everywhere, 1))
-        finished = refinement.verify(refinement.encode())
+        finished = finish_shown(refinement)
         chain_s.append(time.process_time() - started)
         x0, y0, x1, y1 = finished.regions[0].crop
         after = cv2.imdecode(np.frombuffer(finished.data, np.uint8), cv2.IMREAD_COLOR_RGB)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refine_ops.chain import Finished, Refinement
+from refine_ops.chain import Finished, Refinement, finish_shown
 from refine_ops.config import FocusSettings, ImageLimits, PasteSettings, RefineSettings, WriteSettings
 from refine_ops.eval.config import ControlMethod, RefinerMethod
 from refine_ops.eval.methods.open import promised
@@ -111,7 +111,7 @@ def refined(data: bytes, policy: str, settings: RefineSettings) -> Finished:
     refinement = Refinement(item, open_item(item, {"i": data, "m": mask}, settings), settings, Sizes())
     seen = refinement.conditioning().image
     refinement.absorb(Patch(1 - seen.astype(np.float32) / 255, np.ones(seen.shape[:2], bool), batch_size=1))
-    return refinement.verify(refinement.encode())
+    return finish_shown(refinement)
 
 
 def rechecked(data: bytes, written: bytes, policy: str, rules: Rules) -> Strict:

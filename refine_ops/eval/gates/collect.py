@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from refine_ops import PIXEL_VERSION, storage
-from refine_ops.chain import Refinement
+from refine_ops.chain import Refinement, finish_shown
 from refine_ops.config import RefineSettings
 from refine_ops.errors import ItemError
 from refine_ops.eval.cases.case_set import CaseSet, EvalInput, LoadedInput, load_input
@@ -205,7 +205,7 @@ def _made(loaded: LoadedInput, settings: RefineSettings, refiner: Any) -> _Made 
         while not refinement.complete:
             given.append(refinement.conditioning())
             refinement.absorb(refiner.refine_prepared([refiner.prepare(given[-1])])[0])
-        finished = refinement.verify(refinement.encode())
+        finished = finish_shown(refinement)
     except ItemError as e:
         logger.info("%s is left out: %s", loaded.item.input_id, e)
         return None

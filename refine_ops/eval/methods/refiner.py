@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from refine_ops.chain import Finished, Refinement, refine_image
+from refine_ops.chain import Finished, Refinement, finish_shown, refine_image
 from refine_ops.config import RefineSettings, pixel_settings
 from refine_ops.errors import ItemError
 from refine_ops.eval.cases.case_set import LoadedInput
@@ -74,7 +74,7 @@ def as_item(loaded: LoadedInput) -> tuple[Item, Mapping[str, bytes]]:
 
 def _finish(refinement: Refinement) -> MethodOutput | ItemError:
     try:
-        return _output(refinement.verify(refinement.encode()))
+        return _output(finish_shown(refinement))
     except ItemError as e:
         return e
 

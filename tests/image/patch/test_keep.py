@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from refine_ops.chain import Refinement
+from refine_ops.chain import Refinement, finish_shown
 from refine_ops.config import AlignSettings, FocusSettings, RefineSettings
 from refine_ops.image.read import decode
 from refine_ops.opened import open_item
@@ -42,7 +42,7 @@ def refined(
     back = codec(seen)
     patch = back if change is None else change(back)
     refinement.absorb(Patch(patch, np.ones(seen.shape[:2], bool), batch_size=1, roundtrip=back))
-    done = refinement.verify(refinement.encode())
+    done = finish_shown(refinement)
     x0, _, x1, _ = done.regions[0].crop
     return decode(done.data, name="a", limits=settings.limits).rgb, done.regions[0].model_width / (x1 - x0)
 

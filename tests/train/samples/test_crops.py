@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refine_ops.chain import Refinement
+from refine_ops.chain import Refinement, finish_shown
 from refine_ops.config import FocusSettings, ImageLimits, PasteSettings, RefineSettings
 from refine_ops.model.presets import PRESETS
 from refine_ops.opened import open_item
@@ -81,5 +81,5 @@ def test_a_confined_blend_reaches_nowhere_and_the_outcome_says_so() -> None:
         seen = refinement.conditioning().image
         patch = 1 - seen.astype(np.float32) / 255
         refinement.absorb(Patch(patch, np.ones(seen.shape[:2], bool), batch_size=1))
-        reached[confine] = refinement.verify(refinement.encode()).regions[0].reach_px
+        reached[confine] = finish_shown(refinement).regions[0].reach_px
     assert reached == {"none": 8, "region": 0}
