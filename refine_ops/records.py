@@ -282,7 +282,7 @@ class Evidence:
         drift_px: how far the model moved the crop before it was undone, in native pixels.
         drift_de00: median CIEDE2000 on known pixels before it was undone.
         seam: the jump that the boundary shows beyond the source's own, CIE76.
-        candidates: agreement with the other candidates, mean correlation in [-1, 1].
+        candidates: agreement with the candidates made before it: mean correlation of what they changed, in [-1, 1].
     """
 
     finite: bool = True

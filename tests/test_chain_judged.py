@@ -185,6 +185,18 @@ def test_candidates_run_until_one_is_accepted(picture: np.ndarray) -> None:
     assert found.published.data == plain.data, "what was tried before leaves no trace"
 
 
+def test_a_candidate_is_compared_with_those_before_it(picture: np.ndarray) -> None:
+    """Whatever agrees scores higher here than the first, which has nothing to agree with."""
+    gate = Gate("tiny", 0.0, {"candidates": Curve((-1.0, 1.0), (-1.0, 1.0), -5.0)}, (), -9.0, {}, "f")
+    for words in ("brighter", "brighter little", "brighter nan little"):
+        settings = RefineSettings(align=AS_MADE, candidates=len(words.split()), stop="best")
+        (left,) = judged(made({"left": words}), png(picture), settings, Judge({"model": gate})).regions
+        assert left.taken == left.candidates - 1
+        assert left.evidence is not None
+        agreement = left.evidence.candidates
+        assert agreement is None if words == "brighter" else agreement is not None and agreement > 0.7
+
+
 def test_none_of_all_candidates_accepted_is_held(picture: np.ndarray) -> None:
     found = judged(made({"left": "soft"}), png(picture), RefineSettings(align=AS_MADE, candidates=4))
     (left,) = found.regions

@@ -13,6 +13,7 @@ from refine_ops.image import conditioning, focus, paste, place
 from refine_ops.image.formats.native import F32
 from refine_ops.image.patch import align
 from refine_ops.image.patch.keep import keep_detail
+from refine_ops.judge.evidence.change import agreement_of, change_thumbnail
 from refine_ops.judge.evidence.measure import measure, region_reference
 from refine_ops.judge.judge import Judge
 from refine_ops.opened import Opened
@@ -205,7 +206,8 @@ class Refinement:
     def _evidence(self, turn: Turn, before: U8Image, after: U8Image) -> Evidence:
         assert self._judge is not None
         reference, covered = region_reference(turn.given, turn.place) or (None, None)
-        return measure(
+        change = change_thumbnail(before, after, turn.place.pasted)
+        evidence = measure(
             before,
             after,
             turn.place.pasted,
@@ -217,6 +219,9 @@ class Refinement:
             prompt=turn.region.prompt,
             reader=self._judge.reader,
         )
+        agreement = agreement_of(change, turn.changes)
+        turn.changes.append(change)
+        return replace(evidence, candidates=agreement)
 
     def _native(self, turn: Turn, patch: Patch) -> tuple[F32, Alignment]:
         """A tile's patch on its crop at native resolution, and the drift that was undone."""

@@ -36,6 +36,8 @@ class Turn:
     seen: U8Image | None = None
     ran: list[tuple[int, str, MadeBy]] = field(default_factory=list)
     drifts: list[Alignment] = field(default_factory=list)
+    changes: list[F32] = field(default_factory=list)
+    """What each candidate so far has changed, in small; the turns of one region share it."""
 
     def __post_init__(self) -> None:
         self.mosaic = Mosaic(self.place.crop.crop, self.place.support, self.place.blend)
@@ -56,7 +58,7 @@ class Turn:
 
     def next_candidate(self, seed: int) -> "Turn":
         """The same once more, with another seed; the reference is not sought again."""
-        return Turn(self.region, self.place, seed, self.candidate + 1, self.fitted)
+        return Turn(self.region, self.place, seed, self.candidate + 1, self.fitted, changes=self.changes)
 
     def outcome(
         self, reach_px: int, change: float, evidence: Evidence | None = None, ruling: Ruling | None = None

@@ -12,6 +12,7 @@ from refine_ops.eval.gates.planted import HARMS, pasted, plant
 from refine_ops.image import focus
 from refine_ops.image.patch.tiles import hull, plan_tiles
 from refine_ops.image.place import Place
+from refine_ops.judge.evidence.change import agreement_of, change_thumbnail
 from refine_ops.judge.evidence.measure import measure, native_reference, region_reference, zoom_of
 from refine_ops.records import Conditioning, Evidence, FocusCrop, Mask, U8Image
 
@@ -166,3 +167,26 @@ def test_a_large_region_is_measured() -> None:
     moved = np.roll(image, 3, axis=1)
     evidence = measure(image, moved, np.ones((640, 640), np.bool_), reach_px=8)
     assert evidence.shift_px == pytest.approx(3, abs=1)
+
+
+def test_candidates_that_change_the_same_agree() -> None:
+    """Twice the same restoration, one of them fainter, agrees; noise agrees with nothing; no change says nothing."""
+    image = clean("coffee.jpg")
+    blurred = softened(image)
+    rng = np.random.default_rng(3)
+    noisy = [
+        pasted(blurred, np.asarray(np.clip(blurred + rng.normal(0, 9, blurred.shape), 0, 255), np.uint8), region())
+        for _ in range(2)
+    ]
+    fainter = np.asarray(cv2.addWeighted(image, 0.6, blurred, 0.4, 0), np.uint8)
+    restored, faint, noise, other, nothing = (
+        change_thumbnail(blurred, after, region()) for after in (image, fainter, *noisy, blurred)
+    )
+    assert agreement_of(restored, []) is None
+    assert agreement_of(restored, [nothing]) is None
+    assert agreement_of(restored, [faint]) == pytest.approx(1, abs=0.03)
+    for one, others in [(noise, [other]), (restored, [noise, other])]:
+        found = agreement_of(one, others)
+        assert found is not None
+        assert abs(found) < 0.15
+    assert max(change_thumbnail(image, blurred, np.ones(image.shape[:2], bool)).shape) == 96

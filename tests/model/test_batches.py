@@ -1,6 +1,7 @@
 """Batches never show: an item's noise and pixels do not depend on order or company, at a fixed batch size."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 import torch
 
 from refine_ops.errors import ItemError
+from refine_ops.model import stages
 from refine_ops.model.inputs import draw_noise
+from refine_ops.model.run import batch as batch_module
 
 VARIANTS = [
     {"targets": "dense"},
@@ -41,6 +44,41 @@ def test_a_cached_prompt_gives_the_same_bytes(make_refiner: Any, make_item: Any)
     fresh = make_refiner(batch_size=2).refine([make_item(0)])[0]
     np.testing.assert_array_equal(again.pixels, once.pixels)
     np.testing.assert_array_equal(fresh.pixels, once.pixels)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_candidates_are_encoded_once_and_are_the_same_bytes(
+    make_refiner: Any, make_item: Any, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Of an item that comes again with another seed the images are remembered, and what they decode to."""
+    counted: list[str] = []
+    for name in ("encode_images", "decode"):
+        real = getattr(stages, name)
+        monkeypatch.setattr(stages, name, lambda *a, _real=real, _name=name: (counted.append(_name), _real(*a))[1])
+    item = make_item(0, reference=(60, 40))
+    candidates = [replace(item, seed=seed) for seed in range(3)]
+    refiner = make_refiner(batch_size=size)
+    made = [refiner.refine([candidate])[0] for candidate in candidates]
+    assert counted.count("decode") == 4, "three patches, one round trip"
+    encoded = counted.count("encode_images")
+    alone = [make_refiner(batch_size=size).refine([candidate])[0] for candidate in candidates]
+    assert counted.count("encode_images") == 4 * encoded
+    for one, other in zip(made, alone, strict=True):
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+        np.testing.assert_array_equal(one.roundtrip, other.roundtrip)
+    assert not np.array_equal(made[0].pixels, made[1].pixels)
+
+
+def test_what_is_remembered_of_items_is_bounded(
+    make_refiner: Any, make_item: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_module, "_REMEMBERED", 2)
+    refiner = make_refiner()
+    first = refiner.refine([make_item(0)])[0]
+    for seed in (1, 2, 0):
+        again = refiner.refine([make_item(seed)])[0]
+    assert len(refiner._runner._encoded) == 2
+    np.testing.assert_array_equal(first.pixels, again.pixels)
 
 
 def test_patches_come_in_the_order_of_the_items(make_refiner: Any, make_item: Any) -> None:
