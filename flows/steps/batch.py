@@ -91,10 +91,11 @@ def run_batch(
         config = config.model_copy(update={"refine": resolve_adapters(config.refine), "until": until})
         refine = (on_pool if config.lanes == "work-pool" else None) or _Here(config, stack)
         parts = parts_of(config.refine)
-        if told := said_without_gate(config.refine, open_judge(config.refine, rules_only=True)):
+        judge = open_judge(config.refine, rules_only=True)
+        if told := said_without_gate(config.refine, judge):
             logger.warning(told)
         folder = engine.step(find_folder)(config, parts)
-        opened = stack.enter_context(RunStart(config, parts))
+        opened = stack.enter_context(RunStart(config, parts, judge.promises if judge else {}))
         plan = engine.step(plan_run)(config, folder, opened, engine)
         folder = replace(folder, start=opened.start.number)
         refuse_shrinkage(config, folder, plan)

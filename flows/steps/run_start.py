@@ -1,5 +1,7 @@
 """The run folder in this process's hands, for the length of one start."""
 
+from typing import Any
+
 from refine_ops.config import RefineBatchConfig
 from refine_ops.job.run_folder import open_run
 from refine_ops.job.starts import Exit, Start, open_start
@@ -11,8 +13,8 @@ class RunStart:
     `exit` is how the start will be said to have ended; whatever is raised before it is set is a failure.
     """
 
-    def __init__(self, config: RefineBatchConfig, parts: dict[str, str]) -> None:
-        self._config, self._parts = config, parts
+    def __init__(self, config: RefineBatchConfig, parts: dict[str, str], promises: dict[str, Any]) -> None:
+        self._config, self._parts, self._promises = config, parts, promises
         self._start: Start | None = None
         self.exit: Exit = "failed"
 
@@ -30,7 +32,7 @@ class RunStart:
         """
         settings = self._config.model_dump(mode="json")
         folder = open_run(self._config.out, self._parts, settings, self._config.on_new_fingerprint)
-        self._start = open_start(folder.uri, {"config": settings, "parts": self._parts})
+        self._start = open_start(folder.uri, {"config": settings, "parts": self._parts, "promises": self._promises})
 
     def __enter__(self) -> "RunStart":
         return self

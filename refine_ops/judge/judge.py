@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from refine_ops import adapters
 from refine_ops.config import ModelSettings, RefineSettings
@@ -29,6 +29,11 @@ class Judge:
     def rule(self, evidence: Evidence, made_by: MadeBy) -> Ruling:
         """By that maker's gate, or by the fixed rules where it has none."""
         return rule(evidence, self.gates.get(made_by))
+
+    @property
+    def promises(self) -> dict[str, dict[str, Any]]:
+        """What each calibrated gate promises (`Gate.promise`), by the maker whose regions it rules over."""
+        return {maker: dict(gate.promise) for maker, gate in self.gates.items()}
 
     @property
     def fingerprint(self) -> dict[str, str]:

@@ -20,6 +20,8 @@ from refine_ops.report.measure.from_models import FILE, with_modelled
 from refine_ops.report.measure.many import measure_items
 from refine_ops.report.nights import by_night, night_name
 from refine_ops.report.page.html import render_html
+from refine_ops.report.promise import promise_in_words
+from refine_ops.report.review import Reviewed, count_reviewed
 from refine_ops.report.run_items import ReportedItem, open_run
 from refine_ops.report.summary import run_figures, summarise
 from refine_ops.report.trend import TrendPoint, append_trend, read_trend, run_points
@@ -66,6 +68,7 @@ def build_report(config: DriftReportConfig, on_progress: OnProgress = no_progres
         history=history,
         thresholds=config.measure.thresholds,
         trend_state=state,
+        promise=found.promise,
     )
     storage.write(storage.join(folder, "report.json"), json.dumps(summary, ensure_ascii=False, indent=1).encode())
     return Built(folder, render_html(folder, config.layout), summary, tuple(alarms))
@@ -73,13 +76,14 @@ def build_report(config: DriftReportConfig, on_progress: OnProgress = no_progres
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """Measures by run, in the order given; how many items each whole run planned and has published. `again` gives the
-    items with these (run, item id) once more."""
+    """Measures by run, in the order given; how many items each whole run planned and has published; what is promised.
+    `again` gives the items with these (run, item id) once more."""
 
     by_run: dict[str, list[ItemMeasure]]
     again: Callable[[Collection[tuple[str, str]]], Iterable[ReportedItem]]
     planned: dict[str, int] = field(default_factory=dict)
     published: dict[str, int | None] = field(default_factory=dict)
+    promise: list[str] = field(default_factory=list)
 
 
 def _measure(config: DriftReportConfig, folder: str, on_progress: OnProgress) -> _Measured:
@@ -101,6 +105,7 @@ def _measure(config: DriftReportConfig, folder: str, on_progress: OnProgress) ->
         lambda wanted: (c for run in runs for c in run.items({i for uri, i in wanted if uri == run.uri})),
         {run.uri: run.planned() for run in runs if run.nights is None},
         {run.uri: run.published() for run in runs},
+        promise_in_words([run.promises() for run in runs], sum((count_reviewed(r.uri) for r in runs), Reviewed())),
     )
 
 

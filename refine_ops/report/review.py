@@ -48,7 +48,8 @@ class ReviewMark:
     """What is done with an item's present output: keep it, redo it, leave the item out; or, of a held item, publish
     what is kept of it.
 
-    A mark holds for the output with this `fingerprint` only; once the item is redone it is spent.
+    A mark holds for the output with this `fingerprint` only; once the item is redone it is spent. `was` says what was
+    looked at: an output, or what was held.
     """
 
     item_id: str
@@ -56,6 +57,18 @@ class ReviewMark:
     action: Literal["keep", "redo", "exclude", "publish"]
     note: str
     at: str
+    was: Literal["done", "held"] = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """Of how many outputs a person decided, and how many of those were rejected; each output counts once."""
+
+    outputs: int = 0
+    rejected: int = 0
+
+    def __add__(self, other: "Reviewed") -> "Reviewed":
+        return Reviewed(self.outputs + other.outputs, self.rejected + other.rejected)
 
 
 def read_decisions(uri: str) -> Decisions:
@@ -88,7 +101,8 @@ def apply_decisions(run: str, decisions: Decisions, rejected: Action = "redo") -
             stale.append(d.item_id)
         approved: Literal["keep", "publish"] = "publish" if d.decision and d.item_id in held else "keep"
         action = rejected if d.decision == "reject" else approved
-        marks.append(ReviewMark(d.item_id, d.fingerprint, action, d.note, d.at))
+        was: Literal["done", "held"] = "held" if d.item_id in held else "done"
+        marks.append(ReviewMark(d.item_id, d.fingerprint, action, d.note, d.at, was))
     if stale:
         raise JobError(
             f"{len(stale)} decision(s) are about outputs {folder.uri} does not have (any more), first {stale[0]!r}; "
@@ -107,6 +121,16 @@ def read_marks(run: str) -> dict[str, ReviewMark]:
         for row in json.loads(storage.read(uri))["marks"]:
             marks[row["item_id"]] = ReviewMark(**row)
     return marks
+
+
+def count_reviewed(run: str) -> Reviewed:
+    """What people said of a run's outputs so far, those included that were redone since; held ones do not count."""
+    last: dict[tuple[str, str], bool] = {}
+    for uri in storage.list_files(storage.join(storage.resolve(run), "review"), ".json"):
+        for row in json.loads(storage.read(uri))["marks"]:
+            if row.get("was", "done") == "done":
+                last[row["item_id"], row["fingerprint"]] = row["action"] in ("redo", "exclude")
+    return Reviewed(len(last), sum(last.values()))
 
 
 def read_review(run: str) -> Review:

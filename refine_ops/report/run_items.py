@@ -141,6 +141,12 @@ class ReportedRun:
         objects = ledger.filter(pc.equal(ledger["status"], "done"))["object"]
         return int(pc.sum(pc.is_in(objects, value_set=snapshot.table["object"].combine_chunks())).as_py() or 0)
 
+    def promises(self) -> dict[str, dict[str, Any]] | None:
+        """What the gates of the newest start promise, by who makes the regions; empty where no calibrated gate ruled,
+        None where the record does not say."""
+        numbers = start_numbers(self.uri)
+        return read_start(self.uri, max(numbers)).what.get("promises") if numbers else None
+
     def _item(self, row: dict[str, Any], regions: tuple[Region, ...], settings: _Settings) -> ReportedItem:
         outcomes = row["regions"] or []
         timings = dict(row["timings_s"] or [])

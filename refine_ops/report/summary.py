@@ -101,6 +101,7 @@ def summarise(
     history: Sequence[TrendPoint],
     thresholds: Thresholds,
     trend_state: str,
+    promise: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of `report.json`; `history` holds past points and this report's own, oldest first."""
     ordered = sorted(items, key=rank)
@@ -116,6 +117,7 @@ def summarise(
         "flagged": sum(bool(i.findings) for i in items),
         "verdict": _verdict(items, counts, alarms, published, thresholds),
         "outcome": {"published": published, **{name: status[name] for name in ("done", "held", "dead")}},
+        "promise": list(promise),
         "made": made_in_words(items),
         "reasons": {name: _reasons(items, name) for name in ("held", "dead")},
         "shown": [_shown(chosen, thresholds) for chosen in choose(items)],

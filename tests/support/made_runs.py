@@ -145,6 +145,7 @@ class MadeRun:
         self._rows: list[dict[str, Any]] = []
         self._outcomes: list[Outcome] = []
         self._start, self._number = start, 1
+        self.promises: dict[str, dict[str, Any]] | None = None
 
     def add(
         self,
@@ -251,7 +252,10 @@ class MadeRun:
         parts = {"settings": "test"}
         opened = open_run(str(self.folder), parts, self._config)
         for _ in range(self._number - len(start_numbers(opened.uri))):
-            open_start(opened.uri, {"config": self._config, "parts": parts}).close("done")
+            what = {"config": self._config, "parts": parts}
+            if self.promises is not None:
+                what["promises"] = self.promises
+            open_start(opened.uri, what).close("done")
         make_plan(str(manifest), opened.uri, access=AccessSettings())
         write_part(opened.outcomes, outcomes_table(self._outcomes), "test")
         return opened.uri

@@ -24,6 +24,7 @@ def markdown_summary(folder: str, page: str, report: dict[str, Any]) -> str:
     lines = [
         f"# {markdown(report['title'])}",
         "\n".join(f"**{markdown(sentence)}**  " for sentence in report["verdict"]["sentences"]),
+        *([" ".join(map(markdown, report["promise"]))] if report.get("promise") else []),
         f"[Open the report](<{link}>)",
     ]
     if report["worst"]:
