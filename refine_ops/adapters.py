@@ -4,6 +4,7 @@ Layout of a registry (local folder or `s3://` prefix):
 
     versions/<version>/pytorch_lora_weights.safetensors   the adapter, in diffusers' format
     versions/<version>/card.json                          written last: a version without a card does not exist
+    versions/<version>/gate.json                          its calibrated gate, where one was fitted; never replaced
     pointer/00000007.json                                 one file per promotion or rollback; the highest is current
 
 The pointer is a sequence of files created only if absent, so two promoters never overwrite each other's decision on
@@ -222,6 +223,37 @@ def resolve(name: str, registry: str) -> ResolvedAdapter:
     return ResolvedAdapter(file, card.version, card.sha256)
 
 
+def add_gate(registry: str, version: str, gate: bytes) -> bytes:
+    """Keep a version's calibrated gate beside it, for good; returns what is there now, which may be an earlier one.
+
+    Raises:
+        JobError: no such version, or the registry cannot be written.
+    """
+    show(registry, version)
+    if (known := read_gate(registry, version)) is None:
+        try:
+            storage.write(_gate_uri(registry, version), gate, only_if_absent=True)
+        except ItemError as e:
+            known = read_gate(registry, version)
+            if known is None:
+                raise JobError(f"{registry}: the gate of {version} cannot be written: {e}") from e
+    return gate if known is None else known
+
+
+def read_gate(registry: str, version: str) -> bytes | None:
+    """The gate file of a version; None where none was fitted.
+
+    Raises:
+        JobError: it is there and cannot be read.
+    """
+    try:
+        return storage.read(_gate_uri(registry, version), _MAX_CARD_BYTES)
+    except storage.Missing:
+        return None
+    except ItemError as e:
+        raise JobError(f"{registry}: the gate of {version} cannot be read: {e}") from e
+
+
 def drift(trained: Mapping[str, str], used: Mapping[str, str]) -> list[str]:
     """Every difference between two fingerprints over the keys both have: `torch: trained with 2.11, used with 2.14`."""
     return [
@@ -275,6 +307,10 @@ def _card_uri(registry: str, version: str) -> str:
 
 def _weights_uri(registry: str, version: str) -> str:
     return storage.join(registry, "versions", version, WEIGHTS_NAME)
+
+
+def _gate_uri(registry: str, version: str) -> str:
+    return storage.join(registry, "versions", _checked_name(version), "gate.json")
 
 
 def _pointer_uri(registry: str, index: int) -> str:

@@ -9,7 +9,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from refine_ops import adapters, storage
+from refine_ops.config import ModelSettings, RefineSettings
 from refine_ops.errors import JobError
+from refine_ops.judge.gate import SHIPPED, read_gate
+from refine_ops.judge.judge import open_judge
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,25 @@ def test_what_was_taken_back_is_known_and_what_was_promoted_on_it_is_not(folder:
     adapters.rollback(folder, "bad in production")
     adapters.promote(folder, three)
     assert adapters.rolled_back(folder) == {two}
+
+
+def test_a_versions_gate_is_in_force_wherever_it_is_used_and_never_replaced(folder: str) -> None:
+    """Asked for by the version's name or as the current one, from a local registry and from one on S3."""
+    card = adapters.publish(folder, b"one")
+    other = adapters.publish(folder, b"two")
+    adapters.promote(folder, card.version)
+    gate = SHIPPED["tiny"].read_bytes()
+    assert adapters.read_gate(folder, card.version) is None
+    assert adapters.add_gate(folder, card.version, gate) == gate
+    assert adapters.add_gate(folder, card.version, b"another") == gate
+    known = read_gate(SHIPPED["tiny"]).fingerprint
+    for name, found in ((card.version, known), ("current", known), (other.version, "fixed rules")):
+        model = ModelSettings(model="tiny", adapters=(name,), registry=folder)
+        judge = open_judge(RefineSettings(model=model))
+        assert judge is not None
+        assert judge.fingerprint["gate.model"] == found
+    with pytest.raises(JobError, match="no adapter version"):
+        adapters.add_gate(folder, "nobody-0123456789", gate)
 
 
 def test_a_version_without_its_card_does_not_exist(folder: str) -> None:

@@ -185,9 +185,25 @@ def read_gate(path: Path) -> Gate:
         JobError: no gate file, or one of another version or with evidence that is not known here.
     """
     try:
-        return gate_of(json.loads(path.read_text()))
-    except (OSError, ValueError) as e:
+        return _parsed(path.read_bytes(), str(path))
+    except OSError as e:
         raise JobError(f"{path}: no gate file ({e}); make one with refine-ops calibrate") from e
+
+
+def gate_from(data: bytes | None, name: str) -> Gate | None:
+    """A gate from its file's bytes; None for None.
+
+    Raises:
+        JobError: as `read_gate`; `name` is what it is called there.
+    """
+    return None if data is None else _parsed(data, name)
+
+
+def _parsed(data: bytes, name: str) -> Gate:
+    try:
+        return gate_of(json.loads(data))
+    except ValueError as e:
+        raise JobError(f"{name}: no gate file ({e}); make one with refine-ops calibrate") from e
 
 
 def gate_of(data: Any) -> Gate:

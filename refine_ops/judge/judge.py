@@ -11,7 +11,7 @@ from refine_ops.config import ModelSettings, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.identity import versions as versions_of
 from refine_ops.judge.evidence.text import Reader, absent_packages, open_reader
-from refine_ops.judge.gate import REASONS, Gate, gate_for, rule
+from refine_ops.judge.gate import REASONS, Gate, gate_for, gate_from, rule
 from refine_ops.model.presets import TRANSFER
 from refine_ops.records import Evidence, MadeBy, RegionOutcome, Ruling
 
@@ -108,5 +108,6 @@ def _network_gate(model: ModelSettings) -> Gate | None:
         return None
     adapter = Path(model.adapters[0])
     if not adapter.exists() and model.registry is not None:
-        adapter = adapters.resolve(model.adapters[0], model.registry).file
+        card = adapters.show(model.registry, model.adapters[0])
+        return gate_from(adapters.read_gate(model.registry, card.version), f"{card.version} in {model.registry}")
     return gate_for(model.model, str(adapter if adapter.is_dir() else adapter.parent))

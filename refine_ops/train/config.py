@@ -14,6 +14,7 @@ from refine_ops.config import (
     renamed,
 )
 from refine_ops.eval.config import MetricSettings
+from refine_ops.eval.gates.config import CalibrationSettings
 from refine_ops.records import PastePolicy
 
 
@@ -115,6 +116,11 @@ class PromotionSettings(Settings):
     power: float = Field(0.8, gt=0, lt=1, description="Of the statement how many cases a decision takes.")
     refine: PatchSettings = Field(PatchSettings(), description="How held-out cases are refined around the model.")
     metrics: MetricSettings = MetricSettings(text=False)
+    calibrate: CalibrationSettings | None = Field(
+        None,
+        description="Fit a gate for a version that would be promoted, kept beside it; one whose gate publishes less "
+        "than the incumbent's is not promoted. None: no gate is fitted, and fixed rules hold what is worse.",
+    )
 
 
 FINGERPRINT: Final = "{fingerprint}"

@@ -10,12 +10,15 @@ from refine_ops.config import ModelSettings, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.eval.cases.build import build_cases
 from refine_ops.eval.config import BuildCasesConfig
+from refine_ops.eval.gates.config import CalibrationSettings
 from refine_ops.eval.methods.refiner import OurRefiner
+from refine_ops.judge.gate import SHIPPED
 from refine_ops.model.source import resolve_model
 from refine_ops.train.adapter import adapter_bytes
 from refine_ops.train.config import LoraSettings, PromotionSettings, TrainLoraConfig
 from refine_ops.train.denoiser import Denoiser, trainable
 from refine_ops.train.promotion.promote import PromotionResult, decide_promotion
+from refine_ops.train.promotion.regate import Standing, compared
 from refine_ops.train.samples.encoders import load_trainee
 
 pytestmark = pytest.mark.long
@@ -107,6 +110,42 @@ def test_a_better_one_becomes_current_and_says_why(config: TrainLoraConfig, adap
     assert current.version == decided.version
     assert "psnr_mask: gain +" in current.reason
     assert decide_promotion(other, decided.version).notes == (f"{decided.version} is current already",)
+
+
+@pytest.mark.slow
+def test_a_version_whose_gate_publishes_less_is_not_promoted(
+    config: TrainLoraConfig, adapters: dict[str, bytes], cases: str
+) -> None:
+    """Few cases support no gate: that keeps nothing out where none was in force, and everything where one was.
+
+    Last run: 2026-11-27, on the commit that added it, `pytest -m slow tests/train/test_promote.py`: passed in 90 CPU-s.
+    """
+    place = f"{config.registry}-4"
+    fitted = CalibrationSettings(cases=cases, per_case=1, lessons=0)
+    promotion = config.promotion.model_copy(update={"calibrate": fitted})
+    other = config.model_copy(update={"registry": place, "out": config.out + "-4", "promotion": promotion})
+    worse = _publish(other, adapters["slightly worse"])
+    registry.promote(place, worse)
+    registry.add_gate(place, worse, SHIPPED["tiny"].read_bytes())
+    refused = _decide(other, adapters["good"])
+    assert (refused.decision.verdict, refused.promoted) == ("promote", False)
+    assert "for this one none can be fitted" in refused.notes[-1]
+    current = registry.current(place)
+    assert current is not None
+    assert current.version == worse
+    (Path(place) / "versions" / worse / "gate.json").unlink()
+    allowed = _decide(other, adapters["good"])
+    assert allowed.promoted
+    assert allowed.notes[-1].startswith("no gate, as before")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "accepted"),
+    [(None, None, True), (None, 0.1, True), (0.4, None, False), (0.4, 0.39, False), (0.4, 0.4, True), (0.4, 0.6, True)],
+)
+def test_what_a_gate_publishes_decides(before: float | None, after: float | None, accepted: bool) -> None:
+    known = [None if share is None else Standing(share, "cases") for share in (before, after)]
+    assert compared(known[0], known[1]).accepted == accepted
 
 
 def test_what_was_taken_back_is_never_promoted_again_by_a_schedule(

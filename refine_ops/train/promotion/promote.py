@@ -17,6 +17,7 @@ from refine_ops.eval.metrics.metric import Metric
 from refine_ops.eval.results import Results
 from refine_ops.eval.run import evaluate
 from refine_ops.train.config import TrainLoraConfig
+from refine_ops.train.promotion.regate import regate
 from refine_ops.train.run import TrainResult
 from refine_ops.train.run_folder import training_settings
 
@@ -53,7 +54,8 @@ def publish(config: TrainLoraConfig, result: TrainResult) -> registry.AdapterCar
 
 def decide_promotion(config: TrainLoraConfig, version: str) -> PromotionResult:
     """Evaluate a version and the current adapter (or, before the first promotion, the bare base) on the same held-out
-    cases, and promote it if it is not worse. Outputs and tables stay under `config.out/eval`.
+    cases, and promote it if it is not worse and, where gates are fitted, its gate publishes no less. Outputs, tables
+    and calibrations stay under `config.out/eval`.
 
     Raises:
         JobError: the primary metric cannot be measured, or somebody moved the pointer meanwhile.
@@ -86,10 +88,16 @@ def decide_promotion(config: TrainLoraConfig, version: str) -> PromotionResult:
     criteria = _criteria(config, results, primary)
     decision = decide(results, old.name, new.name, criteria, min_cases=settings.min_cases, power=settings.power)
     logger.info("%s against %s: %s", new.name, old.name, decision.summary)
-    promoted = decision.verdict == "promote"
+    promoted, notes = decision.verdict == "promote", _notes(place, version, incumbent)
+    if promoted and settings.calibrate is not None:
+        calibrations = str(Path(config.out) / "eval" / version)
+        gate = regate(settings.calibrate, place, version, incumbent, new.refine, old.refine, calibrations)
+        notes.append(gate.note)
+        promoted = gate.accepted
+        logger.info("%s: %s", version, gate.note)
     if promoted:
         registry.promote(place, version, decision.summary, expected=None if now is None else now.index)
-    return PromotionResult(version, incumbent, decision, promoted, tuple(_notes(place, version, incumbent)))
+    return PromotionResult(version, incumbent, decision, promoted, tuple(notes))
 
 
 def registry_of(config: TrainLoraConfig) -> str:
