@@ -12,7 +12,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow.compute as pc
-import torch
 from refiner_setup import Setup, make_setup
 
 from refine_ops.config import ModelSettings, RefineBatchConfig, RefineSettings, WorkerSettings
@@ -21,6 +20,7 @@ from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.known import read_known
 from refine_ops.job.planning.plan import PlanReader, make_plan
 from refine_ops.job.planning.remaining import remaining
+from refine_ops.job.rank.worker import Device
 from refine_ops.job.rank.worker import main as run_rank
 from refine_ops.job.run_folder import open_run
 from refine_ops.model.load import Networks
@@ -79,10 +79,10 @@ def _write_images(root: Path, count: int) -> Path:
     return manifest
 
 
-def _load(settings: ModelSettings, device: torch.device) -> StagedRefiner:
+def _load(settings: ModelSettings, device: Device) -> StagedRefiner:
     name, random, steps = json.loads(os.environ["BENCH_SETUP"])
     setup = make_setup(name, random, steps)
-    return build_refiner(Networks.of(setup.pipeline()), setup.preset, settings, device, {})
+    return build_refiner(Networks.of(setup.pipeline()), setup.preset, settings, device(), {})
 
 
 if __name__ == "__main__":

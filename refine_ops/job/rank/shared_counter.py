@@ -2,12 +2,12 @@
 
 import itertools
 import threading
-from typing import Protocol
-
-import torch
-import torch.distributed as dist
+from typing import TYPE_CHECKING, Protocol
 
 from refine_ops.model.pretrained import pick_device
+
+if TYPE_CHECKING:
+    import torch
 
 _KEY = "refine-ops/next"
 
@@ -18,7 +18,7 @@ class Counter(Protocol):
     @property
     def rank(self) -> int: ...
 
-    def device(self, wanted: str) -> torch.device:
+    def device(self, wanted: str) -> "torch.device":
         """This rank's device: its own GPU, or the CPU where there is none or it was asked for."""
 
     def take(self, count: int) -> int | None:
@@ -35,7 +35,7 @@ class SoleCounter:
     def __init__(self) -> None:
         self._next = itertools.count()  # one C call per item: threads cannot come between
 
-    def device(self, wanted: str) -> torch.device:
+    def device(self, wanted: str) -> "torch.device":
         return pick_device(0, wanted, "model.device")
 
     def take(self, count: int) -> int | None:
@@ -50,6 +50,9 @@ class SharedCounter:
     """The counter of several ranks. `take` costs about 30 us; a launch has a fresh store, so it counts from 0."""
 
     def __init__(self) -> None:
+        # Here, not above: a sole rank needs no process group, and none of this where its refiner has no device.
+        import torch
+        import torch.distributed as dist
         from accelerate import PartialState
 
         self._state = PartialState(cpu=not torch.cuda.is_available())
@@ -62,7 +65,7 @@ class SharedCounter:
     def rank(self) -> int:
         return int(self._state.process_index)
 
-    def device(self, wanted: str) -> torch.device:
+    def device(self, wanted: str) -> "torch.device":
         return pick_device(int(self._state.local_process_index), wanted, "model.device")
 
     def take(self, count: int) -> int | None:
@@ -71,5 +74,7 @@ class SharedCounter:
         return index if index < count else None
 
     def close(self) -> None:
+        import torch.distributed as dist
+
         if dist.is_initialized():
             dist.destroy_process_group()

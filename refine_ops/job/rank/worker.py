@@ -15,8 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import EXIT_DRAINED, EXIT_JOB_ERROR, EXIT_OK, JobError
@@ -30,6 +29,9 @@ from refine_ops.job.scratch import Assignment, Journal, Scratch
 from refine_ops.judge.judge import open_judge
 from refine_ops.records import Refiner
 
+if TYPE_CHECKING:
+    import torch
+
 logger = logging.getLogger(__name__)
 
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
@@ -37,7 +39,9 @@ EXIT_HUNG = 70
 """A model call outlasted the watchdog (`EX_SOFTWARE`)."""
 
 
-Load = Callable[[ModelSettings, torch.device], Refiner]
+Device = Callable[[], "torch.device"]
+"""This rank's device. Asking imports torch, 2 CPU seconds, so what runs on none does not ask."""
+Load = Callable[[ModelSettings, Device], Refiner]
 
 
 def import_model() -> Load:
@@ -45,7 +49,7 @@ def import_model() -> Load:
     import refine_ops.model.refiner  # noqa: F401  while the order is awaited; most settings name a network
     from refine_ops.model.open import open_refiner
 
-    return open_refiner
+    return lambda settings, device: open_refiner(settings, device())
 
 
 def main(arguments: list[str] | None = None, import_refiner: Callable[[], Load] = import_model) -> None:
@@ -94,7 +98,7 @@ def run_rank(scratch: Scratch, counter: Counter, load: Load) -> int:
     spec, assigned = scratch.assigned()
     folder = RunFolder(spec.run, spec.fingerprint, spec.start)
     started = time.monotonic()
-    device = counter.device(spec.refine.model.device)
+    device = partial(counter.device, spec.refine.model.device)
     refiner = load(spec.refine.model, device)
     load_s = time.monotonic() - started
     logger.info("model %s loaded in %.1f s", spec.refine.model.model, load_s)
@@ -127,9 +131,13 @@ def run_rank(scratch: Scratch, counter: Counter, load: Load) -> int:
     return EXIT_DRAINED if pipeline.stopping.is_set() else EXIT_OK
 
 
-def _device_works(device: torch.device) -> bool:
+def _device_works(device: Device) -> bool:
+    # A refiner without torch has no device that could have failed; to import it only to ask would take seconds.
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return True
     try:
-        return bool(torch.ones(1, device=device).item() == 1.0)
+        return bool(torch.ones(1, device=device()).item() == 1.0)
     except RuntimeError:
         logger.exception("the device does not answer any more; this rank ends")
         return False
