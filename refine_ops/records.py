@@ -231,7 +231,8 @@ class Agreement:
     correlation around the mask, `inside` that of the coarse shape in it; `covered` the share of M that the reference
     covers. `support`, `contradiction` and `silence` are shares of the region's own windows, `worst` what 95 % of those
     that show anything exceed; `residual_px` how far they lie off on average (view px). `reference` is the one that was
-    taken, `lead` its rank over the second's.
+    taken, `lead` its rank over the second's; `pose` maps its pixels to the image's, a 3 x 3 homography row by row, None
+    where none was found.
     """
 
     verdict: Verdict
@@ -249,6 +250,7 @@ class Agreement:
     worst: float = 0.0
     reference: str = ""
     lead: float = 0.0
+    pose: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,10 @@ def fit(
     if len(place.tiles) > 1:
         view, mask, to_image = _region_view(rgb, place)
     found = best_of(references, view, mask)
+    if found.transform is not None:
+        pose = (inverse(_to_view(place.tiles[0].crop)) if to_image is None else to_image) @ found.transform
+        known = replace(found.agreement, pose=tuple((pose / pose[2, 2]).ravel().tolist()))
+        found = replace(found, agreement=known)
     return Fitted(given, found, dict(references)[found.agreement.reference], to_image, unverifiable_too)
 
 

@@ -43,7 +43,7 @@ _PART: Final = re.compile(r"part-(\d{8})-")
 _HASH_CHARS: Final = 16
 """Of SHA-256, in a part's name: one damaged bit anywhere makes the whole part unreadable, whichever columns are asked
 for; else a reader of two columns would count items as done whose other columns are gone."""
-OUTCOME_VERSION: Final = 9
+OUTCOME_VERSION: Final = 10
 """Of the schema that `records.Outcome` makes; goes up by one with every change of it (a test holds them together)."""
 _VERSION_KEY: Final = b"refine_ops.outcome"
 OUTCOME_SCHEMA: Final = pa.schema(record_fields(Outcome), metadata={_VERSION_KEY: str(OUTCOME_VERSION)})

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 _MOST_CASES: Final = 1_000_000
 
@@ -19,12 +19,12 @@ def upper_bound(worse: int, published: int, confidence: float = 0.95) -> float:
     """The largest share of worse ones that `worse` of `published` still allow; 1 where none was published."""
     if published == 0 or worse >= published:
         return 1.0
-    return float(beta.ppf(confidence, worse + 1, published - worse))
+    return float(betaincinv(worse + 1, published - worse, confidence))
 
 
 def lower_bound(worse: int, published: int, confidence: float = 0.95) -> float:
     """The smallest share of worse ones."""
-    return 0.0 if worse == 0 else float(beta.ppf(1 - confidence, worse, published - worse + 1))
+    return 0.0 if worse == 0 else float(betaincinv(worse, published - worse + 1, 1 - confidence))
 
 
 def cases_needed(max_harm: float, confidence: float = 0.95, share_worse: float = 0.0) -> int | None:

@@ -30,9 +30,9 @@ _BATCH = 1000
 @dataclass(frozen=True, slots=True)
 class ReportedItem:
     """One image before and after. `crops`, `alignments`, `agreements` and `makers` are what the worker recorded, by
-    region id; so are `model_sizes` (width, height) of the crops that the model saw in one look. `patches` is where raw
-    patches lie if they were kept; `held` says of regions that were not published why, and `candidate` is a picture that
-    has them. `drift_from_output` says that raw drift is read off the output itself."""
+    region id. `patches` is where raw patches lie if they were kept; `held` says of regions that were not published why,
+    and `candidate` is a picture that has them. `drift_from_output` says that raw drift is read off the output
+    itself."""
 
     run: str
     item_id: str
@@ -45,7 +45,6 @@ class ReportedItem:
     message: str = ""
     regions: tuple[Region, ...] = ()
     crops: dict[str, Box] = field(default_factory=dict)
-    model_sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     alignments: dict[str, Alignment] = field(default_factory=dict)
     agreements: dict[str, Agreement] = field(default_factory=dict)
     makers: dict[str, MadeBy] = field(default_factory=dict)
@@ -162,7 +161,6 @@ class ReportedRun:
             message=row["message"],
             regions=regions,
             crops={r["region_id"]: tuple(r["crop"]) for r in outcomes},
-            model_sizes={r["region_id"]: (r["model_width"], r["model_height"]) for r in outcomes if r["tiles"] == 1},
             alignments={r["region_id"]: _alignment(r["alignment"]) for r in outcomes},
             agreements={r["region_id"]: Agreement(**r["agreement"]) for r in outcomes if r["agreement"]},
             makers={r["region_id"]: r["made_by"] for r in outcomes},

@@ -1,5 +1,6 @@
 """What the first screen says and shows: what became of the run, what changed inside, and the pictures of it."""
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from refine_ops.image.focus import crop_of
+from refine_ops.image.registration.frames import shift
 from refine_ops.image.registration.register import register
 from refine_ops.report.build import Built, build_report
 from refine_ops.report.chosen import MOST, choose
@@ -117,8 +119,11 @@ def test_a_fitting_reference_is_shown_in_the_pose_of_the_region(tmp_path: Path) 
     edit = photo_edit(8)
     reference, _ = _in_another_pose(edit)
     window, marked = (np.ascontiguousarray(crop_of(a, edit.crop)) for a in (edit.before, edit.mask))
-    agreement = register(reference, window, marked).agreement
-    assert agreement.verdict == "fits"
+    found = register(reference, window, marked)
+    assert found.agreement.verdict == "fits"
+    assert found.transform is not None
+    pose = shift(edit.crop[0], edit.crop[1]) @ found.transform
+    agreement = replace(found.agreement, pose=tuple(pose.ravel().tolist()))
     refused = register(photo_edit(9).sharp, window, marked).agreement
     assert refused.verdict == "refused"
     run = MadeRun(tmp_path / "run")

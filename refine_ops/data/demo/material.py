@@ -123,7 +123,7 @@ def make_demo(folder: Path) -> tuple[Path, list[Truth]]:
     rows, truths = [], []
     for photo, suffix in _SUFFIX.items():
         clean = np.asarray(Image.open(_PHOTOS / f"{photo}.jpg").convert("RGB"))
-        Image.fromarray(clean).save(folder / "clean" / f"{photo}.png")
+        Image.fromarray(clean).save(folder / "clean" / f"{photo}.png", compress_level=1)
         damaged, regions, masks = clean.copy(), [], []
         for spot in (s for s in _SPOTS if s.photo == photo):
             mask, region = _marked(spot, clean, folder)
@@ -163,7 +163,7 @@ def _marked(spot: _Spot, clean: U8Image, folder: Path) -> tuple[Mask, dict[str, 
         mask = drawn > 0
     if spot.reference:
         row["reference"] = f"references/{spot.photo}-{spot.region_id}.png"
-        _reference(clean, mask).save(folder / row["reference"])
+        _reference(clean, mask).save(folder / row["reference"], compress_level=1)
     return mask, row
 
 

@@ -1,11 +1,10 @@
-"""Large pictures of the few items that the first screen shows: the region before, after, and its reference in the
-region's pose, registered again from the inputs."""
+"""Large pictures of the few items that the first screen shows: the region before, after, and its reference in the pose
+that the run found."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-import cv2
 import numpy as np
 
 from refine_ops import storage
@@ -15,9 +14,10 @@ from refine_ops.image.focus import crop_of
 from refine_ops.image.read import decode
 from refine_ops.image.reference import decode_reference
 from refine_ops.image.region import region_mask, tight_box
-from refine_ops.image.registration.register import register
+from refine_ops.image.registration.frames import shift
+from refine_ops.image.registration.warp import warp
 from refine_ops.image.source import Source
-from refine_ops.records import Agreement, Box, Mask, Region, U8Image
+from refine_ops.records import Box, Mask, Region, U8Image
 from refine_ops.report.config import MeasureSettings
 from refine_ops.report.figures import CloseUp
 from refine_ops.report.measure.pair import grown
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 _AROUND: Final = 0.35
 """Of the region's longer side: what is shown on every side of it, to judge it where it stands."""
 _AROUND_PX: Final = 24
-_VIEW_PX: Final = 1024
 _FADED: Final = 0.3
 """Share of the picture that is left where the reference does not reach."""
 
@@ -109,42 +108,19 @@ def _reference(
     except ItemError as e:
         logger.warning("no picture of a reference of item %r: %s", item.item_id, e)
         return b"", ""
-    posed = _in_pose(item, region, agreement, pixels, source.rgb, mask)
     look = settings.pictures
-    if posed is None:
-        said = "reference, as it came" if agreement is None else "reference, refused"
+    if agreement is None or agreement.verdict == "refused" or agreement.pose is None:
+        said = "reference, refused" if agreement and agreement.verdict == "refused" else "reference, as it came"
         return picture(pixels, look.close_up_px, look.quality), said
-    crop = item.crops[region.region_id]
-    canvas = source.rgb.copy()
-    crop_of(canvas, crop)[:] = posed
-    said = "reference, fitted" if agreement and agreement.verdict == "fits" else "reference, cannot tell"
-    return picture(np.ascontiguousarray(crop_of(canvas, box)), look.close_up_px, look.quality), said
+    said = "reference, fitted" if agreement.verdict == "fits" else "reference, cannot tell"
+    posed = _in_pose(pixels, agreement.pose, source.rgb, mask, box)
+    return picture(posed, look.close_up_px, look.quality), said
 
 
-def _in_pose(
-    item: ReportedItem, region: Region, agreement: Agreement | None, pixels: U8Image, rgb: U8Image, mask: Mask
-) -> U8Image | None:
-    """The reference on the region's crop, `uint8` at its size, the picture faded where it does not reach; None where it
-    was refused or not registered.
-
-    It is registered on the crop as the source has it. The run saw what its earlier regions left, and padding at the
-    image's border, so this is a picture of the pose; the verdict is the run's own.
-    """
-    crop = item.crops.get(region.region_id)
-    if agreement is None or agreement.verdict == "refused" or crop is None:
-        return None
-    window, marked = crop_of(rgb, crop), crop_of(mask, crop)
-    height, width = marked.shape
-    wanted = item.model_sizes.get(region.region_id, (width, height))
-    scale = min(wanted[0] / width, wanted[1] / height, _VIEW_PX / max(width, height))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    view = cv2.resize(window, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    within = cv2.resize(marked.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
-    if not within.any():
-        return None
-    found = register(pixels, np.asarray(view, np.uint8), within)
-    if found.pixels is None or found.covered is None:
-        return None
-    faded = (view * _FADED + 255 * (1 - _FADED) / 2).astype(np.uint8)
-    posed = np.where(found.covered[:, :, None], found.pixels, faded)
-    return np.asarray(cv2.resize(posed, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+def _in_pose(reference: U8Image, pose: tuple[float, ...], rgb: U8Image, mask: Mask, box: Box) -> U8Image:
+    """The reference in the pose that the run found, on `box` of the image, which is faded where it does not reach."""
+    window, marked = crop_of(rgb, box), crop_of(mask, box)
+    to_box = shift(-box[0], -box[1]) @ np.asarray(pose, np.float64).reshape(3, 3)
+    warped, covered = warp(reference, None, to_box, (marked.shape[0], marked.shape[1]), marked)
+    faded = (window * _FADED + 255 * (1 - _FADED) / 2).astype(np.uint8)
+    return np.ascontiguousarray(np.where(covered[:, :, None], warped, faded))

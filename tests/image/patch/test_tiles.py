@@ -172,8 +172,12 @@ def test_each_tile_has_its_own_part_of_a_reference_that_is_found_once(photo: np.
     for tiles in ("auto", "none"):
         focus = FocusSettings(margin=32, margin_unit="native", focus_pixels=96**2, tiles=tiles)
         finished = refine_image(item, files, TransferRefiner(), SETTINGS.model_copy(update={"focus": focus}))
-        assert finished.regions[0].agreement is not None
-        assert finished.regions[0].agreement.verdict == "fits"
+        agreement = finished.regions[0].agreement
+        assert agreement is not None
+        assert agreement.verdict == "fits"
+        corners = np.float64([[[x0, y0], [x1, y0], [x1, y1], [x0, y1]]])
+        back = cv2.perspectiveTransform(cv2.transform(corners, turn), np.reshape(agreement.pose, (3, 3)))
+        assert np.abs(back - corners).max() < 1.5, "the pose leads from the reference to the image"
         wrong = [p[y0:y1, x0:x1] - photo[y0:y1, x0:x1].astype(float) for p in (damaged, pixels(finished))]
         before, after = (np.square(difference).mean() for difference in wrong)
         gains.append(10 * np.log10(before / after))
