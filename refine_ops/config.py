@@ -206,6 +206,14 @@ class ModelSettings(Settings):
     """Which refiner, and how it runs. None means: as the preset says."""
 
     model: str = Field("tiny", description="Preset name, a folder in diffusers' layout, or a hub name (allow_hub).")
+    pipeline: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_]\w*$",
+        description="Class of diffusers that runs the weights, where that is another one than they name.",
+    )
+    licence: Literal["accepted"] | None = Field(
+        None, description="'accepted': you have read the weights' non-commercial licence, and keep to it."
+    )
     adapters: tuple[str, ...] = Field(
         (),
         description="LoRA files or folders, or names in the registry: a version, 'current', or 'promoted', which is "
@@ -216,6 +224,8 @@ class ModelSettings(Settings):
     allow_hub: bool = Field(False, description="Allow downloads of the hub names given here.")
     steps: int | None = Field(None, ge=1, le=200)
     true_cfg_scale: float | None = Field(None, ge=1.0, le=20.0)
+    guidance_scale: float | None = Field(None, ge=0.0, le=30.0, description="Of an editor whose pipeline takes it.")
+    strength: float | None = Field(None, gt=0.0, le=1.0, description="Of an inpainting editor: how much is made anew.")
     negative_prompt: str = " "
     zero_cond_t: bool | None = Field(None, description="Override of the transformer's condition timestep handling.")
     mask_image: Literal["vlm+vae", "vlm", "none"] | None = Field(None, description="Where the mask image is given.")
@@ -242,6 +252,9 @@ class ModelSettings(Settings):
     fp8: bool = Field(False, description="fp8 rowwise linears (Hopper or newer).")
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    offload: bool = Field(
+        False, description="An editor's components wait on the host and come to the GPU in turn: for small cards."
+    )
     batch_size: int | None = Field(None, ge=1, le=64, description="Fixed batch per size bucket; default by size.")
 
 
@@ -426,8 +439,11 @@ def pixel_settings(settings: RefineSettings) -> dict[str, Any]:
     """The settings that enter the run fingerprint: limits do not, nor do names and paths of models and adapters, whose
     files are hashed instead, nor the device, which a lane's machine chooses."""
     values = settings.model_dump(mode="json")
-    for name in ("model", "adapters", "registry", "allow_hub", "allow_other_base", "device"):
+    for name in ("model", "adapters", "registry", "allow_hub", "allow_other_base", "device", "licence", "offload"):
         values["model"].pop(name)
+    for name in ("pipeline", "guidance_scale", "strength"):  # not set, they change no fingerprint of earlier runs
+        if values["model"][name] is None:
+            values["model"].pop(name)
     values.pop("limits")
     if settings.provenance == ProvenanceSettings():  # files are then as releases without this setting wrote them
         values.pop("provenance")

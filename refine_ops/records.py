@@ -124,7 +124,8 @@ class Conditioning:
 
     Where references are registered, `reference` lies in the view's frame and has its size, or is None where none fits;
     `covered` `bool (h, w)` is where it reaches, `agreement` what was measured, `given` the reference as it came.
-    `candidate` counts the region's candidates, from 0: but for seed and number all of them are given the same.
+    `candidate` counts the region's candidates, from 0: but for seed and number all of them are given the same. `more`
+    are the region's further references as they came: who takes several as they are given has them from here.
     """
 
     image: U8Image
@@ -137,6 +138,7 @@ class Conditioning:
     agreement: "Agreement | None" = None
     given: U8Image | None = None
     candidate: int = 0
+    more: tuple[U8Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

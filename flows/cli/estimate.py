@@ -20,14 +20,24 @@ from refine_ops.job.planning.known import read_known
 from refine_ops.job.planning.plan import Plan, PlanReader, refuse, scan_manifest
 from refine_ops.job.planning.remaining import remaining
 from refine_ops.job.starts import StartRecord, read_starts
-from refine_ops.model.presets import PRESETS, TRANSFER, VAE_PIXELS, Preset, apply_overrides, resolve_preset
+from refine_ops.model.presets import (
+    PRESETS,
+    TRANSFER,
+    VAE_PIXELS,
+    EditorPreset,
+    Preset,
+    apply_overrides,
+    resolve_preset,
+)
 
 _H100_STEP_S: Final = {"eager": (0.708, 1.002), "compile": (0.569, 0.827), "fp8": (0.453, 0.674)}
 """One denoising step at 1024^2 without and with a reference image: bf16, one H100, full-size random weights."""
 _H100_STAGES_S: Final = (0.136 + 0.148 + 0.077, (0.136 + 0.148) * 4 / 3 + 0.077)
 """Text encoder and VAE encoding of three or four images (the fourth in proportion), VAE decoding; same machine."""
-_NO_WORK: Final = {"registry", "allow_hub", "allow_other_base"}
+_NO_WORK: Final = {"registry", "allow_hub", "allow_other_base", "licence"}
 """Settings of the model that change nothing of what a region takes."""
+_LATER: Final = {"pipeline", "guidance_scale", "strength", "offload"}
+"""Settings of the model that earlier releases did not record: they had their defaults."""
 _TRANSFER_REGION_S: Final = 0.8
 """One region with a reference on one CPU core, the demo's (`python -m tests.bench.demo_references`): registration."""
 _TINY_REGION_S: Final = 0.26
@@ -58,14 +68,15 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Time of one model for what is left; `region_s` and `device_s` are seconds of one `device`."""
+    """Time of one model for what is left; `region_s` and `device_s` are seconds of one `device`, None where nobody has
+    measured any."""
 
     model: str
     steps: int
     device: str
     model_pixels: int
-    region_s: float
-    device_s: float
+    region_s: float | None
+    device_s: float | None
 
 
 def plan_only(config: RefineBatchConfig, price: float | None = None, sample: int = SAMPLE) -> str:
@@ -146,19 +157,23 @@ def measured(config: RefineBatchConfig) -> Measured | None:
 
 def _model_of(start: StartRecord) -> dict[str, Any]:
     model = start.what.get("config", {}).get("refine", {}).get("model", {})
-    return {name: value for name, value in model.items() if name not in _NO_WORK}
+    new = {name: field.default for name, field in ModelSettings.model_fields.items() if name in _LATER}
+    return new | {name: value for name, value in model.items() if name not in _NO_WORK}
 
 
 def estimates(todo: ToDo, config: RefineBatchConfig, known: Measured | None = None) -> list[Estimate]:
-    """Model time of the configured model, then of the presets; reading and writing are hidden behind it."""
+    """Model time of the configured model, then of presets that were measured; I/O is hidden behind it."""
     settings = config.refine.model
     chosen = apply_overrides(resolve_preset(settings), settings)
     rows = [_estimate(settings.model, chosen, todo, config, known)]
-    return rows + [_estimate(n, p, todo, config, None) for n, p in PRESETS.items() if n != settings.model]
+    others = {n: p for n, p in PRESETS.items() if n != settings.model and not isinstance(p, EditorPreset)}
+    return rows + [_estimate(n, p, todo, config, None) for n, p in others.items()]
 
 
 def _estimate(name: str, preset: Preset, todo: ToDo, config: RefineBatchConfig, known: Measured | None) -> Estimate:
     pixels = config.refine.focus.focus_pixels or preset.focus_pixels
+    if isinstance(preset, EditorPreset) and known is None:
+        return Estimate(name, preset.steps, "", pixels, None, None)
     plain_s, referenced_s = _region_seconds(name, preset, pixels, config.refine.model)
     device = {"tiny": "2 CPU cores", TRANSFER: "one CPU core"}.get(name, "one H100")
     device_s = (plain_s * (todo.regions - todo.references) + referenced_s * todo.references) * todo.tiles
@@ -196,6 +211,9 @@ def describe(
     cost = "" if price is None else f"{'cost':>14}"
     lines += [f"{'model':34}{'steps':>6}{'model pixels':>16}{'per region':>13}{'in all':>16}{cost}"]
     for row in rows:
+        if row.device_s is None or row.region_s is None:
+            lines.append(f"{row.model:34}{row.steps:>6}{'':>16} not measured here: a `canary` tells")
+            continue
         cost = "" if price is None else f"{price * row.device_s / 3600:>14,.2f}"
         pixels = round(row.model_pixels * todo.regions * todo.tiles)
         lines.append(

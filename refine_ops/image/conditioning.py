@@ -27,7 +27,8 @@ class Fitted:
     """A region's reference, sought once for all of its tiles.
 
     `given` is the first as it came. Where references are registered, `found` is the one that agrees best, `pixels` its
-    own, and `to_image` maps the view that it was found on to the image: None where that was the one tile's own.
+    own, and `to_image` maps the view that it was found on to the image: None where that was the one tile's own. `more`
+    are the others as they came.
     """
 
     given: U8Image | None = None
@@ -35,6 +36,7 @@ class Fitted:
     pixels: U8Image | None = None
     to_image: Homography | None = None
     unverifiable_too: bool = False
+    more: tuple[U8Image, ...] = ()
 
     @property
     def agreement(self) -> Agreement | None:
@@ -48,6 +50,7 @@ class Fitted:
 
     def to(self, given: Conditioning, tile: Tile) -> Conditioning:
         """A tile's conditioning with its part of the reference."""
+        given = replace(given, more=self.more)
         if self.found is None:
             return replace(given, reference=self.given)
         given = replace(given, agreement=self.found.agreement, given=self.given)
@@ -97,9 +100,9 @@ def fit(
     """
     if not references:
         return Fitted()
-    given = references[0][1]
+    given, more = references[0][1], tuple(pixels for _, pixels in references[1:])
     if policy == "as_given":
-        return Fitted(given)
+        return Fitted(given, more=more)
     view, mask, to_image = first.image, first.mask, None
     if len(place.tiles) > 1:
         view, mask, to_image = _region_view(rgb, place)
@@ -108,7 +111,7 @@ def fit(
         pose = (inverse(_to_view(place.tiles[0].crop)) if to_image is None else to_image) @ found.transform
         known = replace(found.agreement, pose=tuple((pose / pose[2, 2]).ravel().tolist()))
         found = replace(found, agreement=known)
-    return Fitted(given, found, dict(references)[found.agreement.reference], to_image, unverifiable_too)
+    return Fitted(given, found, dict(references)[found.agreement.reference], to_image, unverifiable_too, more)
 
 
 def whole(

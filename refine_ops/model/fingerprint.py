@@ -13,15 +13,18 @@ from refine_ops import adapters, storage
 from refine_ops.config import ModelSettings, cache_folder
 from refine_ops.errors import JobError
 from refine_ops.identity import NETWORK_PACKAGES, TRANSFER_PACKAGES, versions
-from refine_ops.model.presets import TRANSFER
-from refine_ops.model.source import COMPONENTS, ResolvedModel, resolve_model
+from refine_ops.model.presets import TRANSFER, EditorPreset
+from refine_ops.model.presets.editors import licence_of
+from refine_ops.model.source import ResolvedModel, resolve_model
 
 logger = logging.getLogger(__name__)
 
 _HASH_THREADS: Final = 8
 _REMEMBERED_FROM: Final = 1 << 26
 """Bytes of a file from which on reading it takes longer than looking for a note of it."""
-_SUFFIXES: Final = frozenset({".safetensors", ".json", ".txt", ".jinja"})
+_NO_PIXELS: Final = {"source", "loras", "licence", "weights_bytes"}
+"""Fields of a preset that no pixel depends on, or whose files are hashed."""
+_SUFFIXES: Final = frozenset({".safetensors", ".json", ".txt", ".jinja", ".model"})
 
 
 def fingerprint_model(model: ResolvedModel, settings: ModelSettings) -> dict[str, str]:
@@ -32,14 +35,24 @@ def fingerprint_model(model: ResolvedModel, settings: ModelSettings) -> dict[str
     """
     if settings.model == TRANSFER:
         return {"model": TRANSFER} | {f"version.{name}": found for name, found in versions(TRANSFER_PACKAGES).items()}
-    values = {f"weights.{part}": hash_folder(model.folder / part) for part in COMPONENTS}
+    values = {f"weights.{part}": hash_folder(model.folder / part) for part in model.components}
     for index, (path, scale) in enumerate(model.loras):
         values[f"lora.{index}"] = f"{_hash_file(path)} x {scale}"
     preset = dataclasses.asdict(model.preset)
-    values |= {f"preset.{name}": json.dumps(preset[name]) for name in preset.keys() - {"source", "loras"}}
+    values |= {f"preset.{name}": json.dumps(preset[name]) for name in preset.keys() - _NO_PIXELS}
+    if isinstance(model.preset, EditorPreset):
+        licence = licence_of(model.preset, model.folder)
+        values["licence"] = licence.name if licence else "nobody said"
+        values["model_index"] = _hash_file(model.folder / "model_index.json")
+        values["row"] = _plain(dataclasses.asdict(model.preset.row))
     for name in ("negative_prompt", "target_ring", "speed", "compile", "fp8", "dtype", "batch_size", "first"):
         values[f"settings.{name}"] = json.dumps(getattr(settings, name))
     return values | {f"version.{name}": found for name, found in versions(NETWORK_PACKAGES).items()}
+
+
+def _plain(row: dict[str, object]) -> str:
+    """JSON of what a row of the table says; equal for equal rows."""
+    return json.dumps({key: sorted(v) if isinstance(v, frozenset) else v for key, v in row.items()}, sort_keys=True)
 
 
 def pinned_adapters(settings: ModelSettings) -> tuple[str, ...]:

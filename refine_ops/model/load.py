@@ -98,7 +98,7 @@ def load_encoders(model: ResolvedModel, device: torch.device, dtype: torch.dtype
     For those who encode many pictures and prompts before they train: together with the transformer, the encoders would
     hold 16 GiB of every device all the while. Raises as `load_networks`.
     """
-    with _named_failures(model, device):
+    with _own_classes(model, device):
         config = QwenImageTransformer2DModel.load_config(model.folder / "transformer", local_files_only=True)
         with torch.device("meta"):
             transformer = QwenImageTransformer2DModel.from_config(config)
@@ -108,8 +108,8 @@ def load_encoders(model: ResolvedModel, device: torch.device, dtype: torch.dtype
 def load_transformer(model: ResolvedModel, device: torch.device, dtype: torch.dtype) -> Any:
     """The transformer alone, the LoRAs fused. Raises as `load_networks`."""
     changed = {} if model.preset.zero_cond_t is None else {"zero_cond_t": model.preset.zero_cond_t}
-    with _named_failures(model, device):
-        transformer = _load_diffusers(
+    with _own_classes(model, device):
+        transformer = load_diffusers(
             QwenImageTransformer2DModel, model.folder / "transformer", **_placed(device, dtype), **changed
         )
     fuse_loras(transformer, model.loras)
@@ -118,20 +118,20 @@ def load_transformer(model: ResolvedModel, device: torch.device, dtype: torch.dt
 
 def load_vae(model: ResolvedModel, device: torch.device, dtype: torch.dtype) -> Any:
     """The VAE alone, as diffusers has it. Raises as `load_networks`."""
-    with _named_failures(model, device):
-        return _load_diffusers(AutoencoderKLQwenImage, model.folder / "vae", **_placed(device, dtype))
+    with _own_classes(model, device):
+        return load_diffusers(AutoencoderKLQwenImage, model.folder / "vae", **_placed(device, dtype))
 
 
 def load_scheduler(model: ResolvedModel) -> Any:
     """The noise schedule alone. Raises as `load_networks`."""
-    with _named_failures(model, torch.device("cpu")):
+    with _own_classes(model, torch.device("cpu")):
         return FlowMatchEulerDiscreteScheduler.from_pretrained(model.folder / "scheduler", local_files_only=True)
 
 
 def _assembled(model: ResolvedModel, transformer: Any, device: torch.device, dtype: torch.dtype) -> Networks:
     """The stock pipeline around `transformer`, taken apart: its template and the tokens that it drops come with it."""
     folder, vae, scheduler = model.folder, load_vae(model, device, dtype), load_scheduler(model)
-    with _named_failures(model, device):
+    with _own_classes(model, device):
         pipeline = QwenImageEditPlusPipeline(
             transformer=transformer,
             vae=vae,
@@ -148,29 +148,40 @@ def _placed(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _named_failures(model: ResolvedModel, device: torch.device) -> Iterator[None]:
-    """Check the folder's classes first; what loading raises becomes a JobError that names the folder."""
+def _own_classes(model: ResolvedModel, device: torch.device) -> Iterator[None]:
+    """`named_failures`, with the folder's classes checked first."""
     _check_classes(model.folder)
+    with named_failures(model.folder, device):
+        yield
+
+
+@contextlib.contextmanager
+def named_failures(folder: Path, device: torch.device) -> Iterator[None]:
+    """What loading raises becomes a JobError that names the folder."""
     # Two bars per rank say less than one log line.
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise JobError(f"the model in {model.folder} does not fit into the memory of {device}: {error}") from error
+        raise JobError(f"the model in {folder} does not fit into the memory of {device}: {error}") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise JobError(f"the model in {model.folder} cannot be loaded: {error}") from error
+        raise JobError(f"the model in {folder} cannot be loaded: {error}") from error
 
 
-def _load_diffusers(network: Any, folder: Path, **options: Any) -> Any:
-    """Load a diffusers model; a weight that is missing, superfluous or misshapen is an error, not random numbers."""
+def load_diffusers(network: Any, folder: Path, **options: Any) -> Any:
+    """A diffusers model; a weight that is missing, superfluous or misshapen is an error, not random numbers."""
     with torch.device("meta"):
         model = network.from_config(network.load_config(folder, local_files_only=True))
-    wanted = {key: list(value.shape) for key, value in model.state_dict().items()}
+    # A count of training batches, which some files leave out and nothing reads.
+    wanted = {
+        key: list(value.shape) for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")
+    }
     found: dict[str, list[int]] = {}
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            found |= {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 -- no mapping
+            keys = [key for key in file.keys() if not key.endswith("num_batches_tracked")]  # noqa: SIM118 -- no mapping
+            found |= {key: file.get_slice(key).get_shape() for key in keys}
     if not found:
         raise JobError(f"{folder} holds no .safetensors weights; pickled ones are never loaded, convert them")
     wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))

@@ -16,7 +16,14 @@ from safetensors import SafetensorError, safe_open
 from refine_ops.adapters import in_force, resolve
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
-from refine_ops.model.presets import TRANSFER, Preset, apply_overrides, resolve_preset
+from refine_ops.model.presets import (
+    TRANSFER,
+    EditorPreset,
+    Preset,
+    apply_overrides,
+    default_preset,
+    resolve_preset,
+)
 from refine_ops.model.pretrained import file_of, folder_of
 
 COMPONENTS: Final = ("transformer", "vae", "text_encoder", "tokenizer", "processor", "scheduler")
@@ -26,6 +33,8 @@ LORA_NAMES: Final = ("pytorch_lora_weights.safetensors", "adapter_model.safetens
 METADATA_KEY: Final = "refine_ops"
 """Header entry in which our trainer states, as JSON, the fields of Preset that an adapter was trained with."""
 _PATTERNS: Final = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+_EDITOR_PATTERNS: Final = ["model_index.json", "README.md", *(f"*/{pattern}" for pattern in _PATTERNS), "*/*.model"]
+"""Of components only: beside them a repository may hold all of it once more in one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,13 @@ class ResolvedModel:
     preset: Preset
     folder: Path
     loras: tuple[tuple[Path, float], ...]
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Folders of the pipeline that hold files: all that `model_index.json` lists of an editor."""
+        if not isinstance(self.preset, EditorPreset):
+            return COMPONENTS
+        return tuple(sorted(name for name in components_of(self.folder) if (self.folder / name).is_dir()))
 
 
 def resolve_model(settings: ModelSettings) -> ResolvedModel:
@@ -50,8 +66,15 @@ def resolve_model(settings: ModelSettings) -> ResolvedModel:
     if settings.model == TRANSFER:
         _refuse_network_settings(settings)
         return ResolvedModel(apply_overrides(preset, settings), Path(), ())
-    folder = folder_of(preset.source, settings.allow_hub, _PATTERNS)
-    _check_folder(folder)
+    unknown = preset.source == settings.model and not isinstance(preset, EditorPreset)
+    patterns = _EDITOR_PATTERNS if isinstance(preset, EditorPreset) or unknown else _PATTERNS
+    folder = folder_of(preset.source, settings.allow_hub, patterns)
+    if unknown:  # a hub name says what it is once it is here
+        preset = default_preset(preset.source, folder, settings.pipeline)
+    if isinstance(preset, EditorPreset):
+        _check_editor(folder)
+    else:
+        _check_folder(folder)
     loras = [(file_of(lora.repo, lora.name, settings.allow_hub, "LoRA"), lora.scale) for lora in preset.loras]
     adapters = [_adapter_file(name, settings.registry) for name in in_force(settings.adapters, settings.registry)]
     preset = _with_fields(preset, _read_preset_file(folder), str(folder / PRESET_FILE))
@@ -74,6 +97,29 @@ def _check_folder(folder: Path) -> None:
     missing = [name for name in ("model_index.json", *COMPONENTS) if not (folder / name).exists()]
     if missing:
         raise JobError(f"{folder} is no pipeline in diffusers' layout: {', '.join(missing)} missing")
+
+
+def _check_editor(folder: Path) -> None:
+    missing = [name for name in components_of(folder) if not (folder / name).is_dir()]
+    if missing:
+        raise JobError(f"{folder}: model_index.json lists {', '.join(missing)}, and no such folder is there")
+
+
+def components_of(folder: Path) -> dict[str, tuple[str, str]]:
+    """Name -> (library, class) of every component that `model_index.json` lists and has.
+
+    Raises:
+        JobError: there is no such file, or it is not what it should be.
+    """
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise JobError(f"{folder} is no pipeline in diffusers' layout: model_index.json missing")
+    listed = parse_fields(path.read_text(), str(path))
+    return {
+        name: (value[0], value[1])
+        for name, value in listed.items()
+        if isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
+    }
 
 
 def _adapter_file(name: str, registry: str | None) -> Path:
@@ -103,13 +149,14 @@ def _read_preset_file(folder: Path) -> dict[str, Any]:
 
 
 def _with_fields(preset: Preset, values: dict[str, Any], origin: str) -> Preset:
-    allowed = {field.name for field in dataclasses.fields(Preset)} - {"source", "loras"}
+    fixed = {"source", "loras", "licence", "weights_bytes", "pipeline"}
+    allowed = {field.name for field in dataclasses.fields(preset)} - fixed
     unknown = sorted(values.keys() - allowed)
     if unknown:
         raise JobError(f"{origin} sets unknown fields {', '.join(unknown)}; known are {', '.join(sorted(allowed))}")
     try:
         merged = json.dumps({**dataclasses.asdict(preset), **values})
-        return TypeAdapter(Preset).validate_json(merged, strict=True)
+        return TypeAdapter(type(preset)).validate_json(merged, strict=True)
     except ValidationError as error:
         raise JobError(f"{origin}: {error}") from error
 

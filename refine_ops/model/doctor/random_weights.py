@@ -89,7 +89,7 @@ def random_pipeline(
         finally:
             torch.set_default_dtype(default)
         for module in modules.values():
-            _fill(module.requires_grad_(False).eval())
+            fill_random(module.requires_grad_(False).eval())
     scheduler = FlowMatchEulerDiscreteScheduler(
         use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, base_image_seq_len=256, max_image_seq_len=8192,
         shift_terminal=0.02, time_shift_type="exponential",
@@ -141,7 +141,8 @@ def _text_config(size: Architecture) -> Qwen2_5_VLConfig:
 
 
 @torch.no_grad()
-def _fill(module: torch.nn.Module) -> None:
+def fill_random(module: torch.nn.Module) -> None:
+    """Every parameter anew from the global generator; see `random_pipeline`."""
     for name, parameter in module.named_parameters():
         if parameter.ndim < 2 or "norm" in name or name.endswith("gamma"):
             parameter.normal_(0.0, 0.02)
