@@ -12,6 +12,7 @@ from refine_ops.job.run_folder import fingerprint_parts
 from refine_ops.judge.judge import open_judge
 from refine_ops.model.fingerprint import fingerprint_model, pinned_adapters
 from refine_ops.model.presets import PRESETS, TRANSFER
+from refine_ops.model.presets.editors import said_of_licence
 from refine_ops.model.source import resolve_model
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,17 @@ def resolve_adapters(settings: RefineSettings) -> RefineSettings:
 
 
 def parts_of(settings: RefineSettings) -> dict[str, str]:
-    """What the run's pixels depend on: the settings, the weights and the gate they name, and versions."""
-    weights = fingerprint_model(resolve_model(settings.model), settings.model)
+    """What the run's pixels depend on: the settings, the weights and the gate they name, and versions.
+
+    A non-commercial licence of the weights is named in the log, and is in what is returned.
+
+    Raises:
+        JobError: files are missing, settings impossible, or nobody has accepted such a licence.
+    """
+    model = resolve_model(settings.model)
+    if told := said_of_licence(model.preset, model.folder, settings.model):
+        logger.warning(told)
+    weights = fingerprint_model(model, settings.model)
     judge = open_judge(settings, rules_only=True)
     return fingerprint_parts(settings, weights) | (judge.fingerprint if judge else {})
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from refine_ops.config import ImageLimits, PatchSettings, RefineSettings, Settings, renamed
+from refine_ops.config import ImageLimits, ModelSettings, PatchSettings, RefineSettings, Settings, renamed
 from refine_ops.data.config import DiffusersInpainting
 from refine_ops.vlm.config import Vlm
 
@@ -47,11 +47,13 @@ class RefinerMethod(Settings):
 
 
 class PipelineMethod(Settings):
-    """A diffusers image-editing pipeline on the whole image, as a baseline."""
+    """An editor on the whole image, as a baseline; with focus it is a refiner method."""
 
     kind: Literal["pipeline"] = "pipeline"
     name: Name
-    model: str = Field(description="Folder in diffusers' layout, or a hub name with allow_hub.")
+    model: str = Field(description="Preset of an editor, folder in diffusers' layout, or a hub name with allow_hub.")
+    pipeline: str | None = Field(None, description="Class of diffusers, where the weights name another one.")
+    licence: Literal["accepted"] | None = Field(None, description="As the model's setting of that name.")
     allow_hub: bool = False
     steps: int = Field(28, ge=1, le=200)
     true_cfg_scale: float | None = Field(None, ge=1, description="For pipelines that take it (Qwen-Image-Edit).")
@@ -60,6 +62,19 @@ class PipelineMethod(Settings):
     reference: bool = Field(False, description="Pass the reference as a second image (Qwen-Image-Edit-Plus takes it).")
     prompt: str = Field("{instruction}", description="What is asked; {instruction} is the case's instruction.")
     seed: int = 0
+
+    @property
+    def editor_settings(self) -> ModelSettings:
+        """As a refiner would have them."""
+        return ModelSettings(
+            model=self.model,
+            pipeline=self.pipeline,
+            licence=self.licence,
+            allow_hub=self.allow_hub,
+            steps=self.steps,
+            true_cfg_scale=self.true_cfg_scale,
+            guidance_scale=self.guidance_scale,
+        )
 
 
 class FolderMethod(Settings):

@@ -26,16 +26,19 @@ def open_refiner(settings: ModelSettings, device: "torch.device | None" = None) 
     if settings.model == TRANSFER:
         return TransferRefiner()
     assert device is not None, "a network runs on a device"
+    network = _network(settings, device)
+    return TransferFirst(network) if settings.first == TRANSFER else network
+
+
+def _network(settings: ModelSettings, device: "torch.device") -> Refiner:
+    """A non-commercial licence is named in the log."""
     model = resolve_model(settings)
     if told := said_of_licence(model.preset, model.folder, settings):
         logger.warning(told)
-    network: Refiner
     if isinstance(model.preset, EditorPreset):
         from refine_ops.model.editor.refiner import load_editor
 
-        network = load_editor(model, settings, device)
-    else:
-        from refine_ops.model.refiner import load_refiner
+        return load_editor(model, settings, device)
+    from refine_ops.model.refiner import load_refiner
 
-        network = load_refiner(settings, device)
-    return TransferFirst(network) if settings.first == TRANSFER else network
+    return load_refiner(settings, device)

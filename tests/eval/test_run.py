@@ -257,7 +257,7 @@ def test_a_diffusers_pipeline_is_a_method_and_its_options_are_checked(
     found = evaluate(config(frozen, tmp_path / "a", edit, setting="reference", limit=1))
     assert len(values(found, "edit", "mse")) == 3
     assert min(values(found, "edit", "changed_outside_px")) > 1000, "a whole-image method cannot keep the background"
-    with pytest.raises(JobError, match="no such folder"):
+    with pytest.raises(JobError, match="is not on this machine"):
         evaluate(config(frozen, tmp_path / "c", PipelineMethod(name="edit", model="org/name"), limit=1))
 
 

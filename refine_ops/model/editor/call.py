@@ -16,7 +16,7 @@ from PIL import Image
 from refine_ops.config import ModelSettings
 from refine_ops.errors import ItemError, JobError
 from refine_ops.model.presets import EditorPreset
-from refine_ops.model.presets.table import ONE_MP, Row
+from refine_ops.model.presets.table import ONE_MP, EditorRow
 from refine_ops.model.sizes import check_crop
 from refine_ops.records import Box, Conditioning, Mask, U8Image
 
@@ -205,7 +205,7 @@ class EditorCall:
         return [np.ascontiguousarray(p[y0:y1, x0:x1, :3], np.float32) for (x0, y0, x1, y1), p in cut]
 
 
-def checked(pipeline: type, preset: EditorPreset, settings: ModelSettings) -> tuple[Row, EditorPreset]:
+def checked(pipeline: type, preset: EditorPreset, settings: ModelSettings) -> tuple[EditorRow, EditorPreset]:
     """The row and the preset in force for a class, after its signature was read.
 
     Raises:
@@ -253,8 +253,8 @@ def own_size(pipeline: type, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _inferred(
-    row: Row, preset: EditorPreset, settings: ModelSettings, parameters: dict[str, inspect.Parameter]
-) -> tuple[Row, EditorPreset]:
+    row: EditorRow, preset: EditorPreset, settings: ModelSettings, parameters: dict[str, inspect.Parameter]
+) -> tuple[EditorRow, EditorPreset]:
     """A row read off a signature, by the names that diffusers' pipelines share."""
     usual = parameters["true_cfg_scale"].default if "true_cfg_scale" in parameters else None
     if settings.true_cfg_scale is None and isinstance(usual, int | float):
@@ -268,7 +268,7 @@ def _inferred(
     ), preset
 
 
-def _fixed(row: Row, preset: EditorPreset, settings: ModelSettings) -> dict[str, Any]:
+def _fixed(row: EditorRow, preset: EditorPreset, settings: ModelSettings) -> dict[str, Any]:
     """Arguments that are the same for every region."""
     given: dict[str, Any] = {"num_inference_steps": preset.steps, **row.always, **row.caches.get(preset.conditions, {})}
     given |= {n: value for n in _GUIDING if n in row.takes and (value := getattr(preset, n)) is not None}
@@ -281,7 +281,7 @@ def _fixed(row: Row, preset: EditorPreset, settings: ModelSettings) -> dict[str,
     return given | ({"negative_prompt": settings.negative_prompt} if negative else {})
 
 
-def _sizes(row: Row, size: tuple[int, int]) -> dict[str, int]:
+def _sizes(row: EditorRow, size: tuple[int, int]) -> dict[str, int]:
     width, height = size
     if row.sizing in ("own", "none"):
         return {}
@@ -293,7 +293,7 @@ def _sizes(row: Row, size: tuple[int, int]) -> dict[str, int]:
     return given
 
 
-def _names(row: Row, preset: EditorPreset, settings: ModelSettings) -> set[str]:
+def _names(row: EditorRow, preset: EditorPreset, settings: ModelSettings) -> set[str]:
     size = _sizes(row, (row.grid_px, row.grid_px))
     pictures = {row.image, *filter(None, (row.mask, row.reference))}
     return {"prompt", "generator", "output_type", *_fixed(row, preset, settings), *size, *pictures}

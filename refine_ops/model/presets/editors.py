@@ -9,7 +9,7 @@ import yaml
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
 from refine_ops.model.presets.preset import Preset
-from refine_ops.model.presets.table import ONE_MP, Row, row_of
+from refine_ops.model.presets.table import ONE_MP, EditorRow, row_of
 
 OWN_REFINER: Final = "QwenImageEditPlusPipeline"
 """The class whose weights our own refiner runs (`refiner.py`); it is an editor only where `pipeline` names it."""
@@ -45,7 +45,7 @@ class EditorPreset(Preset):
     weights_bytes: int = 0
 
     @property
-    def row(self) -> Row:
+    def row(self) -> EditorRow:
         """How its class is called."""
         return row_of(self.pipeline)
 

@@ -18,7 +18,7 @@ ONE_MP: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class EditorRow:
     """How one pipeline class is called for a region.
 
     Attributes:
@@ -68,13 +68,13 @@ class Row:
     inferred: bool = False
 
 
-_KLEIN: Final = Row(
+_KLEIN: Final = EditorRow(
     references=3,  # four pictures with the crop, as its makers count (docs/flux2_klein_kv_cache.md)
     takes=frozenset({"guidance_scale"}),  # a negative prompt it has none of: it is always empty
     least_px=64,
     prompt_tokens=480,  # 512 with the chat template's own
 )
-_KONTEXT: Final = Row(
+_KONTEXT: Final = EditorRow(
     takes=frozenset({"guidance_scale", "true_cfg_scale", "negative_prompt"}),
     sizing="area",
     most_px=4 * ONE_MP,
@@ -83,7 +83,7 @@ _KONTEXT: Final = Row(
     prompt_tokens=512,
     tokenizer="tokenizer_2",
 )
-_QWEN: Final = Row(
+_QWEN: Final = EditorRow(
     takes=frozenset({"true_cfg_scale", "negative_prompt"}),
     grid_px=32,
     most_px=4 * ONE_MP,
@@ -91,10 +91,10 @@ _QWEN: Final = Row(
     autoencoder="frame",
 )
 
-TABLE: Final[dict[str, Row]] = {
+TABLE: Final[dict[str, EditorRow]] = {
     "Flux2KleinPipeline": _KLEIN,
-    "Flux2KleinKVPipeline": Row(references=3, least_px=64, prompt_tokens=480, caches={"cached": {}}),  # always so
-    "Flux2KleinInpaintPipeline": Row(
+    "Flux2KleinKVPipeline": EditorRow(references=3, least_px=64, prompt_tokens=480, caches={"cached": {}}),  # always so
+    "Flux2KleinInpaintPipeline": EditorRow(
         references=1,
         reference="image_reference",
         mask="mask_image",
@@ -103,7 +103,7 @@ TABLE: Final[dict[str, Row]] = {
         prompt_tokens=480,
     ),
     "FluxKontextPipeline": _KONTEXT,
-    "FluxKontextInpaintPipeline": Row(
+    "FluxKontextInpaintPipeline": EditorRow(
         references=1,
         reference="image_reference",  # in place of the crop, which it then sees through the mask alone
         mask="mask_image",
@@ -115,7 +115,7 @@ TABLE: Final[dict[str, Row]] = {
         prompt_tokens=512,
         tokenizer="tokenizer_2",
     ),
-    "QwenImageEditInpaintPipeline": Row(
+    "QwenImageEditInpaintPipeline": EditorRow(
         mask="mask_image",
         takes=_QWEN.takes | {"strength"},
         sizing="own",
@@ -125,7 +125,7 @@ TABLE: Final[dict[str, Row]] = {
     ),
     "QwenImageEditPipeline": _QWEN,  # it looks at the crop enlarged to 1 MP, and makes it at its own size
     "QwenImageEditPlusPipeline": replace(_QWEN, references=2),  # likewise
-    "QwenImage21Pipeline": Row(
+    "QwenImage21Pipeline": EditorRow(
         references=9,
         takes=_QWEN.takes,
         sizing="resolution",
@@ -135,15 +135,15 @@ TABLE: Final[dict[str, Row]] = {
         schedule="sample_sigmas",
         autoencoder="frame",
     ),
-    "LongCatImageEditPipeline": Row(
+    "LongCatImageEditPipeline": EditorRow(
         takes=frozenset({"guidance_scale", "negative_prompt"}), sizing="own", prompt_tokens=512
     ),
 }
 
-INFERRED: Final = Row(grid_px=32, most_px=4 * ONE_MP, autoencoder="none", inferred=True)
+INFERRED: Final = EditorRow(grid_px=32, most_px=4 * ONE_MP, autoencoder="none", inferred=True)
 """Any other pipeline of diffusers that takes a picture and a prompt, before its class was looked at."""
 
 
-def row_of(pipeline: str) -> Row:
+def row_of(pipeline: str) -> EditorRow:
     """The row of a class; of one that is not in the table, what can be said before it is imported."""
     return TABLE.get(pipeline, INFERRED)
