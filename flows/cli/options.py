@@ -5,6 +5,7 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
@@ -106,7 +107,9 @@ def _problem(model: type[BaseModel], problem: "ErrorDetails") -> str:
         return f"  {'.'.join(path)}: not given, and there is no default; name it in the settings file or by its option"
     if problem["type"] == "extra_forbidden":
         known = _settings_at(model, path[:-1])
-        close = difflib.get_close_matches(path[-1], known, n=1)
+        # First the same name elsewhere: most settings lie deeper than a person remembers.
+        close = [name for name in _paths_of(model) if name.rpartition(".")[2] == path[-1]]
+        close = close or difflib.get_close_matches(path[-1], known, n=1)
         said = "no such setting" + (f", did you mean {close[0]!r}?" if close else "")
         said += f" (there are {', '.join(known)})" if known else ""
     said = said.removeprefix("Value error, ")
@@ -121,6 +124,16 @@ def _settings_at(model: type[BaseModel], path: list[str]) -> list[str]:
             return []
         model = inner
     return sorted(model.model_fields)
+
+
+def _paths_of(model: type[BaseModel]) -> Iterator[str]:
+    """Dotted names of all settings, nested models followed, shallow ones first."""
+    waiting: list[tuple[str, type[BaseModel]]] = [("", model)]
+    for start, inside in waiting:
+        for name, field in inside.model_fields.items():
+            yield start + name
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                waiting.append((f"{start}{name}.", field.annotation))
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -95,6 +95,7 @@ WRONG = [
     (f"{IMAGE} -o out.gif", 2, "expected a name ending in one of .jpg"),
     (f"{IMAGE} -o out.jpg", 2, "the picture is png, name it *.png"),
     (f"{IMAGE} --set refine.pastel=1", 2, "did you mean 'paste'?"),
+    ("run m.jsonl --out r --set publish=all", 2, "did you mean 'refine.publish'?"),
     (f"{IMAGE} --set refine", 2, "expected name=value"),
     (f"{IMAGE} --config gone.yaml", 2, "settings file gone.yaml: No such file"),
     (f"{IMAGE} --config bad.yaml", 2, "neither JSON nor YAML"),
