@@ -31,15 +31,18 @@ Scene = tuple[U8Image, Mask, U8Image | None, str, str]
 """The image, the object in it, the reference, the category, the text to be read (or none)."""
 
 
-def write_rendered(folder: str, count: int, seed: int = 0, photos: Sequence[str] = ()) -> None:
+def write_rendered(
+    folder: str, count: int, seed: int = 0, photos: Sequence[str] = (), *, referenced: bool = False
+) -> None:
     """Write images and `annotations.jsonl` of `count` clean cases; equal arguments give equal bytes.
 
     Args:
         photos: Folders with further photos and fonts; those of the held-out side are left out of them.
+        referenced: Every case has a reference, instead of every other one.
     """
     library = assets.library("train", tuple(Path(name) for name in photos))
     lines = []
-    for number in range(count):
+    for number in range(0, 2 * count, 2) if referenced else range(count):
         row, files = draw_case(number, library, np.random.default_rng((31, seed, number)))
         for name, content in files.items():
             storage.write(storage.join(folder, name), content)

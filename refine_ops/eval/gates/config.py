@@ -13,7 +13,11 @@ class CalibrationSettings(Settings):
         description="A case set (`refine-ops eval build-cases`), 'rendered': made of the training fonts and photos, or "
         "none.",
     )
-    rendered: int = Field(600, ge=2, description="How many cases 'rendered' has.")
+    rendered: int = Field(
+        600,
+        ge=2,
+        description="How many cases 'rendered' has; every other one has a reference, for `transfer` every one.",
+    )
     photos: tuple[str, ...] = Field((), description="Folders with further photos and fonts for 'rendered'.")
     seed: int = 1
     max_harm: float = Field(0.05, gt=0, lt=0.5, description="Most of what is published may be worse.")

@@ -15,6 +15,7 @@ from refine_ops.eval.gates.config import CalibrateConfig
 from refine_ops.eval.gates.reviews import reviewed_results
 from refine_ops.judge.calibrate import Calibration, Promise, calibrate
 from refine_ops.judge.gate import NAME
+from refine_ops.model.presets import TRANSFER
 from refine_ops.model.pretrained import pick_device
 from refine_ops.progress import OnProgress, no_progress
 
@@ -68,7 +69,9 @@ def _open_cases(config: CalibrateConfig, out: str) -> CaseSet:
     folder = storage.join(out, "cases")
     if not storage.exists(storage.join(folder, "cases.parquet")):
         logger.info("rendering %d cases at %s", config.rendered, folder)
-        write_rendered(storage.join(out, "clean"), config.rendered, config.seed, config.photos)
+        # A transfer makes nothing of a case without a reference.
+        referenced = config.refine.model.model == TRANSFER
+        write_rendered(storage.join(out, "clean"), config.rendered, config.seed, config.photos, referenced=referenced)
         # Many cases with one input of each family: cases are what a promise counts.
         build_cases(BuildCasesConfig(annotations=storage.join(out, "clean"), out=folder, scribbles=2, seeds=2, keep=1))
     return load_cases(folder)

@@ -9,6 +9,7 @@ import pytest
 
 from refine_ops.config import ModelSettings, RefineSettings
 from refine_ops.errors import JobError
+from refine_ops.eval.cases.case_set import load_cases
 from refine_ops.eval.cases.rendered import write_rendered
 from refine_ops.eval.gates.config import CalibrateConfig
 from refine_ops.eval.gates.planted import HARMS, plant
@@ -24,6 +25,9 @@ def test_rendered_cases_are_the_same_every_time_and_half_of_them_have_a_referenc
     assert all((tmp_path / "one" / n).read_bytes() == (tmp_path / "two" / n).read_bytes() for n in files)
     rows = [json.loads(line) for line in (tmp_path / "one" / "annotations.jsonl").read_text().splitlines()]
     assert [row["setting"] for row in rows] == ["reference", "free"] * 2
+    write_rendered(str(tmp_path / "all"), 2, seed=3, referenced=True)
+    every = [json.loads(line) for line in (tmp_path / "all" / "annotations.jsonl").read_text().splitlines()]
+    assert every == [row | {"format": new["format"]} for row, new in zip(rows[::2], every, strict=True)]
 
 
 @pytest.mark.parametrize("kind", HARMS)
@@ -61,6 +65,19 @@ def test_few_cases_make_no_gate_and_a_second_start_judges_nothing_again(tmp_path
         with suppress(JobError):
             run_calibration(config)
     assert judged == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "judged").rglob("*.json")}
+
+
+@pytest.mark.long
+def test_every_case_that_transfer_is_calibrated_on_has_a_reference(tmp_path: Path) -> None:
+    transfer = RefineSettings(model=ModelSettings(model="transfer"))
+    config = CalibrateConfig(out=str(tmp_path), rendered=3, per_case=1, lessons=0, refine=transfer)
+    with suppress(JobError):  # three results may be all alike
+        run_calibration(config)
+    inputs = load_cases(str(tmp_path / "cases")).inputs
+    assert inputs
+    assert {item.setting for item in inputs} == {"reference"}
+    results = [json.loads(path.read_text()) for path in (tmp_path / "judged").rglob("*.json")]
+    assert any(results), "one of the references fits"
 
 
 def test_a_calibration_without_cases_or_reviews_is_refused(tmp_path: Path) -> None:
