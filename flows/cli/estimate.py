@@ -1,6 +1,7 @@
 """`--plan-only`: what a run would cost, from measured times: the run folder's own where it has any, else ours."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -140,9 +141,13 @@ def to_do(plan: PlanReader, outcomes: str, config: RefineBatchConfig) -> ToDo:
 
 def measured(config: RefineBatchConfig) -> Measured | None:
     """What outcomes of this run folder took, of the starts that had the same model settings."""
-    uri = storage.resolve(config.out)
     now = resolve_adapters(config.refine).model.model_dump(mode="json", exclude=_NO_WORK)
-    same = [start.number for start in read_starts(uri) if _model_of(start) == now]
+    return measured_of(storage.resolve(config.out), lambda model: model == now)
+
+
+def measured_of(uri: str, alike: Callable[[dict[str, Any]], bool]) -> Measured | None:
+    """What outcomes of a run folder took, of the starts whose model settings are `alike`."""
+    same = [start.number for start in read_starts(uri) if alike(_model_of(start))]
     if not same:
         return None
     ledger = read_ledger(storage.join(uri, "outcomes"), ["status", "regions", "timings_s"])

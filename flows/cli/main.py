@@ -9,7 +9,7 @@ import tempfile
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -251,8 +251,12 @@ def demo(
 
 @app.command()
 def doctor(
-    preset: Annotated[str, typer.Option(help="Preset, folder or hub name to examine.")] = "tiny",
+    model: Annotated[str, typer.Option("--model", "--preset", help="Preset, folder or hub name to examine.")] = "tiny",
     adapter: Annotated[list[str] | None, typer.Option(help="LoRA file or folder. Repeatable.")] = None,
+    licence: Annotated[bool, typer.Option("--licence-accepted", help="As the setting `licence: accepted`.")] = False,
+    run: Annotated[
+        list[str] | None, typer.Option(help="Run folder whose measured times are shown. Repeatable.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the findings as JSON.")] = None,
     allow_hub: Annotated[bool, typer.Option("--allow-hub", help="Download the named hub model.")] = False,
 ) -> None:
@@ -264,16 +268,30 @@ def doctor(
 
     logging.getLogger("diffusers").setLevel(logging.ERROR)  # it warns of an empty list of modules, six times
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings = ModelSettings(model=preset, adapters=tuple(adapter or ()), allow_hub=allow_hub)
+    accepted: Literal["accepted"] | None = "accepted" if licence else None
+    settings = ModelSettings(model=model, adapters=tuple(adapter or ()), allow_hub=allow_hub, licence=accepted)
     diagnosis = diagnose(settings, device)
     for finding in diagnosis.findings:
         print(f"{'ok ' if finding.ok else 'OFF'}  {finding.name}: {finding.found}")
         if not finding.ok:
             print(f"     {finding.remedy}")
+    for folder in run or ():
+        print(f"     {_measured_in(folder, model)}")
     if out is not None:
         storage.write(storage.resolve(str(out)), json.dumps(diagnosis.as_dict(), indent=1).encode())
     if not diagnosis.ok:
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _measured_in(folder: str, model: str) -> str:
+    """What regions took with a model in an earlier run, in words."""
+    from flows.cli.estimate import measured_of
+    from refine_ops import storage
+
+    known = measured_of(storage.resolve(folder), lambda settings: settings.get("model") == model)
+    if known is None:
+        return f"{folder}: nothing refined with {model}"
+    return f"{folder}: {known.region_s:.2f} s of the model per region, measured on {known.regions:,} regions"
 
 
 if __name__ == "__main__":

@@ -22,8 +22,10 @@ from refine_ops.model.doctor.checks import (
     check_refinement,
     check_zero_cond_t,
 )
+from refine_ops.model.doctor.editor import before_download, examine, resolve_or_none
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.load import model_dtype
+from refine_ops.model.presets import EditorPreset
 from refine_ops.model.source import ResolvedModel, resolve_model
 
 _LIBRARIES: Final = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors")
@@ -48,13 +50,22 @@ class Diagnosis:
 
 
 def diagnose(settings: ModelSettings, device: torch.device) -> Diagnosis:
-    """Examine libraries, device, files and numerics; the model itself is not loaded. Takes seconds plus hashing."""
+    """Examine libraries, device, files and numerics; the model itself is not loaded. Takes seconds plus hashing.
+
+    Of an editor: whether this machine holds it and whether its class can be called as its row says; the numerics are
+    our own refiner's.
+    """
     findings = [*_libraries(), *_device(device), *check_attention(device)]
     try:
         model = resolve_model(settings)
     except JobError as error:
         findings.append(CheckResult(f"model {settings.model}", False, "not usable", str(error)))
+        preset = resolve_or_none(settings)
+        if preset is not None:
+            return Diagnosis((*findings, *before_download(preset)))
     else:
+        if isinstance(model.preset, EditorPreset):
+            return Diagnosis((*findings, *examine(model, settings, device)))
         findings += [*_files(model, settings), *_memory(model, settings, device)]
     findings += [*check_positions(), *check_zero_cond_t(), *check_refinement(device)]
     return Diagnosis(tuple(findings))

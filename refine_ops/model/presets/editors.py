@@ -63,6 +63,7 @@ _KLEIN: Final = EditorPreset(
     guidance_scale=1.0,  # distilled
     grid_px=16,
     licence=Licence(APACHE, True, "github.com/black-forest-labs/flux2, table of models"),
+    weights_bytes=15_960_000_000,
 )
 _KONTEXT: Final = EditorPreset(
     source="black-forest-labs/FLUX.1-Kontext-dev",
@@ -72,6 +73,7 @@ _KONTEXT: Final = EditorPreset(
     guidance_scale=2.5,
     grid_px=16,
     licence=_FLUX_1,
+    weights_bytes=33_740_000_000,
 )
 _QWEN_21: Final = EditorPreset(
     source="Qwen/Qwen-Image-2.1",
@@ -80,6 +82,7 @@ _QWEN_21: Final = EditorPreset(
     true_cfg_scale=1.0,
     conditions="cached+text",
     licence=_QWEN_RESEARCH,
+    weights_bytes=32_440_000_000,
 )
 
 EDITORS: Final = {
@@ -93,6 +96,7 @@ EDITORS: Final = {
         guidance_scale=None,
         conditions="cached",
         licence=_FLUX_2,
+        weights_bytes=34_710_000_000,
     ),
     "flux1-kontext": _KONTEXT,
     "flux1-kontext-inpaint": replace(_KONTEXT, pipeline="FluxKontextInpaintPipeline"),
@@ -103,6 +107,7 @@ EDITORS: Final = {
         true_cfg_scale=4.0,
         strength=1.0,
         licence=Licence(APACHE, True, "the weights' card, Qwen"),
+        weights_bytes=57_700_000_000,
     ),
     "qwen-image-2.1": _QWEN_21,
     # Distilled to the eight steps that its own configuration names.
@@ -115,6 +120,7 @@ EDITORS: Final = {
         guidance_scale=4.5,
         grid_px=16,
         licence=Licence(APACHE, True, "the weights' card, meituan-longcat"),
+        weights_bytes=29_290_000_000,
     ),
 }
 

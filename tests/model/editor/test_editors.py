@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from refine_ops.chain import refine_image
 from refine_ops.config import ModelSettings, RefineSettings
 from refine_ops.errors import ItemError, JobError
+from refine_ops.model.doctor.doctor import diagnose
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.open import open_refiner
 from refine_ops.model.presets import PRESETS, EditorPreset, apply_overrides, resolve_preset
@@ -306,3 +307,19 @@ def test_weights_that_bring_their_own_schedule_have_it_and_no_other(tmp_path: Pa
         for kept in ("cached+text", "joint")
     )
     np.testing.assert_allclose(cached, plain, atol=1e-4)
+
+
+def test_the_doctor_says_what_an_editor_takes_weighs_and_may_be_used_for(editors: Editors) -> None:
+    said = {f.name: f.found for f in diagnose(ModelSettings(model=str(editors(KLEIN))), CPU).findings}
+    assert "3 references beside the crop, no mask, guidance_scale, crops of 64 px a side" in said["pipeline"]
+    assert said["call"] == "the class takes what its row names"
+    assert "GB of files (text_encoder" in said["weights"]
+    assert "dtype torch.float32" in said["weights"]
+    assert "image positions in prompts" not in said, "those are our own refiner's numbers"
+    away = diagnose(ModelSettings(model="flux1-kontext"), CPU)
+    said = {f.name: f.found for f in away.findings}
+    assert not away.ok, "its weights are not here"
+    assert said["licence"].startswith("FLUX.1 [dev] Non-Commercial License, for non-commercial use (as ")
+    assert said["weights"] == "33.7 GB in bfloat16, counted"
+    refused = diagnose(ModelSettings(model=str(editors(KLEIN)), pipeline="NoSuchPipeline"), CPU)
+    assert [f.name for f in refused.findings if not f.ok] == ["call"]
