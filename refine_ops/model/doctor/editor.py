@@ -71,8 +71,9 @@ def _facts(preset: EditorPreset, licence: Licence | None) -> Iterator[CheckResul
     yield CheckResult(
         "pipeline", True, f"{preset.pipeline}: {'read off its signature' if row.inferred else ', '.join(takes)}"
     )
-    passes = preset.steps * (2 if max(preset.true_cfg_scale, preset.guidance_scale or 0.0) > 1 else 1)
-    yield CheckResult("steps", True, f"{preset.steps}, up to {passes} passes of the network per region")
+    guided = max(preset.true_cfg_scale, preset.guidance_scale or 0.0) > 1
+    twice = ", the network twice each where guidance is classifier-free" if guided else ""
+    yield CheckResult("steps", True, f"{preset.steps}{twice}")
     if licence is None:
         yield CheckResult("licence", True, "nobody said: read the weights' card")
         return

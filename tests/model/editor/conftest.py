@@ -2,13 +2,17 @@
 
 import importlib
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from refine_ops.config import ModelSettings
+from refine_ops.model.open import open_refiner
 from refine_ops.records import Conditioning, Item, Region
 from tests.support.editors import BUILDERS
 
@@ -49,6 +53,12 @@ def small_area(monkeypatch: pytest.MonkeyPatch) -> None:
         module = importlib.import_module(f"diffusers.pipelines.{folder}.{name}")
         rule = module.calculate_dimensions
         monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, rule=rule: rule(SMALL_PX, ratio))
+
+
+@lru_cache(maxsize=8)
+def opened(settings: ModelSettings) -> Any:
+    """A loaded editor on the CPU, for tests that leave it as it is."""
+    return open_refiner(settings, torch.device("cpu"))
 
 
 def png(seed: int, size: tuple[int, int] = (200, 160)) -> bytes:

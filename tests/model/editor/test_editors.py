@@ -22,7 +22,7 @@ from refine_ops.model.open import open_refiner
 from refine_ops.model.presets import PRESETS, EditorPreset, apply_overrides, resolve_preset
 from refine_ops.model.presets.table import TABLE, EditorRow
 from refine_ops.model.source import resolve_model
-from tests.model.editor.conftest import Editors, a_crop, an_item
+from tests.model.editor.conftest import Editors, a_crop, an_item, opened
 from tests.support.editors import image_vae, qwen_image_21, seeded
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def test_a_pipeline_that_makes_another_size_is_refused(
 def test_a_class_outside_the_table_is_read_off_its_signature(editors: Editors, monkeypatch: pytest.MonkeyPatch) -> None:
     """`pipeline: NAME`: the same call, as far as diffusers' usual names go."""
     model = ModelSettings(model=str(editors(KLEIN)), pipeline=KLEIN, steps=1)
-    known = open_refiner(model, CPU).refine([a_crop()])[0].pixels
+    known = opened(model).refine([a_crop()])[0].pixels
     monkeypatch.delitem(TABLE, KLEIN)
     inferred = open_refiner(model, CPU)
     assert inferred.grid_px == 32
@@ -138,13 +138,13 @@ def test_a_setting_without_an_argument_is_refused_before_anything_is_loaded(
 
 
 def test_what_a_region_has_and_a_class_cannot_take_is_refused_by_name(editors: Editors) -> None:
-    klein = open_refiner(ModelSettings(model=str(editors(KLEIN))), CPU)
-    kontext = open_refiner(ModelSettings(model=str(editors(KONTEXT))), CPU)
-    inpaint = open_refiner(ModelSettings(model=str(editors(KLEIN)), pipeline="Flux2KleinInpaintPipeline"), CPU)
+    klein = opened(ModelSettings(model=str(editors(KLEIN)), steps=1))
+    kontext = opened(ModelSettings(model=str(editors(KONTEXT)), steps=1))
+    inpaint = opened(ModelSettings(model=str(editors(KONTEXT)), pipeline="FluxKontextInpaintPipeline", steps=1))
     klein.prepare(a_crop(references=3))
     with pytest.raises(ItemError, match="Flux2KleinPipeline takes 3 references, this region has 4; leave 1 out"):
         klein.prepare(a_crop(references=4))
-    with pytest.raises(ItemError, match="Flux2KleinInpaintPipeline takes 1 reference, this region has 3; leave 2 out"):
+    with pytest.raises(ItemError, match="FluxKontextInpaintPipeline takes 1 reference, this region has 3; leave 2 out"):
         inpaint.prepare(a_crop(references=3))
     with pytest.raises(ItemError, match="FluxKontextPipeline takes no references, this region has 1"):
         kontext.prepare(a_crop(references=1))
@@ -169,11 +169,11 @@ def test_what_a_region_has_and_a_class_cannot_take_is_refused_by_name(editors: E
 
 def test_three_references_where_one_fits_never_reach_the_network(editors: Editors) -> None:
     """From the manifest's row on: the region's further references come as far as who refuses them."""
-    model = ModelSettings(model=str(editors("FluxKontextInpaintPipeline")), steps=1)
+    model = ModelSettings(model=str(editors(KONTEXT)), pipeline="FluxKontextInpaintPipeline", steps=1)
     item, files = an_item(references=3)
     settings = RefineSettings.model_validate({"model": model, "publish": "all", "focus": {"focus_pixels": 96 * 96}})
     with pytest.raises(ItemError, match="takes 1 reference, this region has 3; leave 2 out"):
-        refine_image(item, files, open_refiner(model, CPU), settings)
+        refine_image(item, files, opened(model), settings)
 
 
 @pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.batched])
@@ -183,14 +183,15 @@ def test_in_a_batch_a_patch_does_not_depend_on_its_company(name: str, editors: E
     mine, one, other = a_crop(1), a_crop(2), replace(a_crop(3), prompt="another one, of more words.")
     (alone,) = refiner.refine([mine])
     assert (alone.batch_size, alone.step_down) == (2, "none")
-    for batch, place in (([mine, one], 0), ([other, mine], 1), ([one, other, mine], 2)):
-        np.testing.assert_array_equal(refiner.refine(batch)[place].pixels, alone.pixels)
-        np.testing.assert_array_equal(refiner.refine(batch)[place].roundtrip, alone.roundtrip)
+    for batch, place in (([mine, one], 0), ([other, mine], 1)):
+        made = refiner.refine(batch)[place]
+        np.testing.assert_array_equal(made.pixels, alone.pixels)
+        np.testing.assert_array_equal(made.roundtrip, alone.roundtrip)
 
 
 def test_memory_that_runs_out_steps_down_and_is_recorded(editors: Editors, monkeypatch: pytest.MonkeyPatch) -> None:
     refiner: Any = open_refiner(ModelSettings(model=str(editors(KONTEXT)), steps=1, batch_size=2), CPU)
-    alone = open_refiner(ModelSettings(model=str(editors(KONTEXT)), steps=1), CPU).refine([a_crop()])[0]
+    alone = opened(ModelSettings(model=str(editors(KONTEXT)), steps=1)).refine([a_crop()])[0]
     call = diffusers.FluxKontextPipeline.__call__
 
     def full(self: Any, **given: Any) -> Any:
@@ -212,10 +213,10 @@ def _lora(path: Path, layer: str, out: int, into: int) -> str:
 
 
 def test_a_lora_is_fused_hashed_and_refused_where_it_does_not_fit(editors: Editors, tmp_path: Path) -> None:
-    folder, layer = str(editors(KLEIN)), "transformer_blocks.0.attn.to_q"
+    folder, layer = str(editors(KONTEXT)), "transformer_blocks.0.attn.to_q"
     plain = ModelSettings(model=folder, steps=1)
     fitting = plain.model_copy(update={"adapters": (_lora(tmp_path / "a.safetensors", layer, 32, 32),)})
-    refiners = [open_refiner(settings, CPU) for settings in (plain, fitting)]
+    refiners = [opened(settings) for settings in (plain, fitting)]
     weights = [refiner._pipeline.transformer.get_submodule(layer).weight for refiner in refiners]
     with seeded(3):
         down, up = torch.randn(2, 32), torch.randn(32, 2)
@@ -237,11 +238,11 @@ def test_a_lora_is_fused_hashed_and_refused_where_it_does_not_fit(editors: Edito
 
 def test_the_fingerprint_holds_the_weights_the_call_and_the_licence(editors: Editors, tmp_path: Path) -> None:
     copied = tmp_path / "copy"
-    shutil.copytree(editors(KLEIN), copied)
-    settings = ModelSettings(model=str(editors(KLEIN)))
+    shutil.copytree(editors(KONTEXT), copied)
+    settings = ModelSettings(model=str(editors(KONTEXT)))
     before = fingerprint_model(resolve_model(settings), settings)
     assert {"weights.transformer", "weights.vae", "weights.text_encoder", "weights.tokenizer"} <= before.keys()
-    assert (before["preset.pipeline"], before["licence"]) == (f'"{KLEIN}"', "nobody said")
+    assert (before["preset.pipeline"], before["licence"]) == (f'"{KONTEXT}"', "nobody said")
     there = ModelSettings(model=str(copied))
     assert fingerprint_model(resolve_model(there), there) == before, "wherever it lies"
     index = json.loads((copied / "model_index.json").read_text())
@@ -254,7 +255,7 @@ def test_a_non_commercial_licence_is_named_and_has_to_be_accepted(
     editors: Editors, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     copied = tmp_path / "copy"
-    shutil.copytree(editors(KLEIN), copied)
+    shutil.copytree(editors(KONTEXT), copied)
     card = "---\nlicense: other\nlicense_name: flux-non-commercial-license\n---\n# A model\n"
     (copied / "README.md").write_text(card)
     model = ModelSettings(model=str(copied))
