@@ -482,6 +482,12 @@ def vlm_endpoint() -> tuple[str | None, str | None, str | None]:
     return env.get("REFINE_VLM_BASE_URL"), env.get("REFINE_VLM_API_KEY"), env.get("REFINE_VLM_MODEL")
 
 
+def images_endpoint() -> tuple[str | None, str | None, str | None]:
+    """Base URL, API key and model of the OpenAI-compatible endpoint whose `images/edits` is evaluated as a method."""
+    env = os.environ
+    return env.get("REFINE_IMAGES_BASE_URL"), env.get("REFINE_IMAGES_API_KEY"), env.get("REFINE_IMAGES_MODEL")
+
+
 def cache_folder() -> Path:
     """Where answers that cost money or minutes are cached (`XDG_CACHE_HOME` honoured)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refine-ops"

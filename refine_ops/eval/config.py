@@ -86,6 +86,33 @@ class FolderMethod(Settings):
     resize: bool = Field(False, description="Resample outputs of another size (many closed models change it).")
 
 
+class EndpointMethod(Settings):
+    """A closed model behind an OpenAI-compatible `images/edits` endpoint, on the whole image.
+
+    URL, key and model come from `REFINE_IMAGES_BASE_URL`, `REFINE_IMAGES_API_KEY` and `REFINE_IMAGES_MODEL`; the key
+    from nowhere else. What was answered once is not asked for, nor paid, again.
+    """
+
+    kind: Literal["endpoint"] = "endpoint"
+    name: Name
+    base_url: str | None = Field(None, description="Overrides REFINE_IMAGES_BASE_URL, e.g. https://host/v1.")
+    model: str | None = Field(None, description="Overrides REFINE_IMAGES_MODEL.")
+    sizes: tuple[tuple[int, int], ...] = Field(
+        ((1024, 1024), (1536, 1024), (1024, 1536)),
+        min_length=1,
+        description="What the model makes, (width, height); the nearest in ratio is asked for.",
+    )
+    mask: bool = Field(True, description="Send the region as a mask: transparent where the image is to change.")
+    reference: bool = Field(True, description="Send the reference as a second image.")
+    prompt: str = Field("{instruction}", description="What is asked; {instruction} is the case's instruction.")
+    extra: dict[str, str | int | float | bool] = Field({}, description="Further form fields, e.g. quality or seed.")
+    timeout_s: float = Field(300.0, gt=0, description="One request, from connecting to the last byte.")
+    requests: int = Field(6, ge=1, description="Requests per image before the endpoint counts as down.")
+    backoff_s: float = Field(1.0, ge=0, description="First pause after 429 or 5xx; doubles, Retry-After is honoured.")
+    cache: str | None = Field(None, description="Folder of cached answers (local or s3://); default: the user's cache.")
+    usd_per_image: float | None = Field(None, ge=0, description="Only labels the cost; without it none is stated.")
+
+
 class ControlMethod(Settings):
     """A method whose rank is known beforehand; the sanity checks of VLM grades are among them."""
 
@@ -94,7 +121,9 @@ class ControlMethod(Settings):
     control: Control
 
 
-MethodConfig = Annotated[RefinerMethod | PipelineMethod | FolderMethod | ControlMethod, Field(discriminator="kind")]
+MethodConfig = Annotated[
+    RefinerMethod | PipelineMethod | FolderMethod | EndpointMethod | ControlMethod, Field(discriminator="kind")
+]
 
 CONTROLS: tuple[ControlMethod, ...] = (
     ControlMethod(name="ground truth", control="ground-truth"),

@@ -7,7 +7,6 @@ stops the job (`EndpointDown`) rather than rejecting samples it never saw; the j
 import base64
 import hashlib
 import json
-import random
 import time
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -21,15 +20,10 @@ from refine_ops.errors import ItemError, JobError
 from refine_ops.image.formats.png_pixels import encode_png
 from refine_ops.records import U8Image
 from refine_ops.vlm.config import OpenAiVlm
+from refine_ops.vlm.patient import EndpointDown, ask_patiently
 from refine_ops.vlm.questions import AnswerError, Question, ReplyT, Usage, parse, shrink, strict_schema
 
-_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
-_MAX_PAUSE_S = 60.0
 _BAD_REQUEST = "vlm.bad_request"
-
-
-class EndpointDown(JobError):
-    """The endpoint did not answer within the allowed attempts, or refuses the credentials or every request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,25 +139,13 @@ class OpenAiChat:
 
     def _post(self, body: dict[str, Any]) -> _Answered:
         """One answer, however many attempts it takes up to the limit."""
-        problem = ""
-        for attempt in range(self._settings.requests):
-            pause_s = self._settings.backoff_s * 2**attempt * random.uniform(0.5, 1.0)
-            try:
-                response = self._client.post(self._url, json=body)
-            except httpx.TransportError as e:
-                problem = f"{type(e).__name__}: {e}"
-            else:
-                if response.status_code not in _RETRIED:
-                    return _read(response, self.name)
-                problem = f"HTTP {response.status_code}"
-                pause_s = max(pause_s, _retry_after_s(response))
-            if attempt + 1 < self._settings.requests:
-                self._usage = replace(self._usage, retries=self._usage.retries + 1)
-                time.sleep(min(pause_s, _MAX_PAUSE_S))
-        raise EndpointDown(
-            f"{self.name}: no answer in {self._settings.requests} attempts, last: {problem}; "
-            "when the endpoint is back, run the same command again to go on"
+        response = ask_patiently(
+            lambda: self._client.post(self._url, json=body), self._settings, self.name, self._retried
         )
+        return _read(response, self.name)
+
+    def _retried(self) -> None:
+        self._usage = replace(self._usage, retries=self._usage.retries + 1)
 
     def _count(self, answered: _Answered) -> None:
         prices = self._settings.usd_per_million_input_tokens, self._settings.usd_per_million_output_tokens
@@ -178,13 +160,6 @@ def _read_cache(uri: str) -> str | None:
     except (storage.Missing, ValueError, KeyError, TypeError):
         return None
     return answer if isinstance(answer, str) else None
-
-
-def _retry_after_s(response: httpx.Response) -> float:
-    try:
-        return float(response.headers.get("retry-after", 0))
-    except ValueError:
-        return 0.0  # an HTTP date: the exponential pause does
 
 
 def _read(response: httpx.Response, name: str) -> _Answered:

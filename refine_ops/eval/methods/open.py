@@ -3,7 +3,8 @@
 import torch
 
 from refine_ops.config import ImageLimits
-from refine_ops.eval.config import ControlMethod, FolderMethod, MethodConfig, RefinerMethod
+from refine_ops.eval.config import ControlMethod, EndpointMethod, FolderMethod, MethodConfig, RefinerMethod
+from refine_ops.eval.methods.endpoint import EditEndpoint
 from refine_ops.eval.methods.method import Method
 from refine_ops.eval.methods.outputs import ControlOutputs, FolderOutputs
 from refine_ops.eval.methods.refiner import OurRefiner
@@ -27,6 +28,8 @@ def open_method(config: MethodConfig, device: torch.device, limits: ImageLimits)
         return FolderOutputs(config, limits)
     if isinstance(config, ControlMethod):
         return ControlOutputs(config.control)
+    if isinstance(config, EndpointMethod):
+        return EditEndpoint(config, limits)
     from refine_ops.eval.methods.pipelines import EditPipeline  # diffusers takes seconds that no other method owes
 
     return EditPipeline(config, device)
