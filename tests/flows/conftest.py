@@ -1,5 +1,6 @@
 """One Prefect site and one S3 endpoint for all tests of deployments and lanes."""
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from tests.support.servers.site import Site, free_port
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Proxy]:
     """An S3 server with the bucket `lake`, behind a proxy that can misbehave; this process uses it too."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for every request costs as much as the request
     server = ThreadedMotoServer(port=free_port(), verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -1,257 +1,429 @@
-"""Nights drawn at random over one run folder: rows come, change, move and go, ids are renamed, files are touched and
-replaced, settings change under both policies, starts are killed, refused by their canary, rolled back, and begun twice.
+"""Nights drawn at random over one run folder on S3, and what must be published after them.
 
-After every night the published set must equal, byte for byte, what a simulation of the manifests' history calls for,
-and the device must have done what that calls for and nothing else.
+Rows come, change, move and go, ids are renamed, pictures are taken anew, copied and lost; adapters are trained, promoted
+and taken back, the pixel code moves, people review; the power goes at random writes, the ledger is denied and browns
+out, credentials expire, answers get lost, two start at once, on clocks an hour apart.
+
+After every good night the published set must be, byte for byte, what a journal of what was asked for calls for
+(`tests/support/rebuild.py`, which knows no plan and no ledger), and the device must have done what that calls for and
+nothing else. At the end the journal is told once more by that script alone.
 """
 
+import hashlib
 import json
-import os
 import random
-import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import boto3
+import numpy as np
 import pytest
+import safetensors.numpy
 
-from refine_ops import storage
-from refine_ops.chain import refine_image
-from refine_ops.config import CanaryLimits, RefineBatchConfig, RefineSettings
+from flows.steps import summary
+from flows.steps.batch import run_batch
+from flows.steps.engine import Engine
+from refine_ops import adapters, s3, storage
+from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import JobError
-from refine_ops.job import published, starts, upkeep
-from refine_ops.job.launch import Node, NodeVerdict
+from refine_ops.job import published, run_folder, starts, upkeep
+from refine_ops.job.launch import NodeVerdict
 from refine_ops.job.ledger import read_ledger
-from refine_ops.job.planning.manifest import read_items
 from refine_ops.job.planning.remaining import Remaining
 from refine_ops.job.run_folder import RunFolder, reopen_run
-from refine_ops.records import Item
-from refine_ops.report.review import Decision, Decisions, apply_decisions, read_review
-from tests.support.catalogue import Catalogue, Pictures
-from tests.support.trivial_worker import TrivialRefiner
+from refine_ops.report.review import Action, Decision, Decisions, apply_decisions
+from refine_ops.train.config import TrainLoraConfig
+from refine_ops.train.promotion.promote import decide_promotion
+from tests.support import ROOT
+from tests.support.node import FAST, make_items
+from tests.support.night_rank import RankHere
+from tests.support.rebuild import History
+from tests.support.servers.s3_proxy import Fault, Kind, Proxy
+from tests.support.servers.site import Site
 
 pytestmark = pytest.mark.processes
 
-Made = tuple[str, int]
-"""What an item was made of: its row and its picture, and under which of the settings."""
-SETTINGS = tuple(RefineSettings.model_validate({"publish": "all", "paste": {"blur_px": size}}) for size in (11, 15, 9))
-STRICT = CanaryLimits(max_dead=0.0, max_de00=50.0, max_shift_px=50.0, allow_unmeasured=True)
+Night = Callable[[RefineBatchConfig, Any], object]
+LIMITS = {"max_dead": 0.0, "max_de00": 50.0, "max_shift_px": 50.0, "allow_unmeasured": True}
 
 
-class Shop(Catalogue):
-    """The catalogue, and what must have become of it: kept from what was asked, never from what the run folder says."""
+def in_process(config: RefineBatchConfig, rank: RankHere) -> object:
+    return run_batch(config, on_pool=rank)
 
-    def __init__(self, root: Path, count: int, seed: int) -> None:
-        super().__init__(root, count)
-        self.rng = random.Random(seed)
-        self.now = 0
-        self.made: dict[str, Made] = {}
-        self.after: dict[int, dict[str, Made]] = {}
-        self.work = 0
+
+class Shop:
+    """A shop's catalogue, the run folder it is refined in, and the journal of what happened to both."""
+
+    def __init__(self, folder: Path, bucket: str, count: int, seed: int, proxy: Proxy, night: Night) -> None:
+        self.folder, self.root, self.run = folder, f"s3://{bucket}", f"s3://{bucket}/run"
+        self.registry = f"{self.root}/adapters"
+        self.rng, self._proxy, self._night = random.Random(seed), proxy, night
+        self._s3, self._bucket = boto3.client("s3"), bucket
+        self._s3.create_bucket(Bucket=bucket)
+        (folder / "pictures").mkdir(parents=True)
+        self.rows = [json.loads(line) for line in make_items(folder / "first", count).read_text().splitlines()]
+        self.pictures: dict[str, str] = {}
+        for row in self.rows:
+            self.picture(row, (folder / "first" / row["image"]).read_bytes())
+            self.row_number(row)
+        self.numbers = self.clock_s = 0
+        self.history = History(folder, self.run)
         self.told: list[str] = []
         self.settled = True
+        self.fault: Callable[[], object] | None = None
 
-    # -- what a row asks for
+    # -- what is there
 
-    def items(self) -> list[Item]:
-        self.manifest.write_text("\n".join(json.dumps(row) for row in self.rows))
-        salts = read_review(str(self.run)).salts
-        items = [i for i in read_items(str(self.manifest)) if isinstance(i, Item)]
-        return [replace(i, salt=salts.get(i.item_id, "")) for i in items]
+    def picture(self, row: dict[str, Any], data: bytes) -> None:
+        """What the row names is this now."""
+        digest = hashlib.sha256(data).hexdigest()
+        (self.folder / "pictures" / digest).write_bytes(data)
+        self._s3.put_object(Bucket=self._bucket, Key=f"images/{row['item_id']}.png", Body=data)
+        row["image"] = f"{self.root}/images/{row['item_id']}.png"
+        self.pictures[row["image"]] = digest
 
-    def asked(self, item: Item) -> str:
-        return repr((replace(item, row=0, category=""), storage.sha256(storage.read(item.image))))
+    def row_number(self, row: dict[str, Any]) -> None:
+        """A prompt of its own tells what the device was given."""
+        row["regions"][0]["prompt"] = f"Refine {row['item_id']}"
 
-    def to_do(self, redo: int = 0) -> list[Item]:
-        items = self.items()
-        new = [i for i in items if self.made.get(i.item_id, ("", 0))[0] != self.asked(i)]
-        older = [i for i in items if i not in new and self.made[i.item_id][1] != self.now][:redo]
-        return [i for i in items if i in new or i in older]
+    def row(self) -> dict[str, Any]:
+        return self.rng.choice(self.rows)
 
-    def take(self, items: list[Item]) -> None:
-        """They are refined now, under the present settings."""
-        self.work += len(items)
-        self.made |= {i.item_id: (self.asked(i), self.now) for i in items}
+    def data(self, row: dict[str, Any]) -> bytes:
+        return (self.folder / "pictures" / self.pictures[row["image"]]).read_bytes()
 
-    def must_be(self) -> Pictures:
-        return {
-            i.output: refine_image(
-                i, {i.image: storage.read(i.image)}, TrivialRefiner(), SETTINGS[self.made[i.item_id][1]]
-            ).data
-            for i in self.items()
-        }
+    def in_force(self) -> list[str]:
+        now = adapters.current(self.registry)
+        return [] if now is None else [now.version]
 
     # -- a night
 
-    def run_night(self, on_pool: Callable[..., NodeVerdict] | None = None, **settings: object) -> None:
-        refine = SETTINGS[self.now].model_dump()
-        given = {"on_new_fingerprint": "new-work", "max_removed": 1.0, "max_redone": 1.0, **settings}
-        self.night(on_pool, refine=refine, **given)
+    def config(self, **settings: object) -> dict[str, Any]:
+        model = {"adapters": ["promoted"], "registry": self.registry}
+        return {
+            "manifest": f"{self.root}/manifest.jsonl",
+            "out": self.run,
+            "worker": FAST.model_copy(update={"flush_items": 2}).model_dump(),
+            "lanes": "work-pool",
+            "report_items": 0,
+            "allow_tiny": True,
+            "on_new_fingerprint": "new-work",
+            "max_removed": 1.0,
+            "max_redone": 1.0,
+            "refine": {"publish": "all", "model": model},
+            **settings,
+        }
 
-    def good(self, redo: int = 0, **settings: object) -> None:
-        """A night that ends well: what it must publish, and what it must have done for it."""
-        todo = self.to_do(redo)
-        self.run_night(**settings)
-        self.take(todo)
-        newest = published.newest(str(self.run))
-        assert newest is not None
-        self.after[newest.start] = dict(self.made)
-        assert self.refined == self.work, f"{self.told[-3:]}: needless work, or work left undone"
-        assert self.published() == self.must_be(), self.told[-3:]
+    def journal(self, **event: object) -> None:
+        with (self.folder / "journal.jsonl").open("a") as journal:
+            journal.write(json.dumps(event) + "\n")
+        self.history.apply(json.loads(json.dumps(event)))
+
+    @contextmanager
+    def night(self, end: str, redo: int = 0) -> Iterator[Path]:
+        """A night that is expected to end so; what it gives is where the device's work is written down."""
+        self.numbers += 1
+        text = "\n".join(json.dumps(row) for row in self.rows)
+        (self.folder / f"manifest-{self.numbers}.jsonl").write_text(text)
+        self._s3.put_object(Bucket=self._bucket, Key="manifest.jsonl", Body=text.encode())
+        before = starts.start_numbers(self.run)
+        weights = [self.in_force(), run_folder.PIXEL_VERSION]
+        yield self.folder / f"device-{self.numbers}.log"
+        new = [n for n in starts.start_numbers(self.run) if n not in before]
+        self.journal(
+            kind="night",
+            number=self.numbers,
+            end=end,
+            start=new[-1] if new else None,
+            pictures=self.pictures,
+            weights=weights,
+            redo=redo,
+        )
+
+    def good(self, redo: int = 0, rank: type[RankHere] = RankHere, **settings: object) -> None:
+        """A night that ends well publishes what the journal calls for."""
+        with self.night("good", redo) as log:
+            self._night(RefineBatchConfig.model_validate(self.config(**settings)), rank(log))
+        assert self.history.published() == self.history.must_be(), self.told[-3:]
         self.settled = True
 
-    def bad(self, error: type[BaseException], **settings: object) -> None:
+    def bad(self, error: type[BaseException], end: str = "refused", **settings: object) -> None:
         """A night that fails publishes nothing."""
-        before = self.published()
-        with pytest.raises(error):
-            self.run_night(**settings)
-        assert self.published() == before
+        before = self.history.published()
+        with self.night(end) as log, pytest.raises(error):
+            self._night(RefineBatchConfig.model_validate(self.config(**settings)), RankHere(log))
+        assert self.history.published() == before
 
-    # -- what happens
-
-    def row(self) -> dict:  # type: ignore[type-arg]
-        return self.rng.choice(self.rows)
-
-    def new_box(self, row: dict) -> None:  # type: ignore[type-arg]
-        x = self.rng.randrange(2, 14)
-        row["regions"][0]["box"] = [x, self.rng.randrange(2, 10), x + self.rng.randrange(12, 30), 40]
+    # -- the catalogue changes
 
     def rows_come(self) -> None:
         for _ in range(2):
-            number = 1000 + len(list((self.root / "images").glob("*.png")))
-            shutil.copy(self.root / "images" / self.row()["image"], self.root / f"images/{number}.png")
-            region = {"box": [5, 5, 30, 30], "prompt": "Refine it"}
-            self.rows.append({"item_id": f"item-{number}", "image": f"{number}.png", "regions": [region]})
+            new = {"item_id": f"item-{1000 + len(self.pictures)}", "regions": [{"box": [5, 5, 30, 30]}]}
+            self.picture(new, self.data(self.row()))
+            self.row_number(new)
+            self.rows.append(new)
 
     def rows_change(self) -> None:
-        for _ in range(3):
-            self.new_box(self.row())
+        for row in self.rng.sample(self.rows, 3):
+            x = self.rng.randrange(2, 14)
+            row["regions"][0]["box"] = [x, self.rng.randrange(2, 10), x + self.rng.randrange(12, 30), 40]
 
     def rows_move(self) -> None:
         self.rng.shuffle(self.rows)
 
     def rows_go(self) -> None:
-        for _ in range(min(2, len(self.rows) - 8)):
-            self.rows.remove(self.row())
+        for row in self.rng.sample(self.rows, max(0, min(2, len(self.rows) - 20))):
+            self.rows.remove(row)
 
     def an_id_is_renamed(self) -> None:
         row = self.row()
         row["output"] = row.get("output", f"{row['item_id']}.png")
-        row["item_id"] = f"renamed-{len(self.told)}"
+        row["item_id"] = f"renamed-{self.numbers}"
 
     def a_picture_is_taken_anew(self) -> None:
-        other, taken = self.rng.sample([self.root / "images" / row["image"] for row in self.rows], 2)
-        shutil.copy(other, taken)
+        other, taken = self.rng.sample(self.rows, 2)
+        key = taken["image"].removeprefix(f"{self.root}/")
+        self._s3.put_object(Bucket=self._bucket, Key=key, Body=self.data(other))
+        self.pictures[taken["image"]] = self.pictures[other["image"]]
 
-    def files_are_touched(self) -> None:
-        for row in self.rows:
-            os.utime(self.root / "images" / row["image"], (len(self.told), len(self.told)))
+    def pictures_are_copied(self) -> None:
+        """As a move to another bucket does it: in parts, so that the store says something else of the same bytes."""
+        for row in self.rng.sample(self.rows, 8):
+            where = {"Bucket": self._bucket, "Key": row["image"].removeprefix(f"{self.root}/")}
+            upload = self._s3.create_multipart_upload(**where)["UploadId"]
+            etag = self._s3.upload_part(**where, UploadId=upload, PartNumber=1, Body=self.data(row))["ETag"]
+            parts = {"Parts": [{"PartNumber": 1, "ETag": etag}]}
+            self._s3.complete_multipart_upload(**where, UploadId=upload, MultipartUpload=parts)
 
     def a_category_is_renamed(self) -> None:
         for row in self.rows:
-            row["category"] = f"season-{len(self.told)}"
+            row["category"] = f"season-{self.numbers}"
+
+    # -- people decide
+
+    def review(self, action: Action | None) -> None:
+        known = read_ledger(f"{self.run}/outcomes", ["fingerprint", "status"]).to_pylist()
+        done = {row["item_id"]: row["fingerprint"] for row in known if row["status"] == "done"}
+        out = [i for i in self.history.excluded if i in done]
+        item = self.rng.choice(out if action is None and out else [i for i in done if i in self.history.made])
+        given = "approve" if action is None else "reject"
+        decision = Decision(run=self.run, item_id=item, fingerprint=done[item], decision=given)
+        decisions = Decisions(schema="refine-ops/decisions/1", report="r", decisions=(decision,))
+        apply_decisions(self.run, decisions, action or "redo")
+        self.journal(kind="reviewed", item=item, fingerprint=done[item], action=action or "keep")
 
     def a_reviewer_rejects(self) -> None:
-        row = self.row()
-        known = read_ledger(str(self.run / "outcomes"), ["fingerprint", "status"])
-        found = dict(zip(known["item_id"].to_pylist(), known["fingerprint"].to_pylist(), strict=True))
-        if row["item_id"] in found:
-            decision = Decision(
-                run=str(self.run), item_id=row["item_id"], fingerprint=found[row["item_id"]], decision="reject"
-            )
-            apply_decisions(
-                str(self.run), Decisions(schema="refine-ops/decisions/1", report="r", decisions=(decision,))
-            )
+        self.review("redo")
+
+    def a_reviewer_takes_one_out_and_another_lets_it_in(self) -> None:
+        self.review("exclude")
+        self.good()
+        self.clock_s -= 3000  # the other one's clock
+        self.review(None)
+
+    def pictures_are_rolled_back(self) -> None:
+        kept = sorted(self.history.after)[-3:-1]
+        if kept:
+            upkeep.roll_back(reopen_run(self.run)[0], to=kept[0])
+            self.journal(kind="rolled_back", to=kept[0])
+            self.settled = False  # the settings of then are the folder's again, whichever they were
+
+    # -- weights and code change
+
+    def an_adapter_is_trained(self) -> str:
+        weights = {"lora": np.frombuffer(self.rng.randbytes(64), np.float32)}
+        return adapters.publish(self.registry, safetensors.numpy.save(weights)).version
 
     def an_adapter_is_promoted(self) -> None:
-        self.now = (self.now + 1) % len(SETTINGS)
+        adapters.promote(self.registry, self.an_adapter_is_trained(), "better")
         if self.settled:
             self.bad(JobError, on_new_fingerprint="refuse")
         self.good()
 
+    def an_adapter_is_taken_back(self) -> None:
+        self.an_adapter_is_promoted()
+        taken = self.in_force()
+        adapters.rollback(self.registry, "bad in production")
+        schedule = TrainLoraConfig(dataset="none", out=str(self.folder / "training"), registry=self.registry)
+        assert not decide_promotion(schedule, taken[0]).promoted
+        assert self.in_force() != taken
+        self.rows_change()
+
     def an_upgrade_is_rolled_out(self) -> None:
-        self.now = (self.now + 1) % len(SETTINGS)
+        run_folder.PIXEL_VERSION += 1  # type: ignore[misc]
         self.rows_change()
         self.good(redo=5, on_new_fingerprint="redo", max_new=5)
 
-    def power_goes(self) -> None:
-        for _ in range(4):
-            self.new_box(self.row())
-        half = self.to_do()[:2]
+    # -- what goes wrong
 
-        def killed(config: RefineBatchConfig, folder: RunFolder, todo: Remaining, *_: object) -> NodeVerdict:
-            some = Remaining(todo.positions[: len(half)], 0, 0)
-            Node(folder, config, 1, module="tests.support.trivial_worker").run(some)
-            raise KeyboardInterrupt
-
-        self.bad(KeyboardInterrupt, on_pool=killed)
-        self.refined += len(half)
-        self.take(half)
+    def the_power_goes(self) -> None:
+        """At a random write of a night in a process of its own: whatever it was, the next night goes on."""
+        self.rows_change()
+        self.rows_come()
+        at, after = self.rng.randrange(1, 26), self.rng.randrange(2)
+        with self.night("killed") as log:
+            command = [sys.executable, "-m", "tests.support.night_rank", json.dumps(self.config()), str(log)]
+            command += [str(at), str(after), str(-self.clock_s), str(run_folder.PIXEL_VERSION)]
+            ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            assert ended.returncode in (-9, 0), ended.stderr
+        self.told.append(f"{'right after' if after else 'before'} write {at}: {ended.returncode}")
 
     def the_canary_is_refused(self) -> None:
-        row, other = self.rows[0], self.rows[1]
-        before = row["regions"][0]["prompt"]
+        row = self.row()
+        self.rows_change()
         row["regions"][0]["prompt"] = "raise"
-        self.new_box(other)
-        done = self.refined
-        self.bad(JobError, canary=99, canary_limits=STRICT)
-        self.refined = done  # void: what it refined is to be refined again, or not at all
-        row["regions"][0]["prompt"] = before
-
-    def pictures_are_rolled_back(self) -> None:
-        kept = sorted(self.after)[-3:-1]
-        if kept:
-            upkeep.roll_back(reopen_run(str(self.run))[0], to=kept[0])
-            self.made = dict(self.after[kept[0]])
-            self.settled = False  # the settings of then are the folder's again, whichever they were
-            self.after = {start: made for start, made in self.after.items() if start <= kept[0]}
+        self.bad(JobError, "canary", canary=99, canary_limits=LIMITS)
+        self.row_number(row)
+        row["regions"][0]["prompt"] = f"Refine {row['item_id']} after canary {self.numbers}"
 
     def two_begin_at_once(self) -> None:
-        other = starts.open_start(str(self.run), {})
-        self.bad(starts.RunInUse)
-        other.close("done")
+        shop = self
+
+        class Meanwhile(RankHere):
+            def __call__(
+                self, config: RefineBatchConfig, folder: RunFolder, todo: Remaining, label: str, engine: Engine
+            ) -> NodeVerdict:
+                with pytest.raises(starts.RunInUse):
+                    run_batch(config, on_pool=RankHere(shop.folder / "device-of-the-second.log"))
+                return super().__call__(config, folder, todo, label, engine)
+
+        self.rows_change()
+        self.good(rank=Meanwhile)
+        assert not (self.folder / "device-of-the-second.log").exists()
 
     def the_export_is_broken(self) -> None:
-        rows, self.rows = self.rows, []
-        self.bad(JobError)
+        rows = self.rows
+        for broken in ([], rows[:5]):
+            self.rows = broken
+            self.bad(JobError, max_removed=0.1)
         self.rows = rows
 
+    def a_column_is_rewritten(self) -> None:
+        rows = json.loads(json.dumps(self.rows))
+        for row in self.rows:
+            row["regions"][0]["prompt"] += ", please"
+        self.bad(JobError, max_redone=0.5)
+        self.rows = rows
+
+    def the_ledger_is_denied(self) -> None:
+        self._struck("denied", "/outcomes/", JobError)
+
+    def the_ledger_browns_out(self) -> None:
+        self._struck("slow-down", "/outcomes/", JobError)
+
+    def _struck(self, kind: Kind, path: str, error: type[BaseException]) -> None:
+        self.rows_change()
+        fault = Fault(kind, method="GET", path=path, times=10_000)
+        self._proxy.faults.append(fault)
+        # What the test itself reads does not go by way of the proxy's faults: only `.parquet` below `outcomes/` does.
+        self.bad(error)
+        assert fault.struck
+        self._proxy.faults.clear()
+
+    def the_store_has_a_bad_night(self) -> None:
+        self.rows_change()
+        self._proxy.faults += [
+            Fault("503", times=8, every=5),
+            Fault("reset", method="GET", times=3, every=9),
+            Fault("lost-answer", method="PUT", path="/published/"),
+            Fault("lost-answer", method="PUT", path="/starts/"),
+        ]
+        self.good()
+        self._proxy.faults.clear()
+
+    def a_credential_expires(self) -> None:
+        self.rows_change()
+        self._proxy.faults.append(fault := Fault("expired", path="/run/outputs/", times=2))
+        self.good()
+        assert fault.struck == 2
+        self._proxy.faults.clear()
+
     def a_file_is_lost(self) -> None:
-        newest = published.newest(str(self.run))
+        newest = published.newest(self.run)
         assert newest is not None
         item, at = self.rng.choice(newest.table.select(["item_id", "object"]).to_pylist()).values()
-        (self.run / at).unlink()
-        assert len(upkeep.check_outputs(reopen_run(str(self.run))[0])[1]) == 1
-        self.made.pop(item)
-        self.after = {}
+        storage.delete(f"{self.run}/{at}")
+        assert len(upkeep.check_outputs(reopen_run(self.run)[0])[1]) == 1
+        self.journal(kind="lost", item=item)
 
 
-EVENTS = (
+EVERY_NIGHT = (
     *(Shop.rows_come, Shop.rows_change, Shop.rows_move, Shop.rows_go, Shop.an_id_is_renamed),
-    *(Shop.a_picture_is_taken_anew, Shop.files_are_touched, Shop.a_category_is_renamed, Shop.a_reviewer_rejects),
-    *(Shop.an_adapter_is_promoted, Shop.an_upgrade_is_rolled_out, Shop.power_goes, Shop.the_canary_is_refused),
-    *(Shop.pictures_are_rolled_back, Shop.two_begin_at_once, Shop.the_export_is_broken, Shop.a_file_is_lost),
+    *(Shop.a_picture_is_taken_anew, Shop.pictures_are_copied, Shop.a_category_is_renamed, Shop.a_reviewer_rejects),
+)
+A_WEEK = (Shop.an_adapter_is_promoted, Shop.the_power_goes, Shop.the_ledger_is_denied, Shop.the_canary_is_refused)
+TWO_MONTHS = (
+    *(Shop.an_adapter_is_trained, *3 * (Shop.an_adapter_is_promoted,), Shop.an_adapter_is_taken_back),
+    *(*2 * (Shop.an_upgrade_is_rolled_out,), *2 * (Shop.pictures_are_rolled_back,), *20 * (Shop.the_power_goes,)),
+    *(*2 * (Shop.the_canary_is_refused,), *2 * (Shop.two_begin_at_once,), *2 * (Shop.the_export_is_broken,)),
+    *(Shop.a_column_is_rewritten, *2 * (Shop.the_ledger_is_denied,), *2 * (Shop.the_ledger_browns_out,)),
+    *(*3 * (Shop.the_store_has_a_bad_night,), Shop.a_credential_expires, *2 * (Shop.a_file_is_lost,)),
+    *2 * (Shop.a_reviewer_takes_one_out_and_another_lets_it_in,),
 )
 
 
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize(
-    ("nights", "seed"), [(6, 1), pytest.param(60, 2, marks=pytest.mark.slow)], ids=["a week", "sixty nights"]
-)
-def test_nights_at_random(nights: int, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REFINE_TEST_PUBLISHED", str(tmp_path / "written.log"))
-    shop = Shop(tmp_path, 16, seed)
-    clock, away = time.time, [0.0]
-    monkeypatch.setattr(time, "time", lambda: clock() + away[0])
+def go_through(shop: Shop, nights: int, events: tuple[Callable[[Shop], object], ...]) -> str:
+    """The nights, then the journal told by the script alone; what it says."""
+    troubles = {night: [] for night in range(nights)}  # type: dict[int, list[Callable[[Shop], object]]]
+    for event in shop.rng.sample(events, len(events)):
+        troubles[shop.rng.randrange(nights)].append(event)
     shop.good()
-    left = list(EVENTS)
-    shop.rng.shuffle(left)
     for night in range(nights):
-        away[0] = shop.rng.uniform(-3600, 3600)  # another machine, whose clock is an hour off
-        left = left or shop.rng.sample(EVENTS, len(EVENTS))
-        for event in [left.pop() for _ in range(min(len(left), 3))]:
+        shop.clock_s = shop.rng.randrange(-3600, 3600)  # another machine, whose clock is an hour off
+        for event in [*shop.rng.sample(EVERY_NIGHT, 2), *troubles[night]]:
             shop.told.append(f"{night}: {event.__name__}")
             event(shop)
         shop.good()
-    print(f"{nights} nights, {len(shop.told)} events, {shop.work} refined, {len(shop.rows)} rows at the end")
+    ends = [start.exit for start in starts.read_starts(shop.run)]
+    assert None not in ends
+    command = [sys.executable, "-m", "tests.support.rebuild", str(shop.folder / "journal.jsonl"), shop.run]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr[-3000:]
+    return told.stdout
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(s3, "RETRY_BUDGET_S", 1.0)
+    monkeypatch.setattr(summary, "_SHOWN_ITEMS", 1)  # half of a night is the contact sheet of eight
+    monkeypatch.setattr(run_folder, "PIXEL_VERSION", run_folder.PIXEL_VERSION)
+
+
+def on_its_clock(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    now, now_ns = time.time, time.time_ns
+    monkeypatch.setattr(time, "time", lambda: now() + shop.clock_s)
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + shop.clock_s * 10**9)
+    return shop
+
+
+@pytest.mark.timeout(600)
+def test_a_week_at_random(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = on_its_clock(Shop(tmp_path, "week", 21, 1, s3, in_process), monkeypatch)
+    print(go_through(shop, 6, A_WEEK))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_sixty_nights(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process, one Prefect server, one S3 server."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import refine_batch
+
+    def under_prefect(config: RefineBatchConfig, rank: RankHere) -> object:
+        monkeypatch.setattr(refine_batch, "run_on_pool", rank)
+        return refine_batch.refine_batch(config)
+
+    site = Site(tmp_path / "prefect")
+    try:
+        with temporary_settings({PREFECT_API_URL: site.env["PREFECT_API_URL"]}):
+            shop = on_its_clock(Shop(tmp_path, "months", 24, 2, s3, under_prefect), monkeypatch)
+            print(go_through(shop, 60, TWO_MONTHS))
+    finally:
+        site.close()

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 Kind = Literal[
     "500", "503", "slow-down", "timeout", "reset", "reset-mid-body", "short-read", "damaged-read", "damaged-write",
-    "lost-answer", "expired", "unconditional", "slow",
+    "lost-answer", "expired", "denied", "unconditional", "slow",
 ]  # fmt: skip
 SLOW_S: Final = 2.0
 _ERRORS: Final = {
@@ -24,6 +24,7 @@ _ERRORS: Final = {
     "503": (503, "ServiceUnavailable"),
     "slow-down": (503, "SlowDown"),
     "expired": (400, "ExpiredToken"),
+    "denied": (403, "AccessDenied"),
 }
 _HOP: Final = ("connection", "transfer-encoding", "keep-alive", "content-length")
 
