@@ -1,11 +1,12 @@
 """Commands for a run folder that lives on: `starts`, `export`, `verify`, `rollback`, `prune`, `take-over`."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flows.cli.options import fail
+from flows.progress import ProgressDisplay, duration
 from refine_ops.errors import EXIT_BAD_INPUT, JobError
 from refine_ops.job import export as exporting
 from refine_ops.job import published, upkeep
@@ -24,16 +25,20 @@ def register(app: typer.Typer) -> None:
 
 
 def starts(run: Run) -> None:
-    """Every start of a run folder: when, how it ended, and how much may be used after it."""
+    """Every start of a run folder: when, how it ended, how much may be used after it, and what it did and took."""
     folder, _ = reopen_run(run)
     snapshots = set(published.committed(folder.uri))
     for start in read_starts(folder.uri):
         opened = datetime.fromtimestamp(start.opened_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         ended = "open" if start.exit is None else start.exit
-        rows = (
-            f"{published.read(folder.uri, start.number).table.num_rows} published" if start.number in snapshots else ""
-        )
-        print(f"{start.number:>6}  {opened}  {ended:<10}  {rows}".rstrip())
+        usable = published.read(folder.uri, start.number).table.num_rows if start.number in snapshots else None
+        rows = "" if usable is None else f"{usable} published"
+        print(f"{start.number:>6}  {opened}  {ended:<10}  {rows:<18}  {_did(start.end or {})}".rstrip())
+
+
+def _did(end: dict[str, Any]) -> str:
+    said = [f"{end[what]} {what}" for what in ("done", "held", "dead", "left") if end.get(what)]
+    return ", ".join([*said, f"{duration(end['device_s'])} of device time"] if end.get("device_s") else said)
 
 
 def export(
@@ -49,8 +54,6 @@ def export(
         for name, uri, digest in exporting.file_list(run):
             print(f"{name}\t{uri}\t{digest}")
         return
-    from flows.progress import ProgressDisplay
-
     found = exporting.export(run, to, max_removed=max_removed, on_progress=ProgressDisplay("export").update)
     print(f"{len(found.copied)} copied, {len(found.removed)} removed, {found.unchanged} unchanged at {to}")
 
@@ -60,8 +63,6 @@ def verify(
     repair: Annotated[bool, typer.Option(help="Take damaged ones out at once; the next start remakes them.")] = True,
 ) -> None:
     """Read every published output and compare it with what was published. Exit 1 if any is lost or altered."""
-    from flows.progress import ProgressDisplay
-
     folder, _ = reopen_run(run)
     count, damaged = upkeep.check_outputs(folder, repair=repair, on_progress=ProgressDisplay("verify").update)
     for one in damaged[:_SHOWN]:
@@ -103,7 +104,6 @@ def prune(
 
 def take_over(run: Run) -> None:
     """Bring a run folder of release 0.1.0 to the present form; nothing is refined for it. Exit 1 if one was lost."""
-    from flows.progress import ProgressDisplay
     from refine_ops.job.take_over import take_over as take
 
     folder, _ = reopen_run(run)

@@ -18,14 +18,14 @@ from flows.steps.drift import report_drift
 from flows.steps.engine import IN_PROCESS, Engine
 from flows.steps.report_due import due_report
 from flows.steps.run_start import RunStart
-from flows.steps.summary import RunSummary, summarise
+from flows.steps.summary import RunSummary, device_seconds, summarise
 from flows.steps.weights import examine_gpu, parts_of, processes_for, require_gpu, resolve_adapters
 from refine_ops import storage
 from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import JobError, RefineError, Unacceptable
 from refine_ops.job import published
 from refine_ops.job.launch import Node, NodeVerdict
-from refine_ops.job.ledger import compact, outcomes_table, read_history, read_ledger, write_part
+from refine_ops.job.ledger import compact, outcomes_table, parts_kept, read_history, read_ledger, write_part
 from refine_ops.job.planning.canary import check_canary, sample_canary
 from refine_ops.job.planning.known import read_known
 from refine_ops.job.planning.plan import Plan, PlanReader, make_plan, problem_outcomes
@@ -87,6 +87,7 @@ def run_batch(
     if config.lanes == "work-pool" and on_pool is None:
         raise JobError("lanes: work-pool needs a Prefect server and its work pool; start the flow refine-batch there")
     with ExitStack() as stack:
+        stack.enter_context(parts_kept())
         until = config.until if config.deadline_h is None else time.time() + 3600 * config.deadline_h
         config = config.model_copy(update={"refine": resolve_adapters(config.refine), "until": until})
         refine = (on_pool if config.lanes == "work-pool" else None) or _Here(config, stack)
@@ -112,6 +113,7 @@ def run_batch(
             rest = engine.step(refine_items)(config, folder, todo, refine, engine)
             verdict = verdict.and_then(rest) if verdict else rest
         summary = engine.step(write_summary)(config, folder, plan, verdict, skipped, engine)
+        opened.counts = _counts_of(summary)
         over_budget = _over_budget(summary, config)
         if over_budget:
             opened.exit = "budget"
@@ -151,6 +153,12 @@ def _over_budget(summary: RunSummary, config: RefineBatchConfig) -> BudgetExceed
             f"published as it is kept.{accept}"
         )
     return None
+
+
+def _counts_of(summary: RunSummary) -> dict[str, float]:
+    """What the end of a start says of it."""
+    now = {"done": summary.done_now, "held": summary.held_now, "dead": summary.dead_now, "left": summary.left}
+    return {**now, "skipped": summary.skipped, "device_s": summary.device_s}
 
 
 def _counts(by_reason: dict[str, int]) -> str:
@@ -294,6 +302,8 @@ def refine_canary(
     try:
         engine.note(check_canary(folder, PlanReader(folder.plan), sample, config.canary_limits))
     except JobError:
+        spent = read_ledger(folder.outcomes, ["timings_s"], start=folder.start)
+        opened.counts = {"device_s": device_seconds(spent, folder.start)}
         opened.start.void()
         opened.exit = "canary"
         raise

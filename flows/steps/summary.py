@@ -36,7 +36,7 @@ _INERT = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {c: f"&#{ord(c)};" for c in 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
     """How a run ended. Counts are over the manifest's items with an outcome; those of `now` are this start's share;
-    `left` is what its deadline left to the next one."""
+    `left` is what its deadline left to the next one, `device_s` what this start took of all its devices."""
 
     run: str
     done: int
@@ -57,6 +57,7 @@ class RunSummary:
     held_now: int = 0
     held_by_reason: dict[str, int] = field(default_factory=dict)
     regions_held: int = 0
+    device_s: float = 0.0
 
     @property
     def tried_now(self) -> int:
@@ -121,6 +122,7 @@ def summarise(
         held=held.num_rows,
         held_now=_of_start(held, folder.start),
         held_by_reason=dict(Counter(held["reason"].to_pylist()).most_common()),
+        device_s=device_seconds(ledger, folder.start),
         regions_held=sum(not _accepted(r) for row in done["regions"].to_pylist() for r in row),
     )
     if summary.credentials_removed:
@@ -132,6 +134,12 @@ def summarise(
     storage.write(summary.summary, text.encode())
     _show(text, sheet, held, dead, engine)
     return summary
+
+
+def device_seconds(outcomes: pa.Table, start: int) -> float:
+    """What the model worked for these outcomes (column `timings_s`) in a start, on all devices together."""
+    mine = outcomes.filter(pc.equal(outcomes["start"], start))["timings_s"].combine_chunks()
+    return round(pc.sum(pc.map_lookup(mine, pa.scalar("refine"), "first")).as_py() or 0.0, 3)
 
 
 def _proven(done: pa.Table, field: str) -> int:

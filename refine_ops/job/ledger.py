@@ -5,13 +5,18 @@ so a part may repeat what another says; outcomes of a start that its canary refu
 schema is derived from `records.Outcome`; parts of older releases are read as if they had its defaults.
 """
 
+import contextlib
 import dataclasses
 import logging
+import os
 import re
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final, TypeVar
 
 import numpy as np
@@ -187,9 +192,43 @@ def _schema(columns: list[str] | None) -> pa.Schema:
     return pa.schema([OUTCOME_SCHEMA.field(name) for name in names])
 
 
+_kept_in: list[Path] = []
+
+
+@contextlib.contextmanager
+def parts_kept() -> Iterator[None]:
+    """While this lasts, a part that lies in S3 is fetched once, however often a start looks into its ledger: it is kept
+    in a folder of this machine's (140 bytes an item). Parts never change, and their names end in their hash."""
+    with tempfile.TemporaryDirectory(prefix="refine-ops-ledger-") as folder:
+        _kept_in.append(Path(folder))
+        try:
+            yield
+        finally:
+            _kept_in.pop()
+
+
+def _part_bytes(uri: str) -> bytes:
+    if not _kept_in or not storage.is_s3(uri):
+        return storage.read(uri)
+    kept = _kept_in[-1] / uri.rsplit("/", 1)[-1]
+    with contextlib.suppress(FileNotFoundError):
+        return kept.read_bytes()
+    data = storage.read(uri)
+    if _is_whole(uri, data):
+        with contextlib.suppress(OSError):  # no room here: it is fetched again
+            half = kept.with_name(uuid.uuid4().hex)
+            half.write_bytes(data)
+            os.replace(half, kept)
+    return data
+
+
+def _is_whole(uri: str, data: bytes) -> bool:
+    return storage.sha256(data)[:_HASH_CHARS] == uri[-len(".parquet") - _HASH_CHARS : -len(".parquet")]
+
+
 def _read_part(uri: str, schema: pa.Schema, skip_unreachable: bool, items: pa.Array | None) -> pa.Table | None:
     try:
-        data = storage.read(uri)
+        data = _part_bytes(uri)
     except ItemError as e:
         # To take it for empty would redo all it holds, a whole catalogue where the ledger is one compacted part.
         if not skip_unreachable:
@@ -200,7 +239,7 @@ def _read_part(uri: str, schema: pa.Schema, skip_unreachable: bool, items: pa.Ar
         logger.warning("ledger part %s cannot be read just now (%s)", uri, e)
         return None
     try:
-        if storage.sha256(data)[:_HASH_CHARS] != uri[-len(".parquet") - _HASH_CHARS : -len(".parquet")]:
+        if not _is_whole(uri, data):
             raise OSError("its bytes are not those that were written")
         file = pq.ParquetFile(pa.BufferReader(data))
         written = int((file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"1"))

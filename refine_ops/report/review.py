@@ -1,8 +1,14 @@
-"""Review decisions: what a person approved or rejected, kept beside the run; nothing of the run is overwritten."""
+"""Review decisions: what a person approved or rejected, kept beside the run; nothing of the run is overwritten.
 
+    review/marks-00000042-0003.json   what was decided after start 42 had begun, and after two others
+
+Their order is that of starts and within one that of arrival, no clock's: two people's machines need not agree on it.
+"""
+
+import itertools
 import json
-import time
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -17,9 +23,11 @@ from refine_ops.job import outcome
 from refine_ops.job.ledger import OUTCOME_SCHEMA, read_ledger, write_part
 from refine_ops.job.planning.plan import Review
 from refine_ops.job.run_folder import RunFolder, reopen_run
+from refine_ops.job.starts import start_numbers
 
 SCHEMA = "refine-ops/decisions/1"
 _MAX_BYTES = 256 << 20
+_NAME = re.compile(r"marks-(\d{8})-(\d{4,})\.json")
 
 Action = Literal["redo", "exclude"]
 
@@ -116,11 +124,7 @@ def apply_decisions(run: str, decisions: Decisions, rejected: Action = "redo") -
 
 def read_marks(run: str) -> dict[str, ReviewMark]:
     """All marks of a run by item id; of several about one item the one applied last holds."""
-    marks: dict[str, ReviewMark] = {}
-    for uri in storage.list_files(storage.join(storage.resolve(run), "review"), ".json"):
-        for row in json.loads(storage.read(uri))["marks"]:
-            marks[row["item_id"]] = ReviewMark(**row)
-    return marks
+    return {mark.item_id: mark for mark in _all_marks(run)}
 
 
 def count_reviewed(run: str) -> Reviewed:
@@ -140,11 +144,12 @@ def read_review(run: str) -> Review:
     bring the old one back.
     """
     rejected: dict[str, list[str]] = {}
-    for uri in storage.list_files(storage.join(storage.resolve(run), "review"), ".json"):
-        for row in json.loads(storage.read(uri))["marks"]:
-            if row["action"] == "redo":
-                rejected.setdefault(row["item_id"], []).append(row["fingerprint"])
-    excluded = frozenset(item for item, mark in read_marks(run).items() if mark.action == "exclude")
+    last: dict[str, ReviewMark] = {}
+    for mark in _all_marks(run):
+        last[mark.item_id] = mark
+        if mark.action == "redo":
+            rejected.setdefault(mark.item_id, []).append(mark.fingerprint)
+    excluded = frozenset(item for item, mark in last.items() if mark.action == "exclude")
     return Review(excluded, {item: "+".join(fingerprints) for item, fingerprints in rejected.items()})
 
 
@@ -171,5 +176,30 @@ def approve_held(folder: RunFolder) -> int:
 
 def _add(run: str, marks: Sequence[ReviewMark]) -> None:
     body: dict[str, Any] = {"schema": "refine-ops/marks/1", "marks": [asdict(m) for m in marks]}
-    uri = storage.join(run, "review", f"marks-{time.time_ns():020d}.json")
-    storage.write(uri, json.dumps(body, ensure_ascii=False, indent=1).encode(), only_if_absent=True)
+    data = json.dumps(body, ensure_ascii=False, indent=1).encode()
+    start = max(start_numbers(run), default=0)
+    there = [number for of, number in map(_order, _mark_files(run)) if of == start]
+    for number in itertools.count(max(there, default=0) + 1):
+        try:
+            storage.write(
+                storage.join(run, "review", f"marks-{start:08d}-{number:04d}.json"), data, only_if_absent=True
+            )
+            return
+        except ItemError:  # another reviewer was quicker: this one decides after that one
+            continue
+
+
+def _all_marks(run: str) -> Iterator[ReviewMark]:
+    """In the order in which they were applied."""
+    for uri in _mark_files(storage.resolve(run)):
+        yield from (ReviewMark(**row) for row in json.loads(storage.read(uri))["marks"])
+
+
+def _mark_files(run: str) -> list[str]:
+    return sorted(storage.list_files(storage.join(run, "review"), ".json"), key=lambda uri: (_order(uri), uri))
+
+
+def _order(uri: str) -> tuple[int, int]:
+    """Start and number; what an earlier release named after the time comes before both."""
+    named = _NAME.fullmatch(uri.rsplit("/", 1)[-1])
+    return (int(named[1]), int(named[2])) if named else (-1, 0)

@@ -1,8 +1,8 @@
 """Nights drawn at random over one run folder on S3, and what must be published after them.
 
-Rows come, change, move and go, ids are renamed, pictures are taken anew, copied and lost; adapters are trained, promoted
-and taken back, the pixel code moves, people review; the power goes at random writes, the ledger is denied and browns
-out, credentials expire, answers get lost, two start at once, on clocks an hour apart.
+Rows come, change, move and go, ids are renamed, pictures are taken anew, copied and lost; adapters are published,
+promoted and taken back, the pixel code moves, people review; the power goes at random writes, the ledger is denied and
+browns out, credentials expire, answers get lost, two start at once, on clocks an hour apart.
 
 After every good night the published set must be, byte for byte, what a journal of what was asked for calls for
 (`tests/support/rebuild.py`, which knows no plan and no ledger), and the device must have done what that calls for and
@@ -11,10 +11,14 @@ nothing else. At the end the journal is told once more by that script alone.
 
 import hashlib
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,8 +44,8 @@ from refine_ops.report.review import Action, Decision, Decisions, apply_decision
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.promotion.promote import decide_promotion
 from tests.support import ROOT
+from tests.support.night_rank import RankHere, die_at_write
 from tests.support.node import FAST, make_items
-from tests.support.night_rank import RankHere
 from tests.support.rebuild import History
 from tests.support.servers.s3_proxy import Fault, Kind, Proxy
 from tests.support.servers.site import Site
@@ -59,10 +63,10 @@ def in_process(config: RefineBatchConfig, rank: RankHere) -> object:
 class Shop:
     """A shop's catalogue, the run folder it is refined in, and the journal of what happened to both."""
 
-    def __init__(self, folder: Path, bucket: str, count: int, seed: int, proxy: Proxy, night: Night) -> None:
+    def __init__(self, folder: Path, bucket: str, count: int, seed: int, proxy: Proxy) -> None:
         self.folder, self.root, self.run = folder, f"s3://{bucket}", f"s3://{bucket}/run"
         self.registry = f"{self.root}/adapters"
-        self.rng, self._proxy, self._night = random.Random(seed), proxy, night
+        self.rng, self._proxy = random.Random(seed), proxy
         self._s3, self._bucket = boto3.client("s3"), bucket
         self._s3.create_bucket(Bucket=bucket)
         (folder / "pictures").mkdir(parents=True)
@@ -75,7 +79,6 @@ class Shop:
         self.history = History(folder, self.run)
         self.told: list[str] = []
         self.settled = True
-        self.fault: Callable[[], object] | None = None
 
     # -- what is there
 
@@ -145,10 +148,16 @@ class Shop:
             redo=redo,
         )
 
-    def good(self, redo: int = 0, rank: type[RankHere] = RankHere, **settings: object) -> None:
+    def good(self, redo: int = 0, rank: type[RankHere] = RankHere, by: Night = in_process, **settings: object) -> None:
         """A night that ends well publishes what the journal calls for."""
+        settings = {"canary": self.rng.choice([None, 2]), "canary_limits": LIMITS, **settings}
         with self.night("good", redo) as log:
-            self._night(RefineBatchConfig.model_validate(self.config(**settings)), rank(log))
+            before, faults = len(self._proxy.requests), len(self._proxy.faults)
+            by(RefineBatchConfig.model_validate(self.config(**settings)), rank(log))
+            asked = Counter(path for verb, path, _ in self._proxy.requests[before:] if verb == "GET")
+        reads = {path: count for path, count in asked.items() if "/outcomes/part-" in path}
+        assert faults or reads
+        assert faults or set(reads.values()) == {1}, "every part of the ledger is read once a night"
         assert self.history.published() == self.history.must_be(), self.told[-3:]
         self.settled = True
 
@@ -156,7 +165,7 @@ class Shop:
         """A night that fails publishes nothing."""
         before = self.history.published()
         with self.night(end) as log, pytest.raises(error):
-            self._night(RefineBatchConfig.model_validate(self.config(**settings)), RankHere(log))
+            in_process(RefineBatchConfig.model_validate(self.config(**settings)), RankHere(log))
         assert self.history.published() == before
 
     # -- the catalogue changes
@@ -267,11 +276,23 @@ class Shop:
         self.rows_come()
         at, after = self.rng.randrange(1, 26), self.rng.randrange(2)
         with self.night("killed") as log:
-            command = [sys.executable, "-m", "tests.support.night_rank", json.dumps(self.config()), str(log)]
-            command += [str(at), str(after), str(-self.clock_s), str(run_folder.PIXEL_VERSION)]
-            ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            assert ended.returncode in (-9, 0), ended.stderr
-        self.told.append(f"{'right after' if after else 'before'} write {at}: {ended.returncode}")
+            code = self._in_a_process(log, at, bool(after))
+        self.told.append(f"{'right after' if after else 'before'} write {at}: {code}")
+
+    def _in_a_process(self, log: Path, at: int, after: bool) -> int:
+        config = RefineBatchConfig.model_validate(self.config())
+        child = os.fork()
+        if not child:
+            try:
+                die_at_write(at, after=after)
+                run_batch(config, on_pool=RankHere(log))
+                os._exit(0)  # it ended before that write
+            finally:
+                traceback.print_exc()
+                os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, -signal.SIGKILL)
+        return code
 
     def the_canary_is_refused(self) -> None:
         row = self.row()
@@ -367,18 +388,22 @@ TWO_MONTHS = (
 )
 
 
-def go_through(shop: Shop, nights: int, events: tuple[Callable[[Shop], object], ...]) -> str:
-    """The nights, then the journal told by the script alone; what it says."""
+def go_through(
+    shop: Shop, nights: int, events: tuple[Callable[[Shop], object], ...], deployed: Night = in_process
+) -> str:
+    """The nights, then the journal told by the script alone; what it says. Every sixth night ends with the `deployed`
+    run, the others with the same in this process: a server takes more time than a night of two dozen pictures."""
     troubles = {night: [] for night in range(nights)}  # type: dict[int, list[Callable[[Shop], object]]]
     for event in shop.rng.sample(events, len(events)):
         troubles[shop.rng.randrange(nights)].append(event)
-    shop.good()
+    shop.good(by=deployed)
     for night in range(nights):
         shop.clock_s = shop.rng.randrange(-3600, 3600)  # another machine, whose clock is an hour off
         for event in [*shop.rng.sample(EVERY_NIGHT, 2), *troubles[night]]:
             shop.told.append(f"{night}: {event.__name__}")
             event(shop)
-        shop.good()
+        shop.good(by=in_process if night % 6 else deployed)
+        print(f"night {night}: {shop.told[-4:]}", flush=True)
     ends = [start.exit for start in starts.read_starts(shop.run)]
     assert None not in ends
     command = [sys.executable, "-m", "tests.support.rebuild", str(shop.folder / "journal.jsonl"), shop.run]
@@ -404,7 +429,7 @@ def on_its_clock(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
 
 @pytest.mark.timeout(600)
 def test_a_week_at_random(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop = on_its_clock(Shop(tmp_path, "week", 21, 1, s3, in_process), monkeypatch)
+    shop = on_its_clock(Shop(tmp_path, "week", 21, 1, s3), monkeypatch)
     print(go_through(shop, 6, A_WEEK))
 
 
@@ -412,7 +437,7 @@ def test_a_week_at_random(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.timeout(3600)
 def test_sixty_nights(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process, one Prefect server, one S3 server."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
     from flows import refine_batch
 
@@ -422,8 +447,8 @@ def test_sixty_nights(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     site = Site(tmp_path / "prefect")
     try:
-        with temporary_settings({PREFECT_API_URL: site.env["PREFECT_API_URL"]}):
-            shop = on_its_clock(Shop(tmp_path, "months", 24, 2, s3, under_prefect), monkeypatch)
-            print(go_through(shop, 60, TWO_MONTHS))
+        with temporary_settings({PREFECT_API_URL: site.env["PREFECT_API_URL"], PREFECT_LOGGING_TO_API_ENABLED: False}):
+            shop = on_its_clock(Shop(tmp_path, "months", 24, 2, s3), monkeypatch)
+            print(go_through(shop, 60, TWO_MONTHS, under_prefect))
     finally:
         site.close()

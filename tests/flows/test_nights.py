@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.steps.batch import ErrorBudgetExceeded
+from refine_ops import storage
 from refine_ops.config import CanaryLimits, RefineBatchConfig, RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.job import export, starts, upkeep
@@ -105,7 +106,23 @@ def test_a_week_of_nights(shop: Catalogue) -> None:
     files = {p.name: p.read_bytes() for p in (shop.root / "shop").glob("*.png")}
     assert files == shop.published()
 
-    ends = [s.exit for s in starts.read_starts(str(shop.run))]
+    told = starts.read_starts(str(shop.run))
+    given, end = told[-1].what, told[0].end
+    assert given["manifest"]["sha256"] == storage.sha256(shop.manifest.read_bytes())
+    assert given["versions"].keys() == {"refine-ops", "python"}
+    assert {name.partition(".")[0] for name in given["parts"]} >= {"settings", "weights", "version"}
+    assert end is not None
+    assert {name: end[name] for name in ("done", "held", "dead", "left", "skipped")} == {
+        "done": 24,
+        "held": 0,
+        "dead": 0,
+        "left": 0,
+        "skipped": 0,
+    }
+    assert all((s.end["device_s"] > 0) == (s.end["done"] > 0) for s in told if s.end is not None and "done" in s.end)
+    assert all(s.end["device_s"] > 0 for s in told if s.end is not None and s.exit == "canary")
+
+    ends = [s.exit for s in told]
     assert ends.count("stopped") == 1
     assert ends.count("canary") == 1
     assert ends.count("budget") == 1

@@ -1,5 +1,6 @@
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import JobError
 from refine_ops.job.ledger import read_ledger
+from refine_ops.job.starts import open_start
 from refine_ops.report.review import Action, Decisions, apply_decisions, read_decisions, read_marks
 from tests.support.made_runs import MadeRun, photo_edit
 from tests.support.node import FAST, make_items, outputs_of, run_node
@@ -36,6 +38,27 @@ def test_rejected_items_are_marked_and_nothing_else_changes(run: str) -> None:
     apply_decisions(run, _decisions(run, a="approve", c="reject"), "redo")
     assert {n: m.action for n, m in read_marks(run).items()} == {"a": "keep", "b": "keep", "c": "redo"}
     assert all(path.read_bytes() == data for path, data in before.items())
+
+
+def test_decisions_count_in_the_order_they_were_applied_whatever_the_clocks_say(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at, (decided, action) in enumerate([("reject", "exclude"), ("approve", "keep"), ("reject", "exclude")]):
+        monkeypatch.setattr(time, "time_ns", lambda at=at: (9 - at) * 10**18)
+        apply_decisions(run, _decisions(run, a=decided), "exclude")
+        assert read_marks(run)["a"].action == action
+        if at == 1:
+            open_start(run, {}).close("done")
+    names = sorted(path.name for path in (Path(run) / "review").iterdir())
+    first = int(names[0].split("-")[1])
+    assert names == [f"marks-{first:08d}-0001.json", f"marks-{first:08d}-0002.json", f"marks-{first + 1:08d}-0001.json"]
+
+    # What an earlier release wrote comes before all of them, and its own in the order of their times.
+    for time_ns, action in ((17 * 10**17, "keep"), (18 * 10**17, "redo")):
+        mark = {"item_id": "b", "fingerprint": "f-b", "action": action, "note": "", "at": ""}
+        text = json.dumps({"schema": "refine-ops/marks/1", "marks": [mark, {**mark, "item_id": "a"}]})
+        (Path(run) / "review" / f"marks-{time_ns:020d}.json").write_text(text)
+    assert {name: mark.action for name, mark in read_marks(run).items()} == {"a": "exclude", "b": "redo"}
 
 
 def test_a_stale_decision_is_refused_whole(run: str) -> None:

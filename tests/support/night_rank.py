@@ -1,13 +1,8 @@
-"""Nights without processes of their own: a rank in this one, whose refiner shows in its pixels what it was made of.
-
-python -m tests.support.night_rank CONFIG LOG N AFTER CLOCK_S PIXELS    # one night, whose power goes at its N-th write
-"""
+"""Nights without processes of their own: a rank in this one, whose refiner shows in its pixels what it was made of."""
 
 import hashlib
-import json
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -15,11 +10,9 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from flows.steps.batch import run_batch
 from flows.steps.engine import Engine
 from refine_ops import storage
 from refine_ops.config import RefineBatchConfig
@@ -114,22 +107,3 @@ def die_at_write(number: int, *, after: bool) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     storage.write = write
-
-
-def shift_clock(seconds: float) -> None:
-    """This machine's clock is wrong by so much."""
-    now, now_ns = time.time, time.time_ns
-    time.time = lambda: now() + seconds
-    time.time_ns = lambda: now_ns() + int(seconds * 1e9)
-
-
-def main(config: str, log: str, number: str, after: str, clock_s: str, pixels: str) -> None:
-    values: dict[str, Any] = json.loads(config)
-    shift_clock(float(clock_s))
-    run_folder.PIXEL_VERSION = int(pixels)  # type: ignore[misc]
-    die_at_write(int(number), after=bool(int(after)))
-    run_batch(RefineBatchConfig.model_validate(values), on_pool=RankHere(Path(log)))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -5,7 +5,8 @@ per region; rows of one `item_id` belong together wherever they stand, in their 
 do to a table is `tables`' concern.
 """
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
@@ -52,10 +53,16 @@ _NESTED: Final = (*ITEM_FIELDS, "regions")
 _FLAT: Final = (*ITEM_FIELDS, *REGION_FIELDS)
 
 
-def read_items(uri: str, access: AccessSettings | None = None, limit: int | None = None) -> Iterator[Item | RowProblem]:
+def read_items(
+    uri: str,
+    access: AccessSettings | None = None,
+    limit: int | None = None,
+    on_hash: Callable[[str], object] = lambda _: None,
+) -> Iterator[Item | RowProblem]:
     """Items and problems in manifest order, the first `limit` of them; memory is bounded for nested Parquet.
 
-    Duplicate ids and outputs are not looked for here (see `plan`), as that needs all rows.
+    Duplicate ids and outputs are not looked for here (see `plan`), as that needs all rows. `on_hash` is told the
+    SHA-256 of the file, before the first item comes.
 
     Raises:
         JobError: the file cannot be read, is of no known format, or has unknown columns.
@@ -63,13 +70,28 @@ def read_items(uri: str, access: AccessSettings | None = None, limit: int | None
     try:
         uri = storage.resolve(uri)
         base = storage.folder_of(uri)
-        for row in islice(_nested_rows(uri, open_table(uri, dict.fromkeys((*_NESTED, *_FLAT)))), limit):
+        data = storage.read(uri) if _read_whole(uri) else None
+        table = open_table(uri, dict.fromkeys((*_NESTED, *_FLAT)), data)
+        on_hash(_hash_of(uri, data))
+        for row in islice(_nested_rows(uri, table), limit):
             if row.problem:
                 yield RowProblem(row.number, f"row-{row.number}", "row.unreadable", row.problem)
             else:
                 yield parse_row(row.number, row.values, base, access or AccessSettings())
     except (JobError, ItemError) as e:
         raise JobError(f"manifest {e}") from e
+
+
+def _read_whole(uri: str) -> bool:
+    """Whether all its bytes are in memory anyway: text, and what lies in S3."""
+    return storage.is_s3(uri) or uri.lower().endswith((".jsonl", ".ndjson", ".csv", ".tsv"))
+
+
+def _hash_of(uri: str, data: bytes | None) -> str:
+    if data is not None:
+        return storage.sha256(data)
+    with open(uri, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _nested_rows(uri: str, table: Table) -> Iterator[Row]:

@@ -53,13 +53,15 @@ NO_REVIEW: Final = Review()
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be done: counts, and the rows that cannot be. `uri` is the written `plan.parquet`, or empty."""
+    """What will be done: counts, and the rows that cannot be. `uri` is the written `plan.parquet`, or empty;
+    `manifest_sha256` is of the manifest's own bytes."""
 
     uri: str
     items: int
     regions: int
     shards: int
     problems: tuple[RowProblem, ...]
+    manifest_sha256: str = ""
 
 
 def request_of(item: Item) -> str:
@@ -81,7 +83,7 @@ def make_plan(
     any_suffix: bool = False,
     allow_empty: bool = False,
     on_progress: OnProgress = no_progress,
-    before_writing: Callable[[], object] = lambda: None,
+    before_writing: Callable[[Plan], object] = lambda _: None,
 ) -> Plan:
     """Validate the manifest and, with `out`, write `<out>/plan.parquet`.
 
@@ -113,7 +115,7 @@ def make_plan(
         refuse(manifest, plan.problems)
         if out is None:
             return replace(plan, uri="")
-        before_writing()
+        before_writing(plan)
         with open(local, "rb") as f:
             storage.write(storage.join(out, "plan.parquet"), f.read())
     return replace(plan, uri=storage.join(out, "plan.parquet"))
@@ -138,10 +140,11 @@ def scan_manifest(
             not pass for a night's work.
     """
     problems: list[RowProblem] = []
+    hashes: list[str] = []
     count = 0
     with pq.ParquetWriter(local, PLAN_SCHEMA, compression="zstd") as writer:
         sharder = _Sharder(writer, shard_items)
-        for count, parsed in enumerate(read_items(manifest, access, limit), start=1):
+        for count, parsed in enumerate(read_items(manifest, access, limit, hashes.append), start=1):
             if count % _PROGRESS_ROWS == 0:
                 on_progress(count, None)
             if isinstance(parsed, RowProblem):
@@ -153,7 +156,7 @@ def scan_manifest(
     if not count and not allow_empty:
         raise JobError(f"manifest {manifest}: no rows; set allow_empty=true where that may be")
     problems += _duplicates(local, any_suffix)
-    return Plan(local, sharder.items, sharder.regions, sharder.shards, tuple(problems))
+    return Plan(local, sharder.items, sharder.regions, sharder.shards, tuple(problems), hashes[0])
 
 
 def refuse(manifest: str, problems: Sequence[RowProblem]) -> None:
