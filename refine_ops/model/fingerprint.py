@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -116,10 +117,26 @@ def _hash_file(path: Path) -> str:
     note = cache_folder() / "hashes" / hashlib.sha256(seen.encode()).hexdigest()
     with contextlib.suppress(OSError):
         return note.read_text()
-    digest = _read_hash(path)
-    with contextlib.suppress(JobError):  # a machine without a home reads anew each time
-        storage.write(str(note), digest.encode())
-    return digest
+    with _alone(note.with_suffix(".lock")):
+        with contextlib.suppress(OSError):  # another lane has read it meanwhile
+            return note.read_text()
+        digest = _read_hash(path)
+        with contextlib.suppress(JobError):  # a machine without a home reads anew each time
+            storage.write(str(note), digest.encode())
+        return digest
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process of this machine at a time: lanes that begin together wait for the first one's hash. Ends with its
+    process, however that ends; a machine without a home, or without such locks, does without."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl
+
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(lock.open("w")), fcntl.LOCK_EX)
+        yield
 
 
 def _read_hash(path: Path) -> str:

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -37,6 +39,14 @@ def test_everything_is_deployed_and_nothing_runs_by_itself(site: Site) -> None:
     assert limited["drift-report"]["collision_strategy"] == "CANCEL_NEW"
     assert found["refine-shards"]["work_pool_name"] == "refine-lanes"
     assert found["train-lora"]["work_pool_name"] == "refine-training", "a training holds up no night"
+    assert found["drift-report"]["work_pool_name"] == "refine-reports", "and a night holds up no report of the last one"
+
+
+def test_nobody_without_the_password_is_served(site: Site) -> None:
+    for given in ({}, {"Authorization": "Basic b3BlcmF0b3I6Z3Vlc3NlZA=="}):
+        asked = urllib.request.Request(f"http://127.0.0.1:{site.port}/api/admin/version", headers=given)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(asked, timeout=30)
 
 
 def test_lost_runs_are_noticed(site: Site) -> None:

@@ -96,7 +96,7 @@ def test_the_deployed_night_uses_what_the_deployed_training_promotes() -> None:
 def test_compose_gives_nights_and_trainings_gpus_and_the_store_its_bucket() -> None:
     compose, gpus = (yaml.safe_load((INFRA / name).read_text()) for name in ("compose.yaml", "compose.gpu.yaml"))
     pools = {s["command"][3]: name for name, s in compose["services"].items() if s.get("command", [""])[0] == "worker"}
-    assert set(pools) == {"refine-ops", "refine-training", "refine-lanes"}
+    assert set(pools) == {"refine-ops", "refine-training", "refine-reports", "refine-lanes"}
     for pool in ("refine-ops", "refine-training"):
         devices = gpus["services"][pools[pool]]["deploy"]["resources"]["reservations"]["devices"]
         assert devices[0]["capabilities"] == ["gpu"]
@@ -115,8 +115,8 @@ def test_compose_follows_its_schema(name: str) -> None:
 def test_compose_holds_no_secret_and_opens_no_port_to_the_world() -> None:
     document = yaml.safe_load((INFRA / "compose.yaml").read_text())
     environment = {k: v for service in document["services"].values() for k, v in service["environment"].items()}
-    secret = {k: v for k, v in environment.items() if re.search("PASSWORD|KEY|CONNECTION_URL", k)}
-    assert len(secret) >= 5
+    secret = {k: v for k, v in environment.items() if re.search("PASSWORD|KEY|CONNECTION_URL|AUTH", k)}
+    assert len(secret) >= 7
     assert all("${" in value for value in secret.values()), "secrets come from compose.env"
     ports = [port for service in document["services"].values() for port in service.get("ports", ())]
     assert ports

@@ -48,7 +48,7 @@ from tests.support.night_rank import RankHere, die_at_write
 from tests.support.node import FAST, make_items
 from tests.support.rebuild import History
 from tests.support.servers.s3_proxy import Fault, Kind, Proxy
-from tests.support.servers.site import Site
+from tests.support.servers.site import AUTH, Site
 
 pytestmark = pytest.mark.processes
 
@@ -437,7 +437,12 @@ def test_a_week_at_random(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.timeout(3600)
 def test_sixty_nights(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process, one Prefect server, one S3 server."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_LOGGING_TO_API_ENABLED,
+        temporary_settings,
+    )
 
     from flows import refine_batch
 
@@ -446,8 +451,9 @@ def test_sixty_nights(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return refine_batch.refine_batch(config)
 
     site = Site(tmp_path / "prefect")
+    known = {PREFECT_API_URL: site.env["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: AUTH}
     try:
-        with temporary_settings({PREFECT_API_URL: site.env["PREFECT_API_URL"], PREFECT_LOGGING_TO_API_ENABLED: False}):
+        with temporary_settings({**known, PREFECT_LOGGING_TO_API_ENABLED: False}):
             shop = on_its_clock(Shop(tmp_path, "months", 24, 2, s3), monkeypatch)
             print(go_through(shop, 60, TWO_MONTHS, under_prefect))
     finally:

@@ -1,6 +1,8 @@
 """Fingerprints of models: by what files hold, read once on a machine."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,21 @@ def test_a_large_file_is_read_once_on_a_machine_and_again_when_it_was_touched(
     assert other != first
     weights.write_bytes(b"a" * 2000)
     assert hash_folder(weights.parent) == first, "the notes are of files, not of names"
+
+
+def test_lanes_that_begin_together_read_a_large_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fingerprint, "_REMEMBERED_FROM", 1000)
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"a" * 2000)
+    read: list[Path] = []
+
+    def slowly(path: Path) -> str:
+        read.append(path)
+        time.sleep(0.3)
+        return "its hash"
+
+    monkeypatch.setattr(fingerprint, "_read_hash", slowly)
+    with ThreadPoolExecutor(8) as lanes:  # each opens the lock for itself, as a process does
+        assert set(lanes.map(fingerprint._hash_file, [weights] * 8)) == {"its hash"}
+    assert read == [weights]

@@ -1,5 +1,6 @@
 """A real Prefect installation for tests: a server with its own database, process workers, the shipped deployments."""
 
+import base64
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ from typing import Any
 
 from tests.support import ROOT
 
+AUTH = "operator:in-this-test-alone"
+"""What the server asks for, as `infra/README.md` says to set it."""
 _PREFECT = str(Path(sys.executable).with_name("prefect"))
 
 
@@ -75,6 +78,8 @@ class Site:
             "PREFECT_HOME": str(home),
             "PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+            "PREFECT_API_AUTH_STRING": AUTH,
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_LOGGING_LEVEL": "INFO",
             "OMP_NUM_THREADS": "1",
@@ -100,7 +105,7 @@ class Site:
 
     def deploy(self) -> str:
         """What the head of `infra/prefect.yaml` says, word for word."""
-        for pool in ("refine-ops", "refine-training", "refine-lanes"):
+        for pool in ("refine-ops", "refine-training", "refine-reports", "refine-lanes"):
             self.prefect("work-pool", "create", pool, "--type", "process")
         output = self.prefect(
             "--no-prompt",
@@ -141,9 +146,10 @@ class Site:
         return next(line.split(":", 1)[1].strip() for line in output.splitlines() if "UUID" in line)
 
     def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The server's REST API: GET, or POST with a body."""
+        """The server's REST API, as somebody who may: GET, or POST with a body."""
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
+        known = base64.b64encode(AUTH.encode()).decode()
+        headers = {"Content-Type": "application/json", "Authorization": f"Basic {known}"}
         with urllib.request.urlopen(
             urllib.request.Request(f"http://127.0.0.1:{self.port}/api{path}", data, headers), timeout=30
         ) as answer:
