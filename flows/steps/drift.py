@@ -78,6 +78,14 @@ def announce(built: Built, engine: Engine) -> None:
 
 def check(built: Built, config: DriftReportConfig) -> None:
     """Raises: DriftFound."""
+    # Nights are counted in starts that refined something: without this the report of an older one would be all is well.
+    if config.fail_on == "alarm" and config.nights is not None:
+        for uri in config.runs:
+            if last := open_run(uri, config.nights).failed_last():
+                raise DriftFound(
+                    f"start {last.number} of {uri} ended as {last.exit!r} and published nothing; {built.page} tells of "
+                    f"earlier nights. Look at: refine-ops starts {uri}"
+                )
     violated = built.summary["verdict"]["state"] == "violated"
     if config.fail_on != "never" and violated:
         raise DriftFound(f"{built.summary['verdict']['sentence']} See {built.page}")

@@ -18,7 +18,7 @@ from refine_ops.job import published
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.plan import PlanReader
 from refine_ops.job.run_folder import RunFolder, reopen_run
-from refine_ops.job.starts import read_start, start_numbers
+from refine_ops.job.starts import StartRecord, read_start, start_numbers
 from refine_ops.proof.allowed import Rules
 from refine_ops.records import Agreement, Alignment, Box, MadeBy, Region, Status
 
@@ -119,6 +119,14 @@ class ReportedRun:
             return ledger
         newest = sorted(pc.unique(ledger["start"]).to_pylist())[-self.nights :]
         return ledger.filter(pc.is_in(ledger["start"], value_set=pa.array(newest)))
+
+    def failed_last(self) -> StartRecord | None:
+        """The newest start that was to refine, if it ended without publishing: what is reported are earlier ones."""
+        for number in reversed(start_numbers(self.uri)):
+            record = read_start(self.uri, number)
+            if "parts" in record.what:
+                return record if record.exit not in (None, "done", "deadline") else None
+        return None
 
     def _dead_letter(self) -> frozenset[str] | None:
         """Ids in the dead letter; None for a run that has not come to an end yet."""

@@ -8,10 +8,11 @@ from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 
 from flows.drift_report import drift_report, review_apply
-from flows.steps.drift import EVENT_ALARM, EVENT_VIOLATION, DriftFound
+from flows.steps.drift import EVENT_ALARM, EVENT_VIOLATION, DriftFound, report_drift
 from flows.steps.report_due import due_report
 from flows.steps.summary import RunSummary
 from refine_ops.config import RefineBatchConfig
+from refine_ops.job.starts import open_start
 from refine_ops.report.build import build_report
 from refine_ops.report.config import DriftReportConfig, MeasureSettings, TrendSettings
 from refine_ops.report.page.markdown import markdown_summary
@@ -83,6 +84,21 @@ def test_a_report_is_due_of_the_folder_of_last_night_or_not_at_all(tmp_path: Pat
     build_report(DriftReportConfig(runs=(made.write(),), measure=ONE))
     assert due(limit=8, done=5, now=0) == whole, "a broken promise is told every time"
     assert due(limit=4, done=5, now=0) == night
+
+
+def test_a_nightly_report_is_not_green_where_the_last_night_published_nothing(tmp_path: Path) -> None:
+    made = MadeRun(tmp_path / "run")
+    made.add("a", photo_edit(1))
+    run = made.write()
+    nightly = DriftReportConfig(runs=(run,), nights=1, measure=ONE, fail_on="alarm")
+    report_drift(nightly)
+    for ended in ("failed", "canary", "taken-over"):
+        open_start(run, {"parts": {}}).close(ended)
+        with pytest.raises(DriftFound, match=rf"start \d of .* ended as '{ended}' and published nothing.*starts {run}"):
+            report_drift(nightly)
+    open_start(run, {"parts": {}}).close("done")
+    open_start(run, {"command": "verify"}).close("failed")
+    report_drift(nightly)
 
 
 def test_the_summary_shows_pictures_and_takes_no_markup_from_names(tmp_path: Path) -> None:
