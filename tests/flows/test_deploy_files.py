@@ -16,6 +16,7 @@ from refine_ops.job import upkeep
 from refine_ops.model.presets import resolve_preset
 from refine_ops.train.config import TrainLoraConfig
 from tests.support import ROOT
+from tests.support.servers.site import POOLS
 
 INFRA = ROOT / "infra"
 DEPLOYMENTS = yaml.safe_load((INFRA / "prefect.yaml").read_text())["deployments"]
@@ -101,6 +102,14 @@ def test_compose_gives_nights_and_trainings_gpus_and_the_store_its_bucket() -> N
         devices = gpus["services"][pools[pool]]["deploy"]["resources"]["reservations"]["devices"]
         assert devices[0]["capabilities"] == ["gpu"]
     assert "infra/make_bucket.py refine-ops" in compose["services"]["deploy"]["command"][0]
+
+
+@pytest.mark.parametrize("name", ["README.md", "prefect.yaml", "compose.yaml"])
+def test_wherever_pools_are_made_all_of_them_are_and_each_gets_a_worker(name: str) -> None:
+    pools = {deployment["work_pool"]["name"] for deployment in DEPLOYMENTS}
+    text = (INFRA / name).read_text().replace('", "', " ")  # compose gives a command as a list
+    assert set(re.findall(r"work-pool create (\S+) --type process", text)) == pools == set(POOLS)
+    assert set(re.findall(r"worker start --pool (\S+) ", text)) == pools
 
 
 @pytest.mark.processes

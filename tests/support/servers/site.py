@@ -18,6 +18,7 @@ from tests.support import ROOT
 
 AUTH = "operator:in-this-test-alone"
 """What the server asks for, as `infra/README.md` says to set it."""
+POOLS = ("refine-ops", "refine-training", "refine-reports", "refine-lanes")
 _PREFECT = str(Path(sys.executable).with_name("prefect"))
 
 
@@ -105,7 +106,7 @@ class Site:
 
     def deploy(self) -> str:
         """What the head of `infra/prefect.yaml` says, word for word."""
-        for pool in ("refine-ops", "refine-training", "refine-reports", "refine-lanes"):
+        for pool in POOLS:
             self.prefect("work-pool", "create", pool, "--type", "process")
         output = self.prefect(
             "--no-prompt",
