@@ -139,7 +139,7 @@ def summarise(
 def device_seconds(outcomes: pa.Table, start: int) -> float:
     """What the model worked for these outcomes (column `timings_s`) in a start, on all devices together."""
     mine = outcomes.filter(pc.equal(outcomes["start"], start))["timings_s"].combine_chunks()
-    return round(pc.sum(pc.map_lookup(mine, pa.scalar("refine"), "first")).as_py() or 0.0, 3)
+    return round(pc.sum(pc.map_lookup(mine, pa.scalar("refine"), "first")).as_py() or 0.0, 6)
 
 
 def _proven(done: pa.Table, field: str) -> int:
