@@ -110,7 +110,7 @@ def test_a_week_of_nights(shop: Catalogue) -> None:
     given, end = told[-1].what, told[0].end
     assert given["manifest"]["sha256"] == storage.sha256(shop.manifest.read_bytes())
     assert given["versions"].keys() == {"refine-ops", "python"}
-    assert {name.partition(".")[0] for name in given["parts"]} >= {"settings", "weights", "version"}
+    assert {name.partition(".")[0] for name in given["parts"]} >= {"settings", "weights", "package"}
     assert end is not None
     assert {name: end[name] for name in ("done", "held", "dead", "left", "skipped")} == {
         "done": 24,
