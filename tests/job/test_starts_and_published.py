@@ -298,7 +298,11 @@ TestNights.settings = settings(max_examples=size(100, 10), stateful_step_count=1
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_two_thousand_histories(seed: int) -> None:
-    """A thousand for each seed, none of them drawn from an earlier run."""
+    """A thousand for each seed, none of them drawn from an earlier run.
+
+    Last run: 2026-11-27, `pytest -m slow tests/job/test_starts_and_published.py -k histories`, one seed at a time, two
+    cores shared with other work: seed 1 passed in 660 s.
+    """
     from hypothesis import seed as seeded
     from hypothesis.stateful import run_state_machine_as_test
 
