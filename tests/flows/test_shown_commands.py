@@ -31,6 +31,7 @@ RUN = {
     "run manifest.jsonl --out runs/tonight --model refineanything-2511-lightning-8 --allow-hub": {
         "refineanything-2511-lightning-8": "tiny"
     },
+    "run manifest.jsonl --out runs/tonight --model flux2-klein-4b --allow-hub": {"flux2-klein-4b": "tiny"},
     "starts RUN": {},
     "export RUN --list": {},
     "export RUN --to URI": {"URI": "exported"},
@@ -47,7 +48,7 @@ RUN = {
     "review apply decisions.json RUN": {},
     "review apply decisions.json RUN [--rejected redo|exclude]": {"[--rejected redo|exclude]": "--rejected exclude"},
     "doctor": {},
-    "doctor --preset NAME": {"NAME": "tiny"},
+    "doctor --model NAME": {"NAME": "tiny"},
     "adapters list --registry adapters": {},
     "adapters list | show VERSION | promote VERSION | rollback --registry s3://lake/adapters": {
         "list | show VERSION | promote VERSION | rollback": "show current",
