@@ -10,6 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from refine_ops.errors import JobError
+from refine_ops.train.config import TrainLoraConfig
+from refine_ops.train.run import train
+
 from .test_refine_batch import QUICK, cli, png
 
 pytestmark = pytest.mark.processes
@@ -82,9 +86,9 @@ def test_a_training_set_of_rejects_alone_says_why_each_time(site: Path, home: Pa
         assert result.returncode == 2, result.stdout
         assert "0 samples in" in said(result)
         assert "1 ground / ground.no_description" in result.stderr
-    trained = cli("train", "--model", "tiny", "--dataset", str(site / "set"), "--out", str(site / "train"), home=home)
-    assert trained.returncode == 2
-    assert "holds no samples" in said(trained)
+    wanted = {"model": {"model": "tiny"}, "dataset": str(site / "set"), "out": str(site / "train")}
+    with pytest.raises(JobError, match="holds no samples"):
+        train(TrainLoraConfig.model_validate(wanted))
 
 
 def test_an_apostrophe_is_an_apostrophe_in_the_summary(site: Path, home: Path) -> None:

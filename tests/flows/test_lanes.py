@@ -36,7 +36,7 @@ pytestmark = pytest.mark.processes
 
 QUICK = {
     "publish": "all",
-    "model": {"steps": 8, "device": "cpu", "batch_size": 1},
+    "model": {"steps": 2, "device": "cpu", "batch_size": 1},
     "focus": {"focus_pixels": 4096, "tiles": "none"},
 }
 WAIT_S = 400.0
@@ -150,12 +150,29 @@ def test_cancelling_the_parent_cancels_its_lanes(nodes: Site, tmp_path: Path) ->
     assert storage.exists(f"{out}/plan.parquet")
 
 
+def canary(folder: Path, out: str) -> dict[str, Any]:
+    """Four items of one shard each, two of them the canary."""
+    gates = {"max_dead": 1.0, "max_de00": 99.0, "max_shift_px": 99.0}
+    config = settings(upload(folder / "images", 4, out.rsplit("/", 1)[1]), out, lane_count=4, shard_items=1)
+    return config | {"canary": 2, "canary_limits": gates, "lane_attempts": 1}
+
+
+@pytest.mark.timeout(900)
+def test_the_canary_is_one_lane_and_nothing_else_is_dispatched_before_it(nodes: Site, tmp_path: Path) -> None:
+    before = len(nodes.lanes())
+    parent = nodes.run("refine-batch/refine-batch", canary(tmp_path, "s3://lake/canary-waits"))
+    wait_for("the canary's lane", lambda: len(nodes.lanes()) > before, WAIT_S)
+    nodes.call(f"/flow_runs/{parent}/set_state", {"state": {"type": "CANCELLING"}})
+    assert nodes.finish(parent, WAIT_S) == "CANCELLED"
+    assert [len(lane["parameters"]["config"]["shards"]) for lane in nodes.lanes()[before:]] == [2]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_canary_is_one_lane_and_what_follows_has_its_own(nodes: Site, tmp_path: Path) -> None:
+    """The same with workers, to its end; NOT YET RECORDED."""
     out, count = "s3://lake/run-canary", 4
-    gates = {"max_dead": 1.0, "max_de00": 99.0, "max_shift_px": 99.0}
-    config = settings(upload(tmp_path / "images", count, "canary"), out, lane_count=4, shard_items=1)
-    config |= {"canary": 2, "canary_limits": gates, "lane_attempts": 1}
+    config = canary(tmp_path, out)
     before = len(nodes.lanes())
     parent = nodes.run("refine-batch/refine-batch", config)
     wait_for("the canary's lane", lambda: len(nodes.lanes()) > before, WAIT_S)
