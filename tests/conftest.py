@@ -67,8 +67,9 @@ def _guard(item: pytest.Item) -> AbstractContextManager[None]:
     return nullcontext() if item.get_closest_marker("processes") else nothing_starts(item.nodeid)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    yield  # outermost, so that it comes below pytest's own list of every test that was skipped
     reports = terminalreporter.getreports("skipped")
     line = left_out(str(report.longrepr) for report in reports)
     if line:

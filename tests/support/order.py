@@ -12,9 +12,9 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 _LONGEST = (
-    *("flows/test_lanes.py", "flows/test_deploy.py", "faults/test_kill.py", "train/test_story.py"),
+    *("flows/test_lanes.py", "flows/test_deploy.py", "faults/test_kill.py", "faults/test_poison.py"),
     *("flows/test_refine_batch.py", "flows/test_shown_commands.py", "flows/test_ends.py", "flows/test_many_nights.py"),
-    *("flows/test_nights.py", "settings/test_read.py", "judge/test_shipped_gates.py", "flows/test_iam.py"),
+    *("flows/test_nights.py", "judge/test_shipped_gates.py", "flows/test_iam.py", "flows/test_wrong_uses.py"),
 )
 _ONE_SERVER = ("flows/test_lanes.py", "flows/test_deploy.py")
 """They share the session's Prefect site, which takes half a minute to deploy: once, if one process has both."""
