@@ -13,6 +13,7 @@ import pytest
 from refine_ops.errors import JobError
 from refine_ops.train.config import TrainLoraConfig
 from refine_ops.train.run import train
+from tests.support.typed import typed
 
 from .test_refine_batch import QUICK, cli, png
 
@@ -38,18 +39,18 @@ def said(result: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize("command", ["run", "check", "plan-only"])
-def test_an_empty_manifest_is_refused_unless_it_may_be_empty(site: Path, home: Path, command: str) -> None:
+def test_an_empty_manifest_is_refused_unless_it_may_be_empty(site: Path, command: str) -> None:
     (site / "m.csv").write_text("item_id,image,box,prompt\n,,,\n")
     arguments = {
         "run": ["run", str(site / "m.csv"), "--out", str(site / "run")],
         "check": ["check", str(site / "m.csv")],
         "plan-only": ["run", str(site / "m.csv"), "--plan-only"],
     }[command]
-    refused = cli(*arguments, home=home)
+    refused = typed(*arguments)
     assert refused.returncode == 2, refused.stdout
     assert "no rows; set allow_empty=true" in said(refused)
     assert not (site / "run").exists()
-    allowed = cli(*arguments, "--set", "allow_empty=true", home=home)
+    allowed = typed(*arguments, "--set", "allow_empty=true")
     assert allowed.returncode == 0, said(allowed)
 
 
@@ -58,7 +59,7 @@ def test_a_manifest_of_many_habits_is_run_and_its_faults_are_counted_by_the_edit
 ) -> None:
     text = "\ufeffitem_id;image;box;prompt;seed\na;photo.png;50,50,90,90;Refine it;7.0\n;;;;\nb;photo.png;1,2,3;x;\n"
     (site / "m.csv").write_text(text)
-    checked = cli("check", str(site / "m.csv"), home=home)
+    checked = typed("check", str(site / "m.csv"))
     assert checked.returncode == 1
     assert checked.stdout.startswith("row 4\t'b'\tbox.invalid\t")
     assert "rows are lines of the file, from 1" in said(checked)
@@ -67,11 +68,11 @@ def test_a_manifest_of_many_habits_is_run_and_its_faults_are_counted_by_the_edit
     assert [p.name for p in (site / "run" / "current").iterdir()] == ["a.png"]
 
 
-def test_a_polars_category_is_planned(site: Path, home: Path) -> None:
+def test_a_polars_category_is_planned(site: Path) -> None:
     ids = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.uint32()), pa.array(["a", "b"]))
     table = pa.table({"item_id": ids, "image": ["photo.png"] * 2, "box": [[5, 5, 9, 9]] * 2, "prompt": ["x"] * 2})
     pq.write_table(table, site / "m.parquet")
-    result = cli("check", str(site / "m.parquet"), "--open", home=home)
+    result = typed("check", str(site / "m.parquet"), "--open")
     assert result.returncode == 0, said(result)
     assert "2 items planned" in result.stderr
 

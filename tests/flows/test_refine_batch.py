@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from refine_ops.job.ledger import read_ledger
+from tests.support.typed import typed
 
 pytestmark = pytest.mark.processes
 
@@ -115,7 +116,7 @@ EXPECTED = {
 
 
 def test_check_prints_every_bad_row_and_exits_1(site: Path, home: Path) -> None:
-    rows_only = cli("check", str(site / "manifest.jsonl"), home=home)
+    rows_only = typed("check", str(site / "manifest.jsonl"))
     assert rows_only.returncode == 1
     assert {line.split("\t")[2] for line in rows_only.stdout.splitlines()} == {
         *("box.inverted", "prompt.empty", "regions.none")
@@ -159,7 +160,7 @@ def test_a_run_refines_what_it_can_records_what_it_cannot_and_resumes(site: Path
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (out / "current").iterdir()} == before
     assert (out / "report" / "report.json").stat().st_mtime_ns == reported_at, "nothing has changed"
 
-    other = cli(*arguments, "--set", "refine.paste.blur_px=13", home=home)
+    other = typed(*arguments, "--set", "refine.paste.blur_px=13")
     assert other.returncode == 2
     assert "settings.paste.blur_px: the run has '11', now '13'" in other.stderr
 
@@ -172,7 +173,7 @@ def test_a_run_refines_what_it_can_records_what_it_cannot_and_resumes(site: Path
     assert (report["runs"][0]["done"], report["runs"][0]["dead"]) == (4, 0), "dead rows that are gone do not count"
 
 
-def test_what_cannot_be_run_is_one_message_and_exit_2(site: Path, home: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_run_is_one_message_and_exit_2(site: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file where a folder should be")
     cases = {
         "no such file": ["run", str(tmp_path / "none.parquet"), "--out", str(tmp_path / "a")],
@@ -190,15 +191,15 @@ def test_what_cannot_be_run_is_one_message_and_exit_2(site: Path, home: Path, tm
         "refine is set to 3": ["run", str(site / "manifest.jsonl"), "--set", "refine=3", "--model", "tiny"],
     }
     for message, arguments in cases.items():
-        result = cli(*arguments, home=home)
+        result = typed(*arguments)
         assert result.returncode == 2, (message, result.stdout, result.stderr)
         assert message in result.stderr.lower(), result.stderr
         assert "Traceback" not in result.stderr
     assert not (tmp_path / "a").exists(), "nothing that the corrected command would have to match"
 
 
-def test_plan_only_counts_and_estimates_and_writes_nothing(site: Path, home: Path, tmp_path: Path) -> None:
-    result = cli("run", str(site / "manifest.jsonl"), "--plan-only", "--out", str(tmp_path / "run"), home=home)
+def test_plan_only_counts_and_estimates_and_writes_nothing(site: Path, tmp_path: Path) -> None:
+    result = typed("run", str(site / "manifest.jsonl"), "--plan-only", "--out", str(tmp_path / "run"))
     assert result.returncode == 0
     assert "13 images, 13 regions" in result.stdout
     assert "refineanything-2511-lightning-8" in result.stdout
