@@ -148,14 +148,21 @@ class Site:
         return str(self.call(f"/deployments/{found}/create_flow_run", body)["id"])
 
     def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The server's REST API, as somebody who may: GET, or POST with a body."""
+        """The server's REST API, as somebody who may: GET, or POST with a body. It is asked again while its database is
+        locked, which a busy machine's SQLite is at times and Prefect's client bears too."""
         data = None if body is None else json.dumps(body).encode()
         known = base64.b64encode(AUTH.encode()).decode()
         headers = {"Content-Type": "application/json", "Authorization": f"Basic {known}"}
-        with urllib.request.urlopen(
-            urllib.request.Request(f"http://127.0.0.1:{self.port}/api{path}", data, headers), timeout=30
-        ) as answer:
-            return json.load(answer)
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/api{path}", data, headers)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > deadline:
+                    raise
+            time.sleep(1.0)
 
     def state(self, run_id: str) -> str:
         try:
