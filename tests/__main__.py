@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -25,12 +26,14 @@ QUICK = ["-m", "not slow and not gpu and not processes and not long"]
 def main(arguments: list[str]) -> int:
     """0 if everything holds; what failed is named last."""
     started = time.monotonic()
-    failed = [name for name, command in CHECKS if not _check(name, command)]
     quick = arguments[:1] == ["quick"]
     options = [*QUICK, *arguments[1:]] if quick else arguments
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "REFINE_OPS_TESTS": "quick" if quick else "all"}
-    if subprocess.call(_pytest(options), cwd=ROOT, env=environment):
-        failed.append("tests")
+    # Beside the tests: one after the other, before them, the checks leave all cores but one idle.
+    with ThreadPoolExecutor(1) as beside:
+        checks = beside.submit(lambda: [name for name, command in CHECKS if not _check(name, command)])
+        code = subprocess.call(_pytest(options), cwd=ROOT, env=environment)
+        failed = checks.result() + (["tests"] if code else [])
     print(f"{'FAILED: ' + ', '.join(failed) if failed else 'everything holds'} ({time.monotonic() - started:.0f} s)")
     return 1 if failed else 0
 
@@ -38,9 +41,11 @@ def main(arguments: list[str]) -> int:
 def _check(name: str, command: list[str]) -> bool:
     started = time.monotonic()
     tool = Path(sys.executable).parent / command[0]
-    code = subprocess.call([str(tool), *command[1:]], cwd=ROOT)
-    print(f"{name}: {'ok' if code == 0 else 'FAILED'} ({time.monotonic() - started:.0f} s)", flush=True)
-    return code == 0
+    done = subprocess.run([str(tool), *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    said = "" if done.returncode == 0 else done.stdout + done.stderr
+    verdict = "FAILED" if done.returncode else "ok"
+    print(f"\n{said}{name}: {verdict} ({time.monotonic() - started:.0f} s)", flush=True)
+    return done.returncode == 0
 
 
 def _pytest(options: list[str]) -> list[str]:
