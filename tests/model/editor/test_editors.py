@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from flows.steps.weights import parts_of
 from refine_ops.chain import refine_image
 from refine_ops.config import ModelSettings, RefineSettings
 from refine_ops.errors import ItemError, JobError
+from refine_ops.judge.judge import open_judge, said_without_gate
 from refine_ops.model.doctor.doctor import diagnose
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.open import open_refiner
@@ -266,6 +268,10 @@ def test_a_non_commercial_licence_is_named_and_has_to_be_accepted(
     open_refiner(accepted, CPU)
     assert words in caplog.text
     assert fingerprint_model(resolve_model(accepted), accepted)["licence"] == "flux-non-commercial-license"
+    recorded = parts_of(RefineSettings(model=accepted))
+    assert recorded["weights.licence"] == "flux-non-commercial-license", "as run.json has it"
+    with pytest.raises(JobError, match="licence: accepted"):
+        parts_of(RefineSettings(model=model))
     (copied / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     open_refiner(model, CPU)
     closed = {
@@ -273,6 +279,14 @@ def test_a_non_commercial_licence_is_named_and_has_to_be_accepted(
     }
     nine = {"flux2-klein-9b-kv", "flux1-kontext", "flux1-kontext-inpaint", "qwen-image-2.1", "qwen-image-2.1-turbo"}
     assert closed == nine
+
+
+def test_an_editor_without_a_calibrated_gate_is_held_to_the_fixed_rules_and_a_start_says_so(editors: Editors) -> None:
+    settings = RefineSettings(model=ModelSettings(model=str(editors(KONTEXT))))
+    judge = open_judge(settings)
+    assert judge is not None
+    assert judge.gates == {}
+    assert "regions are held by fixed rules only" in said_without_gate(settings, judge)
 
 
 def test_nothing_of_a_checkpoint_is_run_and_no_pickle_is_read(editors: Editors, tmp_path: Path) -> None:
