@@ -1,7 +1,4 @@
-"""Two random editors with and without focus in one table: the paper's central comparison, on any model.
-
-Last slow run, the whole RefineEval-mini: see `test_the_whole_mini`.
-"""
+"""Two random editors with and without focus in one table: the paper's central comparison, on any model."""
 
 from pathlib import Path
 from typing import Any
@@ -58,9 +55,10 @@ def test_two_random_editors_with_and_without_focus_stand_in_one_table(frozen: st
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_the_whole_mini(tmp_path: Path) -> None:
-    """All reference-free cases of RefineEval-mini. Last run: not yet recorded."""
+    """All reference-free cases of RefineEval-mini. Never run to its end yet: on two shared cores a third of it
+    took nine minutes."""
     folders = {"klein": klein(tmp_path / "klein"), "kontext": kontext(tmp_path / "kontext")}
     found = run("mini", tmp_path / "out", folders, limit=None)
     check(found, list(folders), count=16 * 6)
