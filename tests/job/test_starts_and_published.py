@@ -301,7 +301,7 @@ def test_two_thousand_histories(seed: int) -> None:
     """A thousand for each seed, none of them drawn from an earlier run.
 
     Last run: 2026-11-27, `pytest -m slow tests/job/test_starts_and_published.py -k histories`, one seed at a time, two
-    cores shared with other work: seed 1 passed in 660 s.
+    cores shared with other work: seed 1 passed in 660 s, seed 2 in 588 s.
     """
     from hypothesis import seed as seeded
     from hypothesis.stateful import run_state_machine_as_test
