@@ -9,6 +9,7 @@ from refine_ops.config import RefineShardsConfig
 from refine_ops.job.launch import Node
 from refine_ops.job.planning.order import read_order, share_of
 from refine_ops.job.run_folder import find_start, reopen_run
+from refine_ops.provenance.rehearsal import check_signer
 
 
 @flow(name="refine-shards")
@@ -16,8 +17,8 @@ def refine_shards(config: RefineShardsConfig) -> int:
     """Refine what the order holds of these shards, on this node; returns how many items now have an outcome.
 
     Raises:
-        JobError: no such run or order, no GPU where one is needed or was, or this machine's packages and weights would
-            make other pixels than the run's.
+        JobError: no such run or order, no GPU where one is needed or was, nobody who can sign what is to be signed, or
+            this machine's packages and weights would make other pixels than the run's.
     """
     run, _ = reopen_run(config.run)
     order = read_order(config.order, run)
@@ -28,6 +29,7 @@ def refine_shards(config: RefineShardsConfig) -> int:
     logger.info("%d items to do in %d shards", len(todo.positions), len(config.shards))
     model = settings.refine.model
     require_gpu(model)
+    check_signer(settings.refine.provenance)
     verdict = Node(folder, settings, processes_for(settings), examine=partial(examine_gpu, model)).run(todo)
     found = verdict.counts
     logger.info(

@@ -20,6 +20,7 @@ from refine_ops.job.planning.rows import RowProblem
 from refine_ops.job.rank.byte_budget import ByteBudget
 from refine_ops.model.presets import apply_overrides, resolve_preset
 from refine_ops.opened import Opened, memory_needed, open_item
+from refine_ops.provenance.rehearsal import check_signer
 from refine_ops.records import Item, Region
 from refine_ops.report.page.marked_sheet import MarkedCell, marked_cell, marked_sheet
 
@@ -108,9 +109,10 @@ def check_manifest(
         sample: Items that are opened at most, spread evenly; 0: all.
 
     Raises:
-        JobError: the manifest cannot be read, or the model has no preset.
+        JobError: the manifest cannot be read, the model has no preset, or nobody can sign what is to be signed.
     """
     resolve_preset(config.refine.model)  # before anything is read
+    check_signer(config.refine.provenance)
     with tempfile.TemporaryDirectory() as scratch:
         local = str(Path(scratch) / "plan.parquet")
         plan = scan_manifest(

@@ -7,9 +7,11 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -19,6 +21,9 @@ from flows.cli.image import image
 from flows.cli.options import SAMPLE, ConfigFile, Sample, SetOption, Verbose, fail, load_config, note_tiny, run_batch
 from refine_ops.config import ModelSettings, RefineBatchConfig
 from refine_ops.errors import EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_JOB_ERROR, ItemError, JobError, Unacceptable
+
+if TYPE_CHECKING:
+    from refine_ops.model.doctor.checks import CheckResult
 
 
 class _ByUse(TyperGroup):
@@ -271,6 +276,7 @@ def doctor(
     accepted: Literal["accepted"] | None = "accepted" if licence else None
     settings = ModelSettings(model=model, adapters=tuple(adapter or ()), allow_hub=allow_hub, licence=accepted)
     diagnosis = diagnose(settings, device)
+    diagnosis = replace(diagnosis, findings=(*diagnosis.findings, *_signing()))
     for finding in diagnosis.findings:
         print(f"{'ok ' if finding.ok else 'OFF'}  {finding.name}: {finding.found}")
         if not finding.ok:
@@ -281,6 +287,20 @@ def doctor(
         storage.write(storage.resolve(str(out)), json.dumps(diagnosis.as_dict(), indent=1).encode())
     if not diagnosis.ok:
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _signing() -> Iterator["CheckResult"]:
+    """Whether whom the environment names can sign; nothing where it names nobody."""
+    from refine_ops import config
+    from refine_ops.model.doctor.checks import CheckResult
+    from refine_ops.provenance.rehearsal import rehearse
+
+    if not any(config.signing()):
+        return
+    try:
+        yield CheckResult("signing", True, rehearse())
+    except JobError as error:
+        yield CheckResult("signing", False, "nobody can sign here", str(error))
 
 
 def _measured_in(folder: str, model: str) -> str:

@@ -34,6 +34,7 @@ from refine_ops.job.planning.touched import settle_touched
 from refine_ops.job.ranks import SoleRank
 from refine_ops.job.run_folder import RunFolder, find_run
 from refine_ops.judge.judge import open_judge, said_without_gate
+from refine_ops.provenance.rehearsal import check_signer
 from refine_ops.report.config import DriftReportConfig
 from refine_ops.report.review import approve_held, read_review
 
@@ -171,6 +172,7 @@ class _Here:
 
     def __init__(self, config: RefineBatchConfig, stack: ExitStack) -> None:
         require_gpu(config.refine.model)
+        check_signer(config.refine.provenance)
         self._processes = processes_for(config)
         self._early: SoleRank | None = None
         if self._processes == 1 and _is_new(config.out):

@@ -144,8 +144,16 @@ def _public_key(chain: str, named: str) -> tuple[Any, str]:
         certificate = x509.load_pem_x509_certificates(chain.encode())[0]
     except (ValueError, IndexError) as error:
         raise JobError(f"{named} holds no PEM certificates ({error}); its own certificate comes first") from error
-    if not certificate.not_valid_before_utc.timestamp() <= time.time() <= certificate.not_valid_after_utc.timestamp():
-        raise JobError(f"the certificate in {named} is valid until {certificate.not_valid_after_utc}; renew it")
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if time.time() > ends.timestamp():
+        raise JobError(
+            f"the certificate in {named} (REFINE_C2PA_CERTIFICATE) expired on {ends:%Y-%m-%d %H:%M} UTC; renew it"
+        )
+    if time.time() < begins.timestamp():
+        raise JobError(
+            f"the certificate in {named} (REFINE_C2PA_CERTIFICATE) is valid only from {begins:%Y-%m-%d %H:%M} UTC; "
+            "set this machine's clock, or use an earlier one"
+        )
     public = certificate.public_key()
     if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name not in _CURVES:
         raise JobError(f"the certificate in {named} has no key on P-256 or P-384; ES256 and ES384 are offered")

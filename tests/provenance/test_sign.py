@@ -218,10 +218,12 @@ def test_what_is_wrong_with_a_certificate_or_key_is_said_without_the_key(
     tmp_path: Path, signing: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expired, other = make_identity(tmp_path / "old", expired=True), make_identity(tmp_path / "other")
+    early = make_identity(tmp_path / "early", from_days=1)
     odd = make_identity(tmp_path / "odd", curve=ec.SECP521R1())
     (tmp_path / "no.pem").write_text("MIGHAgEAMBMGByqGSM49\n")
     cases = [
-        (expired.chain, expired.key, "renew it"),
+        (expired.chain, expired.key, "expired on .* renew it"),
+        (early.chain, early.key, "valid only from"),
         (signing.chain, other.key, "not the key of the certificate"),
         (odd.chain, odd.key, "ES256 and ES384"),
         (tmp_path / "none.pem", signing.key, "FileNotFoundError"),

@@ -27,14 +27,26 @@ class Identity:
 
 
 def make_identity(
-    folder: Path, *, expired: bool = False, curve: ec.EllipticCurve | None = None, name: str = "Test Signer"
+    folder: Path,
+    *,
+    expired: bool = False,
+    from_days: int = -60,
+    curve: ec.EllipticCurve | None = None,
+    name: str = "Test Signer",
+    usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.EMAIL_PROTECTION,
 ) -> Identity:
-    """An end-entity certificate for signing documents and its authority, as C2PA's profile asks (section 14.5)."""
+    """An end-entity certificate for signing documents and its authority, as C2PA's profile asks (section 14.5).
+
+    Args:
+        usage: What the certificate may be used for, if not for that.
+        from_days: When it begins, days from now.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     authority, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(curve or ec.SECP256R1())
     until = _NOW + dt.timedelta(days=-1 if expired else 30)
-    root = _certificate("Test Root", "Test Root", authority, authority, until, authority=True)
-    leaf = _certificate(name, "Test Root", key, authority, until, authority=False)
+    since = _NOW + dt.timedelta(days=from_days)
+    root = _certificate("Test Root", "Test Root", authority, authority, (since, until), None)
+    leaf = _certificate(name, "Test Root", key, authority, (since, until), usage)
     chain, secret = folder / "chain.pem", folder / "key.pem"
     chain.write_bytes(b"".join(c.public_bytes(serialization.Encoding.PEM) for c in (leaf, root)))
     secret.write_bytes(
@@ -48,10 +60,12 @@ def _certificate(
     issuer: str,
     key: ec.EllipticCurvePrivateKey,
     signing: ec.EllipticCurvePrivateKey,
-    until: dt.datetime,
-    *,
-    authority: bool,
+    valid: tuple[dt.datetime, dt.datetime],
+    purpose: x509.ObjectIdentifier | None,
 ) -> x509.Certificate:
+    """Of an authority where it has no purpose."""
+    authority = purpose is None
+
     def named(common: str) -> x509.Name:
         return x509.Name(
             [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tests"), x509.NameAttribute(NameOID.COMMON_NAME, common)]
@@ -74,15 +88,15 @@ def _certificate(
         .issuer_name(named(issuer))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(_NOW - dt.timedelta(days=60))
-        .not_valid_after(until)
+        .not_valid_before(valid[0])
+        .not_valid_after(valid[1])
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), critical=False)
     )
-    if not authority:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
+    if purpose is not None:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
     return builder.sign(signing, hashes.SHA256())
 
 
