@@ -8,6 +8,7 @@ from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
+from refine_ops.image.formats.previews.xmp import without_stale
 from refine_ops.proof.mark import only_marked
 
 _ORIENTATION: Final = 0x0112
@@ -28,7 +29,7 @@ def not_kept(source: bytes, written: bytes) -> tuple[str, ...]:
 
 
 def _metadata(data: bytes) -> dict[str, object]:
-    """ICC, XMP, EXIF tags (orientation and thumbnail aside), comment, density and a PNG's other chunks, by name."""
+    """ICC, XMP, EXIF tags (orientation and thumbnails aside), comment, density and a PNG's other chunks, by name."""
     try:
         with Image.open(BytesIO(data)) as image:
             info, chunks = image.info, dict(_png_chunks(data)) if image.format == "PNG" else {}
@@ -38,7 +39,7 @@ def _metadata(data: bytes) -> dict[str, object]:
     xmp = info.get("xmp") or info.get("XML:com.adobe.xmp")
     found: dict[str, object] = {
         "ICC profile": info.get("icc_profile"),
-        "XMP": xmp.encode() if isinstance(xmp, str) else xmp,
+        "XMP": without_stale(xmp.encode() if isinstance(xmp, str) else xmp or b""),
         "comment": info.get("comment"),
         "density": info.get("dpi") or info.get("jfif_density"),
         "EXIF": _exif_tags(exif) if exif else None,

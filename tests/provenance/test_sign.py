@@ -157,6 +157,18 @@ def test_a_converted_file_is_signed_in_its_new_format(camera: Identity, signing:
         assert (found["state"], len(found["manifests"])) == ("Valid", 2)
 
 
+@pytest.mark.parametrize("settings", [RESIGN, RefineSettings()])
+def test_a_pointer_to_the_old_credential_goes_with_it(
+    settings: RefineSettings, camera: Identity, signing: Identity
+) -> None:
+    pointer = b'<rdf:Description rdf:about="" dcterms:provenance="self#jumbf=c2pa/urn:1"/>'
+    plain = with_segments(jpeg(RGB, "420"), (0xE1, b"http://ns.adobe.com/xap/1.0/\0" + pointer))
+    done = refined(camera_signed(plain, camera), settings)
+    assert b"dcterms:provenance" not in done.data
+    assert done.verification.metadata_equal
+    assert settings is not RESIGN or reading(done.data)["state"] == "Valid"
+
+
 def test_resign_leaves_unsigned_sources_unsigned(signing: Identity) -> None:
     done = refined(PLAIN["png"](), RESIGN)
     assert not done.verification.signed

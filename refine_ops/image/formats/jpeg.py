@@ -20,6 +20,7 @@ from refine_ops.image.formats.jpeg_blocks import Component, Frame
 from refine_ops.image.formats.native import Model, Native, check_size, with_channels
 from refine_ops.image.formats.previews import photoshop
 from refine_ops.image.formats.previews.thumbnail import fresh_exif, fresh_resources
+from refine_ops.image.formats.previews.xmp import without_stale
 from refine_ops.records import Mask
 
 _SOI, _EOI, _SOS, _DQT, _COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xFE
@@ -155,13 +156,16 @@ class JpegFile(ParsedFile):
         return Encoded(data, self.format)
 
     def metadata(self) -> list[tuple[str, bytes]]:
-        """APPn and COM in order, trailing bytes; EXIF and Photoshop's resources without their thumbnails."""
+        """APPn and COM in order, trailing bytes; EXIF, XMP and Photoshop's resources without their
+        thumbnails."""
         kept = []
         for segment in self.layout.segments:
             if _is_metadata(segment.marker):
                 payload = segment.payload
                 if payload.startswith(_EXIF):
                     payload = _EXIF + exif.without_thumbnail(payload[len(_EXIF) :])
+                if segment.marker == 0xE1 and payload.startswith(_XMP):
+                    payload = without_stale(payload)
                 if segment.marker == 0xED and payload.startswith(_PHOTOSHOP):
                     payload = _PHOTOSHOP + photoshop.without_thumbnails(payload[len(_PHOTOSHOP) :])
                 kept.append((f"{segment.marker:02x}", payload))
@@ -174,7 +178,8 @@ class JpegFile(ParsedFile):
         return _app1(self.layout, _EXIF)
 
     def xmp(self) -> bytes | None:
-        return _app1(self.layout, _XMP)
+        packet = _app1(self.layout, _XMP)
+        return packet if packet is None else without_stale(packet)
 
     def with_xmp(self, packet: bytes) -> bytes:
         """A new segment lies behind JFIF's and EXIF's."""
@@ -251,6 +256,8 @@ def reassemble(
         if new_exif is not None and segment.marker == 0xE1 and payload.startswith(_EXIF):
             payload = _EXIF + new_exif
             new_exif = None
+        if segment.marker == 0xE1 and payload.startswith(_XMP):
+            payload = without_stale(payload)
         head.append(struct.pack(">BBH", 0xFF, segment.marker, len(payload) + 2) + payload)
     segments, end = _walk(coded, "spliced JPEG")
     body = next(s.start for s in segments if not _is_metadata(s.marker))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from refine_ops.errors import ItemError
 from refine_ops.image.formats import exif
+from refine_ops.image.formats.previews.xmp import without_stale
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 CREDENTIALS: Final = b"caBX"
@@ -131,7 +132,7 @@ def reassemble(parts: Chunks, data: bytes, new_exif: bytes | None) -> bytes:
         elif kind == b"eXIf" and new_exif is not None:
             out.append(chunk(kind, new_exif))
         elif kind not in (b"IDAT", CREDENTIALS):
-            out.append(chunk(kind, payload))
+            out.append(chunk(kind, fresh_xmp(payload) if is_xmp(kind, payload) else payload))
         elif kind == b"IDAT" and not placed:
             out.extend(chunk(kind, data[at : at + _CHUNK_BYTES]) for at in range(0, len(data), _CHUNK_BYTES))
             placed = True
@@ -144,7 +145,8 @@ def chunk(kind: bytes, payload: bytes | memoryview) -> bytes:
 
 
 def metadata(parts: Chunks) -> list[tuple[str, bytes]]:
-    """Every chunk but the image data, in order; the header without its interlace flag, EXIF without its thumbnail."""
+    """Every chunk but the image data, in order; the header without its interlace flag, EXIF and XMP without
+    thumbnails."""
     kept = []
     for kind, payload in parts.items:
         if kind == b"IDAT":
@@ -154,6 +156,8 @@ def metadata(parts: Chunks) -> list[tuple[str, bytes]]:
             held = held[:12]
         elif kind == b"eXIf":
             held = exif.without_thumbnail(held)
+        elif is_xmp(kind, held):
+            held = fresh_xmp(held)
         kept.append((kind.decode("latin-1"), held))
     return [*kept, ("trailing", parts.trailing)]
 
@@ -196,6 +200,21 @@ def international_text(payload: bytes) -> bytes:
     if not inflater.eof:
         raise ValueError("its text is cut, or too long")
     return unpacked
+
+
+def fresh_xmp(payload: bytes | memoryview) -> bytes:
+    """The payload of an XMP chunk without what no edit may leave; compressed if it was. A damaged one stays."""
+    held = bytes(payload)
+    try:
+        packet = international_text(held)
+    except (ValueError, IndexError, zlib.error):
+        return held
+    clean = without_stale(packet)
+    if clean == packet:
+        return held
+    compressed = held[len(XMP_KEYWORD) + 1]
+    head = XMP_KEYWORD + bytes([0, compressed]) + bytes(3)  # no language, no translated keyword
+    return head + (zlib.compress(clean) if compressed else clean)
 
 
 def image_only(parts: Chunks) -> bytes:

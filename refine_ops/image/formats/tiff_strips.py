@@ -19,6 +19,7 @@ from refine_ops.image.formats.edit import Edit, Encoded
 from refine_ops.image.formats.native import Model, Native, Samples, check_size, rgb_order, with_channels
 from refine_ops.image.formats.previews import photoshop
 from refine_ops.image.formats.previews.thumbnail import fresh_resources
+from refine_ops.image.formats.previews.xmp import without_stale
 from refine_ops.image.formats.tiff import (
     COUNTS,
     CREDENTIALS,
@@ -138,6 +139,9 @@ class TiffFile(ParsedFile):
             raise ItemError(
                 "tiff.refused", f"{self.name}: its strip tables cannot hold longer strips; use BigTIFF"
             ) from error
+        if XMP in found.tags:
+            held = found.tags[XMP]
+            out[held.at : held.at + len(held.raw)] = without_stale(held.raw)
         data = bytes(out)
         if PHOTOSHOP in found.tags:
             data = with_shorter_values(data, PHOTOSHOP, self._resources(edit))
@@ -151,9 +155,10 @@ class TiffFile(ParsedFile):
         return fresh if len(fresh) <= len(held) else photoshop.without_thumbnails(held)
 
     def metadata(self) -> list[tuple[str, bytes]]:
-        """Every tag's values but the strip tables'; Photoshop's resources without their thumbnail."""
+        """Every tag's values but the strip tables'; Photoshop's resources and XMP without their thumbnails."""
         kept = [(tag, entry.raw) for tag, entry in self.directory.tags.items() if tag not in (OFFSETS, COUNTS)]
-        return [(str(tag), photoshop.without_thumbnails(raw) if tag == PHOTOSHOP else raw) for tag, raw in kept]
+        cleaned = {PHOTOSHOP: photoshop.without_thumbnails, XMP: without_stale}
+        return [(str(tag), cleaned[tag](raw) if tag in cleaned else raw) for tag, raw in kept]
 
     def credentials(self) -> list[tuple[str, bytes]]:
         return [entry for entry in self.metadata() if entry[0] == str(CREDENTIALS)]
@@ -164,7 +169,7 @@ class TiffFile(ParsedFile):
 
     def xmp(self) -> bytes | None:
         found = self.directory.tags.get(XMP)
-        return found.raw if found else None
+        return without_stale(found.raw) if found else None
 
     def with_xmp(self, packet: bytes) -> bytes:
         return with_tag(self.data, XMP, packet, self.name)

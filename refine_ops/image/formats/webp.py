@@ -18,6 +18,7 @@ from refine_ops.image.formats.codec import ParsedFile
 from refine_ops.image.formats.edit import Edit, Encoded, NewFile
 from refine_ops.image.formats.native import Native, check_size, expand_grey, rgb_order
 from refine_ops.image.formats.previews.thumbnail import fresh_exif
+from refine_ops.image.formats.previews.xmp import without_stale
 
 _EXIF: Final = b"Exif\0\0"
 _CREDENTIALS: Final = b"C2PA"
@@ -118,7 +119,7 @@ class WebpFile(ParsedFile):
         return Encoded(data, self.format)
 
     def metadata(self) -> list[tuple[str, bytes]]:
-        """Every chunk but the image data, in order; EXIF without its thumbnail."""
+        """Every chunk but the image data, in order; EXIF and XMP without thumbnails."""
         kept = []
         for kind, payload in self.riff.items:
             if kind in _PIXELS:
@@ -126,6 +127,8 @@ class WebpFile(ParsedFile):
             held = bytes(payload)
             if kind == b"EXIF":
                 held = exif.without_thumbnail(held.removeprefix(_EXIF))
+            elif kind == b"XMP ":
+                held = without_stale(held)
             kept.append((kind.decode("latin-1"), held))
         return [*kept, ("trailing", self.riff.trailing)]
 
@@ -138,7 +141,8 @@ class WebpFile(ParsedFile):
         return block.removeprefix(_EXIF) if block else None
 
     def xmp(self) -> bytes | None:
-        return self.riff.first(b"XMP ")
+        packet = self.riff.first(b"XMP ")
+        return packet if packet is None else without_stale(packet)
 
     def with_xmp(self, packet: bytes) -> bytes:
         """A new chunk lies behind image and EXIF; the header says that it is there, and is made where there is none."""
@@ -193,6 +197,8 @@ def reassemble(parts: Riff, coded: bytes, new_exif: bytes | None) -> bytes:
         elif kind == b"EXIF" and new_exif is not None:
             prefix = _EXIF if payload[: len(_EXIF)] == _EXIF else b""
             kept.append((kind, prefix + new_exif))
+        elif kind == b"XMP ":
+            kept.append((kind, without_stale(bytes(payload))))
         elif kind != _CREDENTIALS:
             kept.append((kind, payload))
     return join(kept) + parts.trailing
