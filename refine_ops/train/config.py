@@ -126,6 +126,9 @@ class PromotionSettings(Settings):
 FINGERPRINT: Final = "{fingerprint}"
 
 
+_OF_EDITORS: Final = ("pipeline", "guidance_scale", "strength", "licence")
+
+
 class TrainLoraConfig(Settings):
     """The one parameter of the flow `train-lora`.
 
@@ -172,4 +175,8 @@ class TrainLoraConfig(Settings):
             raise ValueError(f"out is {self.out}: a training's folder is local, on a volume that outlives its machine")
         if self.crop.variants == 1 and (self.crop.margin_jitter or self.crop.region_jitter_px):
             raise ValueError("jitter is drawn once per cached variant: set crop.variants above 1 (8, say)")
+        if of_editors := [name for name in _OF_EDITORS if getattr(self.model, name) is not None]:
+            raise ValueError(
+                f"model: {', '.join(of_editors)}: for editors only, and Qwen-Image-Edit is trained here; leave out"
+            )
         return self

@@ -1,6 +1,6 @@
 """Every setting of a flow changes something in that flow: it is read while the flow runs in tiny form.
 
-Last run: 2026-11-27, 6b216f5, one thread: all five passed in 90 s.
+Last run: 2026-11-27, the commit after 2e8c871, beside other work: all five passed in 400 s.
 """
 
 import json
@@ -108,7 +108,12 @@ def test_train_lora(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
         "promotion": {"limit": 2, "min_cases": 2},
     }
     read = read_by(tmp_path, TRAIN, {"TrainLoraConfig": ""}, TrainLoraConfig.model_validate(values))
-    check(TrainLoraConfig, read, {"model[ModelSettings].allow_other_base": "an adapter by name"})
+    elsewhere = {
+        "model[ModelSettings].allow_other_base": "an adapter by name",
+        "promotion[PromotionSettings].calibrate[": "a promotion that fits gates",
+        "model[ModelSettings].licence": "nothing: it is an editor's, and refused",
+    }
+    check(TrainLoraConfig, read, elsewhere)
 
 
 BATCH = """
@@ -146,6 +151,7 @@ def test_refine_batch(tmp_path: Path) -> None:
         "allow_tiny": "a deployment",
         "max_new": "a run folder of another fingerprint",
         "max_redone": "20 items that are done",
+        f"{refine}.model[ModelSettings].licence": "an editor whose licence is not for commerce",
         f"{refine}.model[ModelSettings].allow_other_base": "an adapter by name",
         f"{refine}.write[WriteSettings].thumbnail": "a photo with a thumbnail",
         f"{refine}.write[WriteSettings].webp_lossy": "a WebP file",
@@ -172,6 +178,8 @@ def test_refine_eval(tmp_path: Path) -> None:
         "grader[": "a VLM",
         "methods[FolderMethod]": "outputs made elsewhere",
         "methods[PipelineMethod]": "a diffusers pipeline",
+        "methods[EndpointMethod]": "a closed model",
+        f"{refine}.model[ModelSettings].licence": "an editor whose licence is not for commerce",
         f"{refine}.stop": "nothing: another one is refused",
         f"{refine}.read_text": "nothing: another one is refused",
         f"{refine}.publish": "a run: every result is measured here, whatever a gate would say",
