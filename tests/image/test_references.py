@@ -146,7 +146,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "text": (b"a logo", "reference.not_an_image"),
     "cut": (png(RGB)[:90], "reference.truncated"),
     "broken profile": (with_chunks(png(RGB), (b"iCCP", b"p\0\0" + b"\x78\x9c\x03\x00\x00\x00\x00\x01")), "reference."),
-    "damaged tiles": (with_tifffile(RGB, tile=(16, 16), photometric="rgb")[:-4000], "reference.unsupported"),
+    "damaged tiles": (with_tifffile(RGB, tile=(16, 16), photometric="rgb")[:-4000], "reference.truncated"),
     "negative floats": (with_tifffile(FLOATS - 3, photometric="rgb"), "reference.unsupported"),
 }
 

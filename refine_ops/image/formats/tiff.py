@@ -11,6 +11,7 @@ from refine_ops.image.formats.native import Model
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 OFFSETS, _SAMPLES, _ROWS, COUNTS, _PLANAR = 273, 277, 278, 279, 284
+_TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 323, 324, 325
 _PREDICTOR, _TILE_WIDTH, _EXTRA, _FORMAT, _ICC = 317, 322, 338, 339, 34675
 NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 8, 32946, 32773
 _COMPRESSIONS: Final = frozenset({NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS})
@@ -19,6 +20,8 @@ LAYOUTS: Final = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B"}
 _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _MODELS: Final[dict[int, tuple[Model, int]]] = {1: ("grey", 1), 2: ("rgb", 3), 5: ("cmyk", 4)}
 _UNASSOCIATED_ALPHA: Final = 2
+_MOST_PADDED, _ONE_TILE_PX = 4, 1 << 22
+"""Tiles may hold so many times the picture's pixels, and one tile's more: padding is decoded as well."""
 XMP: Final = 700
 PHOTOSHOP: Final = 34377
 CREDENTIALS: Final = 52545
@@ -85,13 +88,43 @@ class Directory:
         return min(self.value(_ROWS, self.height), self.height)
 
     @property
+    def tiled(self) -> bool:
+        return _TILE_WIDTH in self.tags
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """(width, height) of a tile or strip in pixels; tiles are padded to it, the last strip is not."""
+        if self.tiled:
+            return self.value(_TILE_WIDTH, 0), self.value(_TILE_HEIGHT, 0)
+        return self.width, self.rows_per_strip
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """How many blocks lie beside and below each other."""
+        width, height = self.block
+        return -(-self.width // max(width, 1)), -(-self.height // max(height, 1))
+
+    @property
     def row_bytes(self) -> int:
-        return self.width * self.channels * self.bits // 8
+        """Of one row of a block."""
+        return self.block[0] * self.channels * self.bits // 8
+
+    @property
+    def tables(self) -> tuple[int, int]:
+        """Tags of the offsets and of the sizes of the blocks."""
+        return (TILE_OFFSETS, TILE_COUNTS) if self.tiled else (OFFSETS, COUNTS)
 
     @property
     def strips(self) -> list[tuple[int, int]]:
-        """(offset, bytes) of every strip, top to bottom."""
-        return list(zip(self.values(OFFSETS, ()), self.values(COUNTS, ()), strict=False))
+        """(offset, bytes) of every strip or tile, row by row."""
+        offsets, counts = self.tables
+        return list(zip(self.values(offsets, ()), self.values(counts, ()), strict=False))
+
+    def place(self, index: int) -> tuple[slice, slice]:
+        """Rows and columns of a block; at the right and lower edge they reach past the picture."""
+        (width, height), (across, _) = self.block, self.grid
+        down, right = divmod(index, across)
+        return slice(down * height, (down + 1) * height), slice(right * width, (right + 1) * width)
 
     @property
     def compression(self) -> int:
@@ -134,8 +167,11 @@ def directory(data: bytes, name: str) -> Directory:
     if following:
         raise ItemError("image.multi_frame", f"{name}: a TIFF with several pages; give one page alone")
     _check_supported(found, name)
-    if not found.width or not found.height or len(found.strips) != -(-found.height // max(found.rows_per_strip, 1)):
-        raise ItemError("image.truncated", f"{name}: {len(found.strips)} strips do not make {found.height} rows")
+    (across, down), (width, height) = found.grid, found.block
+    if not found.width or not found.height or not width or not height or len(found.strips) != across * down:
+        raise ItemError("image.truncated", f"{name}: {len(found.strips)} strips or tiles do not make the picture")
+    if found.tiled and across * width * down * height > _MOST_PADDED * found.width * found.height + _ONE_TILE_PX:
+        raise ItemError("image.unsupported", f"{name}: tiles of {width} x {height} px are mostly padding; convert it")
     if any(offset + size > len(data) for offset, size in found.strips):
         raise ItemError("image.truncated", f"{name}: a strip lies past the end of the file; export it again")
     return found
@@ -218,7 +254,6 @@ def _check_supported(found: Directory, name: str) -> None:
     _, colours = _MODELS.get(found.value(_PHOTOMETRIC, 1), ("rgb", 0))
     extra = found.values(_EXTRA, ())
     problems = {
-        "tiles": _TILE_WIDTH in found.tags,
         f"bits {found.values(_BITS, ())}": set(found.values(_BITS, (1,))) not in ({8}, {16}),
         f"photometric {found.value(_PHOTOMETRIC, 1)}": not colours,
         f"{found.channels} samples": found.channels - colours not in (0, 1),
@@ -234,5 +269,5 @@ def _check_supported(found: Directory, name: str) -> None:
         raise ItemError(
             "image.unsupported",
             f"{name}: a TIFF with {', '.join(found_problems)}; supported are 8 and 16 bits grey, RGB and CMYK, plain "
-            "alpha, in strips, uncompressed or LZW, Deflate, PackBits; convert it",
+            "alpha, in strips or tiles, uncompressed or LZW, Deflate, PackBits; convert it",
         )

@@ -1,7 +1,8 @@
-"""The samples of a TIFF, edited strip by strip in place: every other byte of the file stays where it is."""
+"""The samples of a TIFF, edited strip by strip or tile by tile in place: every other byte stays where it is."""
 
 import struct
 import zlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Final, Self
@@ -46,13 +47,13 @@ _ROWS, _SHORT, _LONG = 278, 3, 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TiffFile(ParsedFile):
-    """A TIFF of one image in strips: 8- or 16-bit grey, RGB or CMYK, with unassociated alpha."""
+    """A TIFF of one image in strips or tiles: 8- or 16-bit grey, RGB or CMYK, with unassociated alpha."""
 
     directory: Directory
 
     format = "tiff"
     suffix = ".tif"
-    reads = "TIFF (8/16-bit strips)"
+    reads = "TIFF (8/16-bit strips or tiles)"
 
     @classmethod
     def claims(cls, data: bytes) -> bool:
@@ -65,18 +66,30 @@ class TiffFile(ParsedFile):
     def decode(self, limits: ImageLimits) -> Native:
         found = self.directory
         check_size(found.width, found.height, self.name, limits)
+        samples = self._blocks()
+        if found.tiled:
+            (across, down), (width, height) = found.grid, found.block
+            tiles = samples.reshape(down, across, height, width, found.channels).swapaxes(1, 2)
+            whole = tiles.reshape(down * height, across * width, found.channels)
+            samples = np.ascontiguousarray(whole[: found.height, : found.width])
+        return Native(samples, found.model, found.alpha, exif.orientation(self.data), found.icc)
+
+    def _blocks(self) -> Samples:
+        """All rows of all strips or tiles below each other, the tiles' padding included."""
+        found = self.directory
+        height = len(found.strips) * found.block[1] if found.tiled else found.height
         strips = [self.data[offset : offset + size] for offset, size in found.strips]
         try:
-            raw = unpack(strips, found.row_bytes, found.height, found.rows_per_strip, found.compression)
+            raw = unpack(strips, found.row_bytes, height, found.block[1], found.compression)
         except (OSError, SyntaxError, ValueError, zlib.error) as error:
             raise ItemError(
                 "image.truncated", f"{self.name}: damaged TIFF strips ({error}); export it again"
             ) from error
-        samples = raw.view(found.dtype).reshape(found.height, found.width, found.channels)
+        samples = raw.view(found.dtype).reshape(height, found.block[0], found.channels)
         samples = samples.astype(samples.dtype.newbyteorder("="))
         if found.predicted:
             np.cumsum(samples, axis=1, dtype=samples.dtype, out=samples)
-        return Native(samples, found.model, found.alpha, exif.orientation(self.data), found.icc)
+        return samples
 
     def decode_independently(self, limits: ImageLimits) -> tuple[Native, str]:
         """A library's own TIFF reader: Pillow for 8 bits, OpenCV for 16.
@@ -113,26 +126,33 @@ class TiffFile(ParsedFile):
         return replace(native, orientation=exif.orientation(data))
 
     def edit(self, edit: Edit) -> Encoded:
-        """A strip that still fits is written where it was, a longer one is appended; only its entries in the two strip
-        tables change.
+        """A strip or tile that still fits is written where it was, a longer one is appended, as is one that shares its
+        bytes with others; only its entries in the two tables change. A tile keeps its padding.
 
         Raises:
             ItemError: `tiff.refused` where the strip tables are too narrow for the new offsets.
         """
         found, out = self.directory, bytearray(self.data)
-        offsets, counts = (list(found.values(tag, ())) for tag in (OFFSETS, COUNTS))
+        offsets, counts = (list(found.values(tag, ())) for tag in found.tables)
+        old = self._blocks() if found.tiled else edit.before
+        sharing = Counter(offsets)
         for index, (offset, size) in enumerate(found.strips):
-            rows = slice(index * found.rows_per_strip, (index + 1) * found.rows_per_strip)
-            if np.array_equal(edit.before[rows], edit.after[rows]):
+            place = found.place(index)
+            fresh = edit.after[place]
+            if np.array_equal(edit.before[place], fresh):
                 continue
-            packed = pack(_differenced(edit.after[rows], found), found.compression)
-            if len(packed) > size:
+            if found.tiled:
+                tile = old[index * found.block[1] : (index + 1) * found.block[1]].copy()
+                tile[: fresh.shape[0], : fresh.shape[1]] = fresh
+                fresh = tile
+            packed = pack(_differenced(fresh, found), found.compression)
+            if len(packed) > size or sharing[offset] > 1:
                 out += b"\0" * (len(out) % 2)
                 offset = offsets[index] = len(out)
             out[offset : offset + len(packed)] = packed
             counts[index] = len(packed)
         try:
-            for tag, values in ((OFFSETS, offsets), (COUNTS, counts)):
+            for tag, values in zip(found.tables, (offsets, counts), strict=True):
                 entry = found.tags[tag]
                 struct.pack_into(f"{found.order}{len(values)}{LAYOUTS[entry.kind]}", out, entry.at, *values)
         except struct.error as error:
@@ -156,7 +176,7 @@ class TiffFile(ParsedFile):
 
     def metadata(self) -> list[tuple[str, bytes]]:
         """Every tag's values but the strip tables'; Photoshop's resources and XMP without their thumbnails."""
-        kept = [(tag, entry.raw) for tag, entry in self.directory.tags.items() if tag not in (OFFSETS, COUNTS)]
+        kept = [(tag, entry.raw) for tag, entry in self.directory.tags.items() if tag not in self.directory.tables]
         cleaned = {PHOTOSHOP: photoshop.without_thumbnails, XMP: without_stale}
         return [(str(tag), cleaned[tag](raw) if tag in cleaned else raw) for tag, raw in kept]
 
