@@ -25,6 +25,7 @@ from refine_ops.provenance.policy import same_but_for_signature
 from refine_ops.provenance.sign import open_signer
 from refine_ops.records import Box, Item, Region
 from tests.image.formats.test_credentials import STRANGER, app11
+from tests.image.formats.test_tiled_tiff import tiled
 from tests.support.certificates import Identity, camera_signed, make_identity
 from tests.support.chain import jpeg_allowance, near
 from tests.support.made_files import exif_block, jpeg, picture, png, tiff, webp, with_chunks, with_segments
@@ -55,6 +56,7 @@ PLAIN: dict[str, Callable[[], bytes]] = {
     "webp, bare": lambda: webp(RGB, True),
     "tiff": lambda: tiff(RGB, "zlib"),
     "big-endian tiff": lambda: tiff(RGB, "zlib", big_endian=True, orientation=3),
+    "tiled tiff": lambda: tiled(RGB, compression="zlib", predictor=True),
 }
 OFFLINE = {"version": 1, "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
 
