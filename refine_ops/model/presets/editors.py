@@ -162,10 +162,13 @@ def apply_to_editor(preset: EditorPreset, settings: ModelSettings) -> EditorPres
 
 
 def licence_of(preset: EditorPreset, folder: Path) -> Licence | None:
-    """The licence of the weights: as the preset knows it, else as the card beside them (`README.md`) says."""
-    if preset.licence is not None:
-        return preset.licence
-    card = folder / "README.md"
+    """The licence of the weights: as the preset knows it, or as the card beside them (`README.md`) says; the card's
+    where it forbids more, for a preset may be wrong or old."""
+    card = _licence_on_card(folder / "README.md")
+    return card if preset.licence is None or (card is not None and not card.commercial) else preset.licence
+
+
+def _licence_on_card(card: Path) -> Licence | None:
     try:
         text = card.read_text()[: 1 << 16]
         front = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}

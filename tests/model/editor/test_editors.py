@@ -22,6 +22,7 @@ from refine_ops.model.doctor.doctor import diagnose
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.open import open_refiner
 from refine_ops.model.presets import PRESETS, EditorPreset, apply_overrides, resolve_preset
+from refine_ops.model.presets.editors import licence_of
 from refine_ops.model.presets.table import TABLE, EditorRow
 from refine_ops.model.source import resolve_model
 from tests.model.editor.conftest import Editors, a_crop, an_item, opened
@@ -260,6 +261,12 @@ def test_a_non_commercial_licence_is_named_and_has_to_be_accepted(
     shutil.copytree(editors(KONTEXT), copied)
     card = "---\nlicense: other\nlicense_name: flux-non-commercial-license\n---\n# A model\n"
     (copied / "README.md").write_text(card)
+    klein = PRESETS["flux2-klein-4b"]
+    assert isinstance(klein, EditorPreset)
+    beside, alone = licence_of(klein, copied), licence_of(klein, tmp_path)
+    assert (beside and beside.commercial, alone and alone.commercial) == (False, True), (
+        "the card wins if it forbids more"
+    )
     model = ModelSettings(model=str(copied))
     words = "under flux-non-commercial-license, for non-commercial use"
     with pytest.raises(JobError, match=rf"{words}.*licence: accepted"):
