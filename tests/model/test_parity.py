@@ -93,19 +93,21 @@ def test_fast_stays_within_1e5_of_reference(
 
 
 def test_bfloat16_fast_is_as_near_to_fp32_as_diffusers_own_bfloat16(make_refiner: Any, make_item: Any) -> None:
-    """Measured: mean 0.002, largest 0.025 of the range against fp32 for both, and next to nothing between them."""
+    """Against fp32 both are off by 0.002 of the range on average, 0.028 at most. Between them it is next to nothing
+    where the processor multiplies in bfloat16, and 0.0016 where it has AVX2 alone, which sums in another order."""
     items = [make_item(seed) for seed in range(3)]
     exact = make_refiner(speed="reference").refine(items)
     patches = {}
     for speed in ("reference", "fast"):
         pipeline = random_pipeline(seed=3, zero_cond_t=True).to(dtype=torch.bfloat16)
         patches[speed] = make_refiner(pipeline=pipeline, speed=speed, dtype="bfloat16").refine(items)
-        for one, other in zip(exact, patches[speed], strict=True):
-            difference = np.abs(one.pixels - other.pixels)
+    for one, own, fast in zip(exact, patches["reference"], patches["fast"], strict=True):
+        off = [np.abs(one.pixels - other.pixels) for other in (own, fast)]
+        for difference in off:
             assert difference.mean() < 0.005
             assert difference.max() < 0.06
-    for one, other in zip(patches["reference"], patches["fast"], strict=True):
-        assert np.abs(one.pixels - other.pixels).mean() < 0.001
+        assert off[1].mean() < 1.1 * off[0].mean()
+        assert np.abs(own.pixels - fast.pixels).mean() < off[0].mean()
 
 
 @pytest.mark.parametrize("steps", [4, 8])
