@@ -8,6 +8,10 @@ seconds of two machines, or of one that is busy otherwise, are not comparable.
 Last runs, 2026-11-25, two cores, one run each. 8e2957f, which started Prefect's temporary server, torch's agent and a
 pool for every report, on an idle machine: demo 21.7 s, ratio 7.42; run of one image 19.4 s, 6.65. 1eabbb3, beside other
 work: demo 11.2 s, 2.70; run 8.1 s, 1.95.
+
+2026-11-27, 9032380, which also judges, registers and refines in tiles, alone on two cores that share one, where the
+yardstick takes 7.9 s: demo 32.7 s, 4.15; run 19.0 s, 2.41. `refine-ops image` of one photo: 17 s wall there, 8 s where
+the yardstick takes 3 s.
 """
 
 import argparse
