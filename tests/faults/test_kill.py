@@ -88,7 +88,7 @@ def test_a_judged_run_killed_at_many_moments_holds_what_a_quiet_one_holds(
 ) -> None:
     """Between a candidate and its outcome, between an output and its outcome, in the middle of a part.
 
-    Last run of the slow one: 2026-11-27, 97a4256, within a whole run, before the quick one was set apart from it.
+    Last run of the slow one: 2026-11-27, af4f642, beside other work: passed in 39 s.
     """
     count = 24
     prompts = {i: "soft" if i % 3 else "nan" for i in range(0, count, 2)}

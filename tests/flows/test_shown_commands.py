@@ -1,7 +1,8 @@
 """Every command that the README and the chapters show is run in small, or it is said where else it is, or why not.
 
 Run in order in one folder, through the entry point of the command line, on what the front page's own manifest names.
-What takes minutes (evaluations, training) is slow: `pytest -m slow tests/flows/test_shown_commands.py`.
+What takes minutes (evaluations, training) is slow: `pytest -m slow tests/flows/test_shown_commands.py`; last run:
+2026-11-27, 9032380, beside other work: 5 passed in 190 s.
 """
 
 import json

@@ -308,7 +308,10 @@ def test_very_many_items_open_in_two_seconds_and_scroll(browser: Browser, tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_hundred_thousand_items_scroll_as_two_thousand_do(browser: Browser, tmp_path: Path) -> None:
-    """A ratio of the same run: how long a frame takes is the machine's."""
+    """A ratio of the same run: how long a frame takes is the machine's.
+
+    Last run: 2026-11-27, 72fb928, beside other work: passed in 197 s.
+    """
     frames = []
     for count in (2_000, 100_000):
         with visit(browser, made_report(tmp_path / str(count), count, pictures=lambda i: False)) as visited:
