@@ -8,8 +8,8 @@ from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
-from refine_ops.image.formats.previews.xmp import without_stale
 from refine_ops.proof.mark import only_marked
+from refine_ops.proof.stale import without_blanked
 
 _ORIENTATION: Final = 0x0112
 _THUMBNAIL: Final = frozenset({0x0201, 0x0202})
@@ -19,12 +19,15 @@ _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
 
 
 def not_kept(source: bytes, written: bytes) -> tuple[str, ...]:
-    """What of the source's metadata `written` lacks or has otherwise, by name; XMP may be marked."""
+    """What of the source's metadata `written` lacks or has otherwise, by name; XMP may be marked, and what no edit may
+    leave in it blank."""
     before, after = _metadata(source), _metadata(written)
     lost = [name for name in before if before[name] != after.get(name)]
     xmp, new_xmp = before.get("XMP"), after.get("XMP")
-    if "XMP" in lost and isinstance(xmp, bytes) and isinstance(new_xmp, bytes) and only_marked(xmp, new_xmp):
-        lost.remove("XMP")
+    if "XMP" in lost and isinstance(xmp, bytes) and isinstance(new_xmp, bytes):
+        xmp = without_blanked(xmp, new_xmp)
+        if xmp == new_xmp or only_marked(xmp, new_xmp):
+            lost.remove("XMP")
     return tuple(f"{name}{'' if name in after else ' (dropped)'}" for name in lost)
 
 
@@ -39,7 +42,7 @@ def _metadata(data: bytes) -> dict[str, object]:
     xmp = info.get("xmp") or info.get("XML:com.adobe.xmp")
     found: dict[str, object] = {
         "ICC profile": info.get("icc_profile"),
-        "XMP": without_stale(xmp.encode() if isinstance(xmp, str) else xmp or b""),
+        "XMP": xmp.encode() if isinstance(xmp, str) else xmp,
         "comment": info.get("comment"),
         "density": info.get("dpi") or info.get("jfif_density"),
         "EXIF": _exif_tags(exif) if exif else None,
