@@ -189,6 +189,7 @@ class StagedRefiner:
         return 1 if self._planned(bucket) == 1 else TEXT_MULTIPLE
 
     def _free_memory(self) -> None:
+        self._runner.forget()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

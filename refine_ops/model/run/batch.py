@@ -76,6 +76,10 @@ class BatchRunner:
                     item.roundtrip = roundtrip
             return patches, torch.stack([item.roundtrip for item in encoded if item.roundtrip is not None])
 
+    def forget(self) -> None:
+        """Let go of what is remembered: where memory runs out it is the first that can be done without."""
+        self._encoded.clear()
+
     def _encodings(self, batch: Sequence[PreparedInputs], footprint: Footprint) -> list[_Encoded]:
         """The encoded images of every item: those that are remembered, where all of the batch's are.
 

@@ -57,6 +57,22 @@ def test_then_tiling_then_offload(make_refiner: Any, make_item: Any, monkeypatch
     np.testing.assert_allclose(patch.pixels, plain.refine([make_item(0)])[0].pixels, rtol=0, atol=1e-5)
 
 
+def test_what_is_remembered_goes_first(make_refiner: Any, make_item: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    refiner = make_refiner(batch_size=2)
+    refiner.refine([make_item(0)])
+    run, held = BatchRunner.run, []
+
+    def tight(self: BatchRunner, batch: Any, footprint: Footprint, masked_text: bool) -> Any:
+        held.append(len(self._encoded))
+        if len(held) == 1:
+            raise torch.OutOfMemoryError("injected")
+        return run(self, batch, footprint, masked_text)
+
+    monkeypatch.setattr(BatchRunner, "run", tight)
+    refiner.refine([make_item(0)])
+    assert held == [1, 0], "encodings kept for candidates are on the device too"
+
+
 def test_what_never_fits_is_one_items_error(make_refiner: Any, make_item: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     limit_memory(monkeypatch, lambda footprint: False)
     refiner = make_refiner(batch_size=2)
