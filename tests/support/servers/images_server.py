@@ -4,16 +4,15 @@ import base64
 import email.parser
 import email.policy
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from tests.support.servers.http import QuietHandler, serving
 
 
 @dataclass
@@ -45,32 +44,19 @@ def answered(picture: np.ndarray) -> tuple[int, bytes]:
 def serve_images(answer: Callable[[EditForm, int], tuple[int, bytes]]) -> Iterator[ImagesServer]:
     """`answer(form, number of the request)` gives status and body; requests are recorded in order."""
 
-    class Handler(BaseHTTPRequestHandler):
+    server = ImagesServer("")
+
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             assert self.path == "/v1/images/edits"
             body = self.rfile.read(int(self.headers["Content-Length"]))
             form = _parsed(self.headers["Content-Type"], body, dict(self.headers))
             server.forms.append(form)
-            status, data = answer(form, len(server.forms) - 1)
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.answer(*answer(form, len(server.forms) - 1))
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server = ImagesServer(f"http://127.0.0.1:{http.server_address[1]}/v1")
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with serving(Handler) as url:
+        server.base_url = f"{url}/v1"
         yield server
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
 
 
 def _parsed(kind: str, body: bytes, headers: dict[str, str]) -> EditForm:

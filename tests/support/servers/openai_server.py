@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import cv2
 import numpy as np
 
 from refine_ops.records import U8Image
+from tests.support.servers.http import QuietHandler, serving
 
 
 @dataclass
@@ -57,7 +57,9 @@ def serve(answer: Callable[[dict[str, Any], int], Answer]) -> Iterator[Server]:
     """`answer(request body, number of the request)` decides; requests are recorded in order."""
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
+    server = Server("")
+
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             assert self.path == "/v1/chat/completions"
@@ -73,26 +75,8 @@ def serve(answer: Callable[[dict[str, Any], int], Answer]) -> Iterator[Server]:
                 "usage": {"prompt_tokens": 1000, "completion_tokens": 50},
             }
             data = reply.raw if reply.raw is not None else json.dumps(completion).encode()
-            try:
-                self.send_response(reply.status)
-                for name, value in {"Content-Type": "application/json", **reply.headers}.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # the client had waited long enough
+            self.answer(reply.status, data, **reply.headers)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server = Server(f"http://127.0.0.1:{http.server_address[1]}/v1")
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with serving(Handler) as url:
+        server.base_url = f"{url}/v1"
         yield server
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
