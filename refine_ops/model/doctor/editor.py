@@ -11,8 +11,8 @@ import torch
 from refine_ops.config import ModelSettings
 from refine_ops.errors import JobError
 from refine_ops.model.doctor.checks import CheckResult
-from refine_ops.model.editor.call import checked
 from refine_ops.model.editor.load import pipeline_class
+from refine_ops.model.editor.signature import checked
 from refine_ops.model.fingerprint import fingerprint_model
 from refine_ops.model.load import model_dtype
 from refine_ops.model.presets import EditorPreset, apply_overrides, resolve_preset

@@ -1,7 +1,6 @@
 """A region as a pipeline's arguments, and what it made as a patch: all that the table says, and nothing else."""
 
 import importlib
-import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +14,12 @@ from PIL import Image
 
 from refine_ops.config import ModelSettings
 from refine_ops.errors import ItemError, JobError
+from refine_ops.model.editor.signature import checked, fixed_arguments, size_arguments
 from refine_ops.model.presets import EditorPreset
-from refine_ops.model.presets.table import ONE_MP, EditorRow
+from refine_ops.model.presets.table import ONE_MP
 from refine_ops.model.sizes import check_crop
 from refine_ops.records import Box, Conditioning, Mask, U8Image
 
-_GUIDING: Final = ("guidance_scale", "strength")
-_INFERABLE: Final = ("negative_prompt", "true_cfg_scale", *_GUIDING)
 _RATIO: Final = 8
 """Longer to shorter side of a picture, at most: klein refuses more, nobody was trained on it."""
 _ROUNDINGS: Final = 4
@@ -176,8 +174,8 @@ class EditorCall:
             "prompt": each([work.prompt for work in works]),
             "generator": each([torch.Generator("cpu").manual_seed(work.seed) for work in works]),
             "output_type": "np",
-            **_fixed(row, self.preset, self._settings),
-            **_sizes(row, works[0].bucket.size),
+            **fixed_arguments(row, self.preset, self._settings),
+            **size_arguments(row, works[0].bucket.size),
         }
         if row.reference and references[0]:
             given[row.reference] = each([pages[0] for pages in references])
@@ -205,41 +203,6 @@ class EditorCall:
         return [np.ascontiguousarray(p[y0:y1, x0:x1, :3], np.float32) for (x0, y0, x1, y1), p in cut]
 
 
-def checked(pipeline: type, preset: EditorPreset, settings: ModelSettings) -> tuple[EditorRow, EditorPreset]:
-    """The row and the preset in force for a class, after its signature was read.
-
-    Raises:
-        JobError: The class has no argument for what it would be passed, or wants one that nothing gives.
-    """
-    parameters = inspect.signature(pipeline.__call__).parameters
-    row = preset.row
-    if row.inferred:
-        row, preset = _inferred(row, preset, settings, dict(parameters))
-    names = _names(row, preset, settings)
-    known = {name for name, found in parameters.items() if found.kind is not inspect.Parameter.VAR_KEYWORD}
-    if unknown := sorted(names - known):
-        raise JobError(
-            f"{pipeline.__name__} takes no {', '.join(unknown)}; leave {'them' if len(unknown) > 1 else 'it'} out, or "
-            "correct its row in presets/table.py"
-        )
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    wanted = [
-        name
-        for name, found in parameters.items()
-        if name != "self" and found.default is inspect.Parameter.empty and found.kind not in variable
-    ]
-    if missing := sorted(set(wanted) - names):
-        raise JobError(
-            f"{pipeline.__name__} needs {', '.join(missing)}, which nothing gives; add it to its row in "
-            "presets/table.py, or use another pipeline"
-        )
-    if settings.batch_size not in (None, 1) and not row.batched:
-        raise JobError(
-            f"{pipeline.__name__} takes one region at a time, batch_size is {settings.batch_size}; leave it out"
-        )
-    return row, preset
-
-
 def own_size(pipeline: type, size: tuple[int, int]) -> tuple[int, int]:
     """The size nearest to `(width, height)` that a class which knows but one area keeps: by its module's own rule,
     which rounds, so that what it makes of a size it may resize once more."""
@@ -250,53 +213,6 @@ def own_size(pipeline: type, size: tuple[int, int]) -> tuple[int, int]:
             return size
         size = width, height
     return size
-
-
-def _inferred(
-    row: EditorRow, preset: EditorPreset, settings: ModelSettings, parameters: dict[str, inspect.Parameter]
-) -> tuple[EditorRow, EditorPreset]:
-    """A row read off a signature, by the names that diffusers' pipelines share."""
-    usual = parameters["true_cfg_scale"].default if "true_cfg_scale" in parameters else None
-    if settings.true_cfg_scale is None and isinstance(usual, int | float):
-        preset = replace(preset, true_cfg_scale=max(1.0, float(usual)))
-    asked = {name for name in _INFERABLE if name != "negative_prompt" and getattr(settings, name) is not None}
-    return replace(
-        row,
-        mask="mask_image" if "mask_image" in parameters else "",
-        takes=frozenset(asked | {name for name in _INFERABLE if name in parameters}),
-        sizing="given" if {"height", "width"} <= parameters.keys() else "none",
-    ), preset
-
-
-def _fixed(row: EditorRow, preset: EditorPreset, settings: ModelSettings) -> dict[str, Any]:
-    """Arguments that are the same for every region."""
-    given: dict[str, Any] = {"num_inference_steps": preset.steps, **row.always, **row.caches.get(preset.conditions, {})}
-    given |= {n: value for n in _GUIDING if n in row.takes and (value := getattr(preset, n)) is not None}
-    negative = "negative_prompt" in row.takes
-    if "true_cfg_scale" in row.takes:
-        given["true_cfg_scale"] = preset.true_cfg_scale
-        negative = negative and preset.true_cfg_scale > 1  # without one these pipelines silently skip guidance
-    else:
-        negative = negative and settings.negative_prompt != " "
-    return given | ({"negative_prompt": settings.negative_prompt} if negative else {})
-
-
-def _sizes(row: EditorRow, size: tuple[int, int]) -> dict[str, int]:
-    width, height = size
-    if row.sizing in ("own", "none"):
-        return {}
-    given = {"height": height, "width": width}
-    if row.sizing == "area":
-        given["max_area"] = width * height
-    if row.sizing == "resolution":
-        given["output_resolution"] = round((width * height) ** 0.5)
-    return given
-
-
-def _names(row: EditorRow, preset: EditorPreset, settings: ModelSettings) -> set[str]:
-    size = _sizes(row, (row.grid_px, row.grid_px))
-    pictures = {row.image, *filter(None, (row.mask, row.reference))}
-    return {"prompt", "generator", "output_type", *_fixed(row, preset, settings), *size, *pictures}
 
 
 def _on_picture(work: EditorWork) -> npt.NDArray[np.uint8]:

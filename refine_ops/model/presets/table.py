@@ -1,7 +1,7 @@
 """The table of editors: per diffusers pipeline class, how a region goes in and what cannot.
 
 One row per class is all that an editor needs. What a row does not name is refused by that name, and what it names must
-be an argument of the class's `__call__`: both are checked before the first region (`editor/call.py`). Torch is not
+be an argument of the class's `__call__`: both are checked before the first region (`editor/signature.py`). Torch is not
 imported here, for who plans must know an editor's sizes.
 """
 
