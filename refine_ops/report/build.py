@@ -24,7 +24,7 @@ from refine_ops.report.promise import promise_in_words
 from refine_ops.report.review import Reviewed, count_reviewed
 from refine_ops.report.run_items import ReportedItem, open_run
 from refine_ops.report.summary import run_figures, summarise
-from refine_ops.report.trend import TrendPoint, append_trend, read_trend, run_points
+from refine_ops.report.trend import TrendPoint, append_trend, in_order, read_trend, run_points
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +122,8 @@ def _trend(
         for start, members in by_night(items).items():
             name = night_name(run, start)
             points[name] = run_points(name, members, run_figures(run, members, 0, config.cost).trend_figures)
-    ordered = sorted(points.values(), key=lambda p: p[0].finished_at)
-    own = [point for night in ordered for point in night]
+    own = in_order(point for night in points.values() for point in night)
+    ordered = [points[name] for name in dict.fromkeys(point.run for point in own)]
     if settings.folder is None:
         history, state = [], "No trend folder is set, so runs are not compared with their history."
     else:
@@ -135,7 +135,9 @@ def _trend(
     if not ordered:
         return [], everything, "There was nothing to compare."
     newest = ordered[-1]
-    alarms = find_alarms([p for p in everything if p.finished_at <= newest[0].finished_at], newest, settings)
+    known = in_order(everything)
+    until = max(place for place, point in enumerate(known) if point.run == newest[0].run)
+    alarms = find_alarms(known[: until + 1], newest, settings)
     if settings.folder is not None:
         runs = len({p.run for p in everything} - {newest[0].run})
         learning = f"; alarms begin after {settings.min_runs}" if runs < settings.min_runs else ""

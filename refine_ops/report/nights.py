@@ -3,6 +3,7 @@
 A night is a start, however long it takes or pauses: nothing is told from gaps between times.
 """
 
+import re
 from collections.abc import Sequence
 
 from refine_ops.report.figures import ItemMeasure
@@ -30,3 +31,9 @@ def busy_s(items: Sequence[ItemMeasure]) -> tuple[float, int]:
 def night_name(run: str, start: int) -> str:
     """What a night is called in the trend. A start keeps its number, so a report made again replaces its own points."""
     return f"{run} start {start}" if start else run
+
+
+def of_night(name: str) -> tuple[str, int]:
+    """The run folder and the start that `night_name` was made of; start 0 where it names none."""
+    found = re.fullmatch(r"(.+) start (\d+)", name, re.DOTALL)
+    return (found[1], int(found[2])) if found else (name, 0)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from refine_ops import storage
 from refine_ops.report.figures import FIGURES, FINDINGS, ItemMeasure
+from refine_ops.report.nights import of_night
 
 ALL = "all"
 """The slice that holds every item."""
@@ -89,13 +90,35 @@ def read_trend(folder: str, runs: int) -> list[TrendPoint]:
         for row in pq.read_table(io.BytesIO(storage.read(uri)), schema=_SCHEMA).to_pylist():
             point = TrendPoint(**row)
             points[(point.run, point.slice, point.metric)] = point
-    return sorted(points.values(), key=lambda p: p.finished_at)
+    return in_order(points.values())
+
+
+def in_order(points: Iterable[TrendPoint]) -> list[TrendPoint]:
+    """The oldest night first: those of one run folder as its starts follow each other, folders beside each other by
+    their clocks.
+
+    A night whose clock was behind the one before it counts as having ended with that.
+    """
+    points = list(points)
+    ends: dict[tuple[str, int], float] = {}
+    for point in points:
+        night = of_night(point.run)
+        ends[night] = max(point.finished_at, ends.get(night, 0.0))
+    latest: dict[str, float] = {}
+    for run, start in sorted(ends):
+        ends[run, start] = latest[run] = max(ends[run, start], latest.get(run, 0.0))
+
+    def place(point: TrendPoint) -> tuple[float, str, int]:
+        run, start = of_night(point.run)
+        return ends[run, start], run, start
+
+    return sorted(points, key=place)
 
 
 def series(points: Iterable[TrendPoint]) -> dict[tuple[str, str], list[TrendPoint]]:
     """Points by (slice, metric), oldest first."""
     result: dict[tuple[str, str], list[TrendPoint]] = defaultdict(list)
-    for point in sorted(points, key=lambda p: p.finished_at):
+    for point in in_order(points):
         result[(point.slice, point.metric)].append(point)
     return dict(result)
 

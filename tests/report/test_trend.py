@@ -6,7 +6,8 @@ import pytest
 from refine_ops.report.alarms import find_alarms
 from refine_ops.report.config import TrendSettings
 from refine_ops.report.figures import Finding, ItemMeasure
-from refine_ops.report.trend import TrendPoint, append_trend, read_trend, run_points
+from refine_ops.report.nights import night_name
+from refine_ops.report.trend import TrendPoint, append_trend, in_order, read_trend, run_points
 
 SETTINGS = TrendSettings()
 
@@ -90,6 +91,22 @@ def test_the_history_is_appended_to_and_the_newest_report_of_a_run_counts(tmp_pa
     points = read_trend(folder, 5)
     assert [p.run for p in points] == ["run-8", "run-9", "run-10", "run-11"]
     assert points[-1].value == 99.0
+
+
+def test_nights_of_a_folder_follow_its_starts_whatever_their_clocks_say(tmp_path: Path) -> None:
+    def night(run: str, start: int, hour: float, value: float = 1.0) -> TrendPoint:
+        return TrendPoint(night_name(run, start), 1e9 + 3600 * hour, "all", "raw_de00", 200, value, 0.5, value)
+
+    ours = [night("s3://runs/a", start, 24 * start) for start in range(1, 12)]
+    behind = night("s3://runs/a", 12, 24 * 11 - 1, 3.4)  # refined on a node whose clock is an hour behind
+    theirs = [night("s3://runs/b", 5, 24 * 3 + 1), night("s3://runs/b start 9", 0, 24 * 20)]
+    for point in [behind, *theirs, *ours]:
+        append_trend(str(tmp_path), [point])
+    points = read_trend(str(tmp_path), 20)
+    assert points == [*ours[:3], theirs[0], *ours[3:], behind, theirs[1]]
+    assert in_order(reversed(points)) == points
+    (alarm,) = find_alarms(points[:-2], [behind], SETTINGS)
+    assert alarm.since == "s3://runs/a start 12"
 
 
 def test_runs_are_summarised_over_all_items_and_every_slice() -> None:
