@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refine_ops.config import CanaryLimits, RefineBatchConfig
-from refine_ops.errors import JobError
+from refine_ops.config import AlignSettings, CanaryLimits, RefineBatchConfig, RefineSettings
+from refine_ops.errors import JobError, Unacceptable
 from refine_ops.job.launch import Node
 from refine_ops.job.ledger import read_ledger
 from refine_ops.job.planning.canary import check_canary, sample_canary
@@ -70,6 +70,18 @@ def test_a_bad_canary_stops_the_run_before_the_rest(tmp_path: Path) -> None:
     assert "8 items" in check_canary(folder, plan, sample, tolerant)
     with pytest.raises(JobError, match=r"canary failed, nothing else was run: .* look at: .*doctor"):
         check_canary(folder, plan, sample, tolerant.model_copy(update={"max_de00": 1.0}))
+
+
+def test_a_canary_of_which_nothing_was_measured_proves_nothing(tmp_path: Path) -> None:
+    manifest = make_items(tmp_path / "images", 8)
+    blind = RefineSettings(publish="all", align=AlignSettings(min_known_px=10**9))
+    config = RefineBatchConfig(manifest=str(manifest), out=str(tmp_path / "run"), worker=FAST, refine=blind)
+    folder, plan, todo = planned(config)
+    sample = sample_canary(plan, todo, 4)
+    Node(folder, config, 1, module="tests.support.trivial_worker").run(sample)
+    with pytest.raises(Unacceptable, match=r"nothing else was run: of 4 items no region's drift could be measured"):
+        check_canary(folder, plan, sample, CanaryLimits())
+    assert "drift of 0 measured regions" in check_canary(folder, plan, sample, CanaryLimits(allow_unmeasured=True))
 
 
 def test_limit_then_the_rest_then_the_dead_again(tmp_path: Path) -> None:
