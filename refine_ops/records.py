@@ -374,9 +374,10 @@ class Verification:
     `changed_px` counts all pixels that differ, `changed_outside_px` those outside the allowed change: 0 for everything
     that is published, as is `max_diff_outside`, in levels of the file's depth. `touched_mcus` counts the JPEG MCUs
     whose coefficients may differ (0 for other formats). `metadata_equal` is False only for a converted file whose new
-    format has no place for some of it. `credentials_removed` says that the source had Content Credentials (C2PA), which
-    sign its own pixels and are in no refined file; `marked` that the file's XMP says that a model made a part of it,
-    `signed` that the file has a valid Content Credential of the operator's, with the source's, if any, in it.
+    format has no place for some of it. `credentials_removed` says that the source had Content Credentials (C2PA), in it
+    or behind a link, which sign its own pixels and are in no refined file; `marked` that the file's XMP says that a
+    model made a part of it, `signed` that the file has a valid Content Credential of the operator's, with the
+    source's, if any, in it.
     """
 
     decoder: str

@@ -6,6 +6,7 @@ from refine_ops.errors import ItemError
 from refine_ops.image.formats import exif
 from refine_ops.image.formats.edit import NewFile
 from refine_ops.image.formats.native import Format, Samples
+from refine_ops.image.formats.previews.xmp import without_stale
 from refine_ops.image.formats.table import CODECS
 from refine_ops.image.source import Source, upright
 
@@ -17,7 +18,7 @@ def encode(source: Source, samples: Samples, target: Format) -> bytes:
         ItemError: `image.unsupported` where the target cannot hold the samples exactly (CMYK; 16 bits or a grey
             profile in WebP; sides over 16,383 px in WebP).
     """
-    native, block = source.native, source.file.exif()
+    native, block, packet = source.native, source.file.exif(), source.file.xmp()
     if native.model == "cmyk":
         raise ItemError("image.unsupported", f"{source.name}: {target} holds no CMYK; use output_format: source")
     new = NewFile(
@@ -26,6 +27,6 @@ def encode(source: Source, samples: Samples, target: Format) -> bytes:
         alpha=native.alpha,
         icc=native.icc,
         exif=exif.with_orientation_1(exif.without_thumbnail(block)) if block else None,
-        xmp=source.file.xmp(),
+        xmp=without_stale(packet) if packet else packet,
     )
     return CODECS[target].create(new, source.name)

@@ -1,4 +1,4 @@
-"""What an edit may have blanked in an XMP packet: thumbnails of the old picture, pointers to a credential in the file.
+"""What an edit may have blanked in an XMP packet: thumbnails of the old picture, pointers to a credential.
 
 Judged without the writer's code: where they lie is told by an XML parser, which knows namespaces and byte positions.
 """
@@ -11,8 +11,10 @@ _XMP: Final = "http://ns.adobe.com/xap/1.0/"
 _THUMBNAILS: Final = f"{_XMP} Thumbnails"
 _POINTER: Final = "http://purl.org/dc/terms/ provenance"
 _RESOURCE: Final = "http://www.w3.org/1999/02/22-rdf-syntax-ns# resource"
-_HERE: Final = "self#jumbf"
-_ATTRIBUTE: Final = re.compile(rb"""[\w.:-]+\s*=\s*(["'])self#jumbf[^"'<>]*\1""")
+_STORES: Final = ("self#jumbf", "http://", "https://")
+"""How a pointer to a credential begins, in the file or elsewhere."""
+_LINK: Final = re.compile(rb"""dcterms:provenance\s*(?:(?:rdf:resource\s*)?=\s*["']|>)\s*https?://""")
+_ATTRIBUTE: Final = re.compile(rb"""[\w.-]+:provenance\s*=\s*(["'])(?:self#jumbf|https?://)[^"'<>]*\1""")
 
 _TAG: Final = re.compile(rb"""<(?:[^<>"']|"[^"]*"|'[^']*')*>""")
 
@@ -27,6 +29,11 @@ def without_blanked(before: bytes, after: bytes) -> bytes:
     return bytes(cleared)
 
 
+def links_elsewhere(packet: bytes | None) -> bool:
+    """Whether a packet says that the file's credential lies in a store elsewhere; also in what is no whole XML."""
+    return packet is not None and _LINK.search(packet) is not None
+
+
 def _stale(packet: bytes) -> list[tuple[int, int]]:
     """Where they lie, from the first byte to behind the last; nothing in what is no XML, or defines entities."""
     if b"<!DOCTYPE" in packet:
@@ -39,15 +46,15 @@ def _stale(packet: bytes) -> list[tuple[int, int]]:
 
     def starts(name: str, attributes: dict[str, str]) -> None:
         at = parser.CurrentByteIndex
-        points = name == _POINTER and attributes.get(_RESOURCE, "").startswith(_HERE)
+        points = name == _POINTER and attributes.get(_RESOURCE, "").startswith(_STORES)
         open_.append((name, at, name == _THUMBNAILS or points))
-        if attributes.get(_POINTER, "").startswith(_HERE):
+        if attributes.get(_POINTER, "").startswith(_STORES):
             span = _ATTRIBUTE.search(packet, at)
             if span is not None:
                 found.append(span.span())
 
     def says(text: str) -> None:
-        if open_ and open_[-1][0] == _POINTER and text.lstrip().startswith(_HERE):
+        if open_ and open_[-1][0] == _POINTER and text.lstrip().startswith(_STORES):
             open_[-1] = (*open_[-1][:2], True)
 
     def ends(_: str) -> None:

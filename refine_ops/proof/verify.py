@@ -20,6 +20,7 @@ from refine_ops.image.source import Source, as_stored, upright
 from refine_ops.proof import mark
 from refine_ops.proof.allowed import Rules, allowed_change
 from refine_ops.proof.metadata import not_kept
+from refine_ops.proof.stale import links_elsewhere, without_blanked
 from refine_ops.records import Mask, PastePolicy, Verification
 
 _ANY_SIZE: Final = ImageLimits(max_pixels=1 << 40, max_bytes=1 << 40)
@@ -104,7 +105,7 @@ def verify(
         max_diff_outside=found.max_outside,
         touched_mcus=allowed.mcus,
         metadata_equal=metadata_equal,
-        credentials_removed=bool(source.file.credentials()) and not signed,
+        credentials_removed=not signed and (bool(source.file.credentials()) or links_elsewhere(source.file.xmp())),
         marked=marked,
         signed=signed,
     )
@@ -161,11 +162,12 @@ def _check_metadata(source: Source, file: ParsedFile, published: Native, marked:
     own = file.credentials()
     if signed and not own:
         raise VerifyError("verify.credential_missing", f"{source.name}: no Content Credentials were written")
-    if own and not signed:
+    xmp, new_xmp = source.file.xmp(), file.xmp()
+    if (own and not signed) or links_elsewhere(new_xmp):
         raise VerifyError(
             "verify.metadata_changed", f"{source.name}: Content Credentials were left in a file they no longer fit"
         )
-    if marked and not mark.says_so(file.xmp()):
+    if marked and not mark.says_so(new_xmp):
         raise VerifyError("verify.mark_missing", f"{source.name}: no XMP says that a model made a part of the picture")
     if file.format != source.format:
         if published.icc != source.native.icc:
@@ -173,7 +175,9 @@ def _check_metadata(source: Source, file: ParsedFile, published: Native, marked:
         return not not_kept(source.data, file.data)
     before, after = source.file.kept_metadata(), file.kept_metadata()
     if marked and before != after:
-        if not mark.only_marked(source.file.xmp(), file.xmp()) or not mark.same_but_for_xmp(before, after):
+        if xmp is not None and new_xmp is not None:
+            xmp = without_blanked(xmp, new_xmp)
+        if not mark.only_marked(xmp, new_xmp) or not mark.same_but_for_xmp(before, after):
             raise VerifyError(
                 "verify.metadata_changed", f"{source.name}: more than the mark differs from the source's metadata"
             )

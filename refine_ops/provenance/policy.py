@@ -1,6 +1,5 @@
 """What the settings ask for where a source has Content Credentials, and what a refined file says of itself."""
 
-import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -14,12 +13,12 @@ from refine_ops.image.formats.native import Samples
 from refine_ops.image.formats.table import CODECS, sniff
 from refine_ops.image.source import Source, upright
 from refine_ops.proof.allowed import Rules, allowed_change
+from refine_ops.proof.stale import links_elsewhere
 from refine_ops.proof.verify import VerifyError
 from refine_ops.provenance import credentials, mark, sign
 from refine_ops.records import Box, Mask, PastePolicy, Verification
 
 _ANY_SIZE: Final = ImageLimits(max_pixels=1 << 40, max_bytes=1 << 40)
-_LINK: Final = re.compile(rb"""dcterms:provenance\s*(?:=\s*["']|>)\s*https?://""")
 Regions = Iterable[tuple[Mask, PastePolicy]]
 """M of every region and what is pasted of it, as the proof takes them."""
 
@@ -33,7 +32,7 @@ def check(source: Source, settings: ProvenanceSettings) -> None:
             `provenance.remote_credential` -- it is not in the file.
         JobError: files are to be signed, and nobody can.
     """
-    if (settings.refuses or settings.resigns) and _LINK.search(source.file.xmp() or b""):
+    if (settings.refuses or settings.resigns) and links_elsewhere(source.file.xmp()):
         raise ItemError(
             "provenance.remote_credential",
             f"{source.name}: its Content Credentials lie elsewhere (a link in its XMP), and nothing is fetched; get "

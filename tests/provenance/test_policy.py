@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
+from refine_ops.chain import refine_image
 from refine_ops.config import ProvenanceSettings, RefineSettings, pixel_settings
 from refine_ops.errors import ItemError
 from refine_ops.opened import open_item
 from refine_ops.records import Item, Region
 from tests.image.formats.test_credentials import SIGNED
 from tests.support.made_files import jpeg, picture, with_segments
+from tests.support.pixels import KnownRefiner
 
 REFUSE = RefineSettings(provenance=ProvenanceSettings(existing="refuse"))
 ITEM = Item("a", "a.img", "a.img", (Region("r", "Refine it", box=(30, 3, 44, 12)),), row=0)
@@ -46,6 +48,8 @@ def test_a_credential_that_lies_elsewhere_is_neither_fetched_nor_taken_for_none(
         with pytest.raises(ItemError, match="nothing is fetched") as refused:
             open_item(ITEM, {"a.img": data}, asked)
         assert refused.value.reason == "provenance.remote_credential"
-    assert open_item(ITEM, {"a.img": data}, RefineSettings())
+    done = refine_image(ITEM, {"a.img": data}, KnownRefiner(), RefineSettings())
+    assert b"dcterms:provenance" not in done.data, "who follows it finds a credential of other pixels"
+    assert done.verification.credentials_removed
     inside = linking(link.replace(b"https://", b"self#jumbf=c2pa/").replace(b"http://", b"self#jumbf=c2pa/"))
     assert open_item(ITEM, {"a.img": inside}, REFUSE)

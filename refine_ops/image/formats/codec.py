@@ -99,7 +99,7 @@ class ParsedFile(ABC):
 
     @abstractmethod
     def xmp(self) -> bytes | None:
-        """The XMP packet.
+        """The XMP packet as it stands.
 
         Raises:
             ItemError: `image.truncated`.

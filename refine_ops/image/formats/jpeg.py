@@ -178,8 +178,7 @@ class JpegFile(ParsedFile):
         return _app1(self.layout, _EXIF)
 
     def xmp(self) -> bytes | None:
-        packet = _app1(self.layout, _XMP)
-        return packet if packet is None else without_stale(packet)
+        return _app1(self.layout, _XMP)
 
     def with_xmp(self, packet: bytes) -> bytes:
         """A new segment lies behind JFIF's and EXIF's."""

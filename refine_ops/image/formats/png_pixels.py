@@ -19,7 +19,6 @@ from refine_ops.image.formats.native import Model, Native, Samples, check_size, 
 from refine_ops.image.formats.png import Chunks, image_only
 from refine_ops.image.formats.png_palette import encode_entries, indices, nearest_entries, palette
 from refine_ops.image.formats.previews.thumbnail import fresh_exif
-from refine_ops.image.formats.previews.xmp import without_stale
 from refine_ops.records import Mask
 
 _MAX_PROFILE_BYTES: Final = 1 << 24
@@ -103,7 +102,7 @@ class PngFile(ParsedFile):
         if found is None:
             return None
         try:
-            return without_stale(png.international_text(found))
+            return png.international_text(found)
         except (ValueError, IndexError, zlib.error) as error:
             raise ItemError("image.truncated", f"{self.name}: damaged XMP chunk ({error}); export it again") from error
 

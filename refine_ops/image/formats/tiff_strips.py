@@ -189,7 +189,7 @@ class TiffFile(ParsedFile):
 
     def xmp(self) -> bytes | None:
         found = self.directory.tags.get(XMP)
-        return without_stale(found.raw) if found else None
+        return found.raw if found else None
 
     def with_xmp(self, packet: bytes) -> bytes:
         return with_tag(self.data, XMP, packet, self.name)

@@ -141,8 +141,7 @@ class WebpFile(ParsedFile):
         return block.removeprefix(_EXIF) if block else None
 
     def xmp(self) -> bytes | None:
-        packet = self.riff.first(b"XMP ")
-        return packet if packet is None else without_stale(packet)
+        return self.riff.first(b"XMP ")
 
     def with_xmp(self, packet: bytes) -> bytes:
         """A new chunk lies behind image and EXIF; the header says that it is there, and is made where there is none."""

@@ -1,5 +1,5 @@
-"""What an XMP packet holds that no edit may leave: thumbnails of the old picture, and the pointer to a credential in
-the file.
+"""What an XMP packet holds that no edit may leave: thumbnails of the old picture, and the pointer to a credential, in
+the file or elsewhere, that no longer fits.
 
 Both are overwritten with spaces, which between tags and attributes say nothing: no byte of the packet moves.
 """
@@ -7,18 +7,19 @@ Both are overwritten with spaces, which between tags and attributes say nothing:
 import re
 from typing import Final
 
+_TO: Final = rb"(?:self\#jumbf|https?://)"
+_QUOTED: Final = rb"""(?:"%b[^"<>]*"|'%b[^'<>]*')""" % (_TO, _TO)
 _POINTER: Final = re.compile(
-    rb"""(?<=\s)dcterms:provenance\s*=\s*(?:"self\#jumbf[^"<>]*"|'self\#jumbf[^'<>]*')"""
-    rb"""|<dcterms:provenance\s+rdf:resource\s*=\s*(?:"self\#jumbf[^"<>]*"|'self\#jumbf[^'<>]*')\s*"""
-    rb"""(?:/>|></dcterms:provenance\s*>)"""
-    rb"""|<dcterms:provenance\s*>\s*self\#jumbf[^<>]*</dcterms:provenance\s*>"""
+    rb"(?<=\s)dcterms:provenance\s*=\s*" + _QUOTED + rb"|<dcterms:provenance\s+rdf:resource\s*=\s*" + _QUOTED + rb"\s*"
+    rb"(?:/>|></dcterms:provenance\s*>)"
+    rb"|<dcterms:provenance\s*>\s*" + _TO + rb"[^<>]*</dcterms:provenance\s*>"
 )
-"""As C2PA's specification writes it; a link to elsewhere (https) stays."""
+"""As C2PA's specification writes it, within the file or to a store elsewhere, which readers follow."""
 _THUMBNAILS: Final = re.compile(rb"<(xmp|xap):Thumbnails(?=[\s>])[^<>]*(?<!/)>")
 
 
 def without_stale(packet: bytes) -> bytes:
-    """The packet, as long as before, without thumbnails and without a pointer into the file. Idempotent."""
+    """The packet, as long as before, without thumbnails and without a pointer to a credential. Idempotent."""
     blank, at = bytearray(packet), 0
     while (opens := _THUMBNAILS.search(packet, at)) is not None:
         end = b"</" + opens[1] + b":Thumbnails>"
