@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +20,7 @@ from refine_ops.errors import ItemError
 from refine_ops.image import read
 from refine_ops.image.region import region_mask
 from refine_ops.job.launch import NodeVerdict
-from refine_ops.job.ledger import dead_letter, read_ledger
+from refine_ops.job.ledger import DEAD_LETTER, OUTCOME_SCHEMA, dead_letter, latest_in_parts, read_ledger
 from refine_ops.job.planning.plan import Plan, PlanReader
 from refine_ops.job.run_folder import RunFolder
 from refine_ops.records import Mask, Region
@@ -89,50 +89,49 @@ def summarise(
     Only what the present manifest names counts: rows that were mended under another id, or taken out, are no longer
     dead, whatever the ledger remembers of them.
     """
-    ledger = read_ledger(folder.outcomes)
     reader = PlanReader(plan.uri)
     planned = reader.columns(["item_id"])["item_id"].combine_chunks()
     named = pa.concat_arrays([planned, pa.array([p.item_id for p in plan.problems], pa.string())])
-    ledger = ledger.filter(pc.is_in(ledger["item_id"], value_set=named))
-    dead = dead_letter(ledger)
+    tally = Tally(folder.start)
+    for part in latest_in_parts(folder.outcomes, list(Tally.COLUMNS), named):
+        tally.add(part)
+    dead = tally.dead
     sink = pa.BufferOutputStream()
     pq.write_table(dead, sink)
     storage.write(folder.dead_letter, sink.getvalue().to_pybytes())
-    done = ledger.filter(pc.equal(ledger["status"], "done"))
-    held = ledger.filter(pc.equal(ledger["status"], "held")).sort_by("row")
-    sheet = contact_sheet(_sheet_items(folder, config, reader, done))
+    sheet = contact_sheet(_sheet_items(folder, config, reader, tally.done))
     sheet_uri = storage.join(folder.uri, "report", "contact_sheet.png")
     storage.write(sheet_uri, sheet)
     summary = RunSummary(
         run=folder.uri,
-        done=done.num_rows,
-        dead=dead.num_rows,
+        done=tally.counts["done"],
+        dead=tally.counts["dead"],
         refined_now=verdict.counts.done if verdict else 0,
         skipped=skipped,
         elapsed_s=verdict.elapsed_s if verdict else 0.0,
-        changed_outside_px=_proven(done, "changed_outside_px"),
-        dead_by_reason=dict(Counter(dead["reason"].to_pylist()).most_common()),
+        changed_outside_px=tally.proven["changed_outside_px"],
+        dead_by_reason=dict(tally.reasons["dead"].most_common()),
         summary=storage.join(folder.uri, "report", "summary.md"),
         contact_sheet=sheet_uri,
-        credentials_removed=_proven(done, "credentials_removed"),
-        signed=_proven(done, "signed"),
+        credentials_removed=tally.proven["credentials_removed"],
+        signed=tally.proven["signed"],
         left=verdict.left if verdict else 0,
-        done_now=_of_start(done, folder.start),
-        dead_now=_of_start(ledger.filter(pc.equal(ledger["status"], "dead")), folder.start),
-        held=held.num_rows,
-        held_now=_of_start(held, folder.start),
-        held_by_reason=dict(Counter(held["reason"].to_pylist()).most_common()),
-        device_s=device_seconds(ledger, folder.start),
-        regions_held=sum(not _accepted(r) for row in done["regions"].to_pylist() for r in row),
+        done_now=tally.now["done"],
+        dead_now=tally.now["dead"],
+        held=tally.counts["held"],
+        held_now=tally.now["held"],
+        held_by_reason=dict(tally.reasons["held"].most_common()),
+        device_s=tally.device_s,
+        regions_held=tally.regions_held,
     )
     if summary.credentials_removed:
         logger.warning(
             "%d sources had Content Credentials (C2PA), which sign their own pixels: the refined files have none",
             summary.credentials_removed,
         )
-    text = _markdown(summary, config, verdict, held, dead)
+    text = _markdown(summary, config, verdict, tally.held, dead)
     storage.write(summary.summary, text.encode())
-    _show(text, sheet, held, dead, engine)
+    _show(text, sheet, tally.held, dead, engine)
     return summary
 
 
@@ -142,27 +141,66 @@ def device_seconds(outcomes: pa.Table, start: int) -> float:
     return round(pc.sum(pc.map_lookup(mine, pa.scalar("refine"), "first")).as_py() or 0.0, 6)
 
 
-def _proven(done: pa.Table, field: str) -> int:
-    """The sum over all items of what their proofs counted."""
-    if not done.num_rows:
-        return 0
-    return int(pc.sum(pc.struct_field(done["verification"].combine_chunks(), field)).as_py() or 0)
+class Tally:
+    """What a summary says of a ledger, added up part by part: the ledger of a large catalogue fits into no memory."""
+
+    COLUMNS: Final = (*DEAD_LETTER, "verification", "timings_s", "regions")
+    _PROVEN: Final = ("changed_outside_px", "credentials_removed", "signed")
+    _LISTED: Final = ("item_id", "row", "reason", "message", "image")
+
+    def __init__(self, start: int) -> None:
+        self._start = start
+        self.counts, self.now, self.proven = Counter[str](), Counter[str](), Counter[str]()
+        self.reasons: dict[str, Counter[str]] = {"held": Counter(), "dead": Counter()}
+        self.device_s, self.regions_held = 0.0, 0
+        nothing = OUTCOME_SCHEMA.empty_table()
+        self._dead, self._done = [dead_letter(nothing)], [nothing.select(["item_id", "row"])]
+        self.held = nothing.select(self._LISTED)
+        """The first by their rows, as many as are listed."""
+
+    def add(self, outcomes: pa.Table) -> None:
+        """Outcomes of items that no part before had, with `COLUMNS`."""
+        of = {name: outcomes.filter(pc.equal(outcomes["status"], name)) for name in ("done", "held", "dead")}
+        for name, part in of.items():
+            self.counts[name] += part.num_rows
+            self.now[name] += int(pc.sum(pc.equal(part["start"], self._start)).as_py() or 0)
+        for name, reasons in self.reasons.items():
+            reasons.update(of[name]["reason"].to_pylist())
+        self.device_s = round(self.device_s + device_seconds(outcomes, self._start), 6)
+        if of["done"].num_rows:
+            proofs = of["done"]["verification"].combine_chunks()
+            self.proven.update({n: int(pc.sum(pc.struct_field(proofs, n)).as_py() or 0) for n in self._PROVEN})
+            self.regions_held += _held_regions(of["done"]["regions"].combine_chunks())
+        self._dead.append(dead_letter(of["dead"]))
+        self._done.append(of["done"].select(["item_id", "row"]))
+        held = pa.concat_tables([self.held, of["held"].select(self._LISTED)])
+        self.held = held.sort_by("row").slice(0, _LISTED_ITEMS)
+
+    @property
+    def dead(self) -> pa.Table:
+        """The dead letter, by row."""
+        return pa.concat_tables(self._dead).sort_by("row")
+
+    @property
+    def done(self) -> pa.Table:
+        """Item and row of all that is done, by row."""
+        return pa.concat_tables(self._done).sort_by("row")
 
 
-def _accepted(region: dict[str, Any]) -> bool:
-    return region["ruling"] is None or bool(region["ruling"]["accepted"])
-
-
-def _of_start(outcomes: pa.Table, start: int) -> int:
-    return int(pc.sum(pc.equal(outcomes["start"], start)).as_py() or 0)
+def _held_regions(regions: pa.ListArray) -> int:
+    """Regions of refined items that were not accepted; those that nobody judged are."""
+    rulings = pc.struct_field(pc.list_flatten(regions), "ruling")
+    return int(pc.sum(pc.invert(pc.fill_null(pc.struct_field(rulings, "accepted"), True))).as_py() or 0)
 
 
 def _sheet_items(folder: RunFolder, config: RefineBatchConfig, plan: PlanReader, done: pa.Table) -> Iterator[SheetItem]:
     """Some items spread over the run, with all their regions; what cannot be shown is left out."""
     step = max(1, done.num_rows // _SHOWN_ITEMS)
+    chosen = done[::step].slice(0, _SHOWN_ITEMS)["item_id"].combine_chunks()
+    shown = read_ledger(folder.outcomes, ["row", "image", "object"], items=chosen)
     ids = plan.columns(["item_id"])["item_id"].combine_chunks()
     limits = config.refine.limits
-    for row in done.sort_by("row")[::step][:_SHOWN_ITEMS].to_pylist() if done.num_rows else []:
+    for row in shown.sort_by("row").to_pylist():
         position = pc.index(ids, row["item_id"]).as_py()
         if position < 0:
             continue  # done by an earlier manifest; its row cannot be refined any more

@@ -132,6 +132,32 @@ def read_ledger(
     return latest(_without_void(folder, pa.concat_tables(parts))) if parts else _schema(columns).empty_table()
 
 
+def latest_in_parts(folder: str, columns: list[str], items: pa.Array) -> Iterator[pa.Table]:
+    """What `read_ledger` of `items` gives, one part after the other: never are all these columns of the whole ledger in
+    memory.
+
+    Raises:
+        JobError: as `read_ledger`.
+    """
+    order = read_parts(list(storage.list_files(folder, ".parquet")), [])
+    placed = [
+        table.append_column("part", pa.array(np.full(len(table), part, np.int32))).append_column(
+            "at", pa.array(np.arange(len(table), dtype=np.int32))
+        )
+        for part, table in enumerate(order.values())
+    ]
+    if not placed:
+        return
+    found = _without_void(folder, pa.concat_tables(placed))
+    counted = latest(found.filter(pc.is_in(found["item_id"], value_set=items))).select(["part", "at"])
+    uris = list(order)
+    del order, placed, found
+    for part, uri in enumerate(uris):
+        rows = counted.filter(pc.equal(counted["part"], part))["at"]
+        if len(rows):
+            yield from (table.take(rows) for table in read_parts([uri], columns).values())
+
+
 def listed_anew(folder: str, read: Callable[[list[str]], T]) -> T:
     """What `read` makes of the parts' URIs. A start that ends merges its parts: what was listed a moment ago may have
     become part of another one, and is listed again then."""

@@ -1,4 +1,5 @@
-"""A start of a catalogue that is done: the plan against a simulated ledger of many starts; seconds and peak memory.
+"""A start of a catalogue that is done, on a simulated ledger of many starts: the plan against it, and what its end adds
+up for the summary; seconds and peak memory, each in a process of its own.
 
 nice -n 19 python -m tests.bench.bench_resume [--items 10000000] [--starts 40] [--changed 0.001]
 """
@@ -16,16 +17,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from refine_ops.job.ledger import OUTCOME_SCHEMA, outcomes_table, write_part
+from flows.steps.summary import Tally
+from refine_ops.job.ledger import OUTCOME_SCHEMA, latest_in_parts, outcomes_table, write_part
 from refine_ops.job.planning.known import read_known
 from refine_ops.job.planning.plan import PLAN_SCHEMA, PlanReader
 from refine_ops.job.planning.remaining import remaining
-from refine_ops.records import Outcome, Verification
+from refine_ops.records import Alignment, Outcome, RegionOutcome, Verification
 
 CHUNK = 1 << 18
 FINGERPRINT = "f" * 32
+REGION = RegionOutcome(
+    "r1", 4000, (0, 0, 64, 64), (0, 0, 512, 512), 1024, 1024, 900, 16, 9.0, 7, "none", Alignment(True)
+)
 MADE = Outcome(
-    "", "0" * 32, "done", format="JPEG", width=3000, height=4000, verification=Verification("p", *[9] * 5, True)
+    "",
+    "0" * 32,
+    "done",
+    format="JPEG",
+    width=3000,
+    height=4000,
+    regions=(REGION,),
+    verification=Verification("p", *[9] * 5, True),
+    timings_s={"read": 0.1, "refine": 2.5},
 )
 
 
@@ -85,6 +98,18 @@ def resume(run: Path) -> None:
     )
 
 
+def end(run: Path) -> None:
+    before, started = peak_gib(), time.perf_counter()
+    planned = PlanReader(str(run / "plan.parquet")).columns(["item_id"])["item_id"].combine_chunks()
+    tally = Tally(1)
+    for part in latest_in_parts(str(run / "outcomes"), list(Tally.COLUMNS), planned):
+        tally.add(part)
+    print(
+        f"{tally.counts['done']:,} done added up in {time.perf_counter() - started:.0f} s, peak {peak_gib():.2f} GiB "
+        f"({before:.2f} before)"
+    )
+
+
 def peak_gib() -> float:
     """Of this program; what getrusage says is inherited from the one that started it."""
     status = Path("/proc/self/status").read_text()
@@ -97,15 +122,18 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=40)
     parser.add_argument("--changed", type=float, default=0.001)
     parser.add_argument("--run", type=Path, help="measure this one only")
+    parser.add_argument("--part", choices=["resume", "end"], help="with --run: which")
     given = parser.parse_args()
     if given.run:
-        resume(given.run)
+        {"resume": resume, "end": end}[given.part](given.run)
         return
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch) / "run"
         make(run, given.items, given.starts, given.changed)
-        # In a process of its own: what made the run must not count.
-        subprocess.run([sys.executable, "-m", "tests.bench.bench_resume", "--run", str(run)], check=True)
+        for part in ("resume", "end"):
+            # In a process of its own: what made the run must not count.
+            command = [sys.executable, "-m", "tests.bench.bench_resume", "--run", str(run), "--part", part]
+            subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

@@ -438,10 +438,10 @@ def test_a_week_at_random(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_sixty_nights(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process, one Prefect server, one S3 server.
 
-    Last run: 27 November 2026, 5ea8e2e, `pytest -s -n 0 -m slow tests/flows/test_many_nights.py`: passed in 14 min 48 s on
-    two slow cores. 75 good starts, 20 killed, 13 refused, 2 canaries that failed; 70 outputs as they must be; 332 regions
-    refined, none needlessly (16 of them once more, as the power had gone before they were recorded). Start nothing beside
-    it that reads by the same proxy: the ledger's reads are counted.
+    Last run: 27 November 2026, 5ea8e2e, `pytest -s -n 0 -m slow tests/flows/test_many_nights.py`: passed in 14 min 48 s
+    on two slow cores. 75 good starts, 20 killed, 13 refused, 2 canaries that failed; 70 outputs as they must be; 332
+    regions refined, none needlessly (16 of them once more, as the power had gone before they were recorded). Start
+    nothing beside it that reads by the same proxy: the ledger's reads are counted.
     """
     from prefect.settings import (
         PREFECT_API_AUTH_STRING,

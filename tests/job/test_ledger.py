@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from refine_ops.job.ledger import (
     LedgerWriter,
     compact,
     dead_letter,
+    latest_in_parts,
     outcomes_table,
     read_ledger,
     read_parts,
@@ -91,6 +93,23 @@ def test_outcomes_of_a_start_that_its_canary_refused_count_for_nothing(folder: P
     start.void()
     start.close("canary")
     assert read_ledger(str(folder / "outcomes")).num_rows == 0
+
+
+def test_part_by_part_is_what_is_read_at_once(folder: Path) -> None:
+    rng = np.random.default_rng(4)
+    for start in range(1, 6):
+        names = rng.choice(list("abcdefghijklmnopqrst"), 7)
+        told = [
+            replace(DONE, item_id=name, start=start, status=str(rng.choice(["done", "held", "dead"])), finished_at=at)
+            for at, name in enumerate(names)
+        ]
+        write_part(str(folder), outcomes_table(told), f"r{start}")
+    items = pa.array(list("abcdefghijklmno"))
+    parts = list(latest_in_parts(str(folder), ["status", "regions"], items))
+    assert len(parts) > 2
+    whole = read_ledger(str(folder), ["status", "regions"], items=items)
+    assert pa.concat_tables(parts).sort_by("item_id").equals(whole.sort_by("item_id"))
+    assert list(latest_in_parts(str(folder / "none"), [], items)) == []
 
 
 def test_parts_are_written_by_count_and_by_time(folder: Path) -> None:
