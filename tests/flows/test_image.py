@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
+
+from tests.support.typed import typed
 
 from .test_refine_batch import cli, png
 
@@ -85,6 +88,18 @@ def test_masks_scribbles_seeds_and_other_formats(site: Path) -> None:
     with Image.open(site / "out.png") as image:
         assert image.format == "PNG"
     assert 900 < int(re.search(r"([\d,]+) px marked", drawn.stdout)[1].replace(",", "")) < 1300
+
+
+@pytest.mark.processes
+def test_a_phones_picture_becomes_a_png(site: Path) -> None:
+    pillow_heif.from_pillow(Image.open(site / "photo.jpg")).save(site / "phone.heic", quality=90)
+    said = typed("image", str(site / "phone.heic"), "--box", "60,50,110,90", *QUICK)
+    assert said.returncode == 0, said.stderr
+    source = np.asarray(pillow_heif.open_heif(site / "phone.heic").to_pillow())
+    with Image.open(site / "phone.refined.png") as image:
+        refined = np.asarray(image)
+    assert np.array_equal(refined[:, 130:], source[:, 130:])
+    assert not np.array_equal(refined, source)
 
 
 @pytest.mark.processes

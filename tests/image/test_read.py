@@ -50,7 +50,7 @@ def huge_png() -> bytes:
 REFUSED = {
     "empty": (b"", "image.empty"),
     "text": (b"not an image at all", "image.not_an_image"),
-    "heic": (b"\0\0\0\x18ftypheic" + bytes(99), "image.not_an_image"),
+    "heic": (b"\0\0\0\x18ftypheic" + bytes(99), "image.truncated"),
     "cut jpeg": (JPEG[: len(JPEG) // 2], "image.truncated"),
     "jpeg header alone": (JPEG[:40], "image.truncated"),
     "cut png": (PNG[:-40], "image.truncated"),

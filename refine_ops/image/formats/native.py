@@ -9,7 +9,7 @@ import numpy.typing as npt
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
 
-Format = Literal["jpeg", "png", "webp", "tiff", "bmp", "gif", "avif", "jpeg2000"]
+Format = Literal["jpeg", "png", "webp", "tiff", "bmp", "gif", "avif", "heic", "jpeg2000"]
 F32 = npt.NDArray[np.float32]
 Model = Literal["grey", "rgb", "cmyk"]
 Samples = npt.NDArray[Any]

@@ -1,6 +1,7 @@
 """Formats that are read but never edited: their pixels become a PNG or a lossless WebP where that is asked for.
 
-AVIF and JPEG 2000 cannot keep the rest of a picture as they store it, BMP and GIF hold nothing that a PNG does not.
+AVIF, HEIC and JPEG 2000 cannot keep the rest of a picture as they store it, BMP and GIF hold nothing that a PNG does
+not.
 """
 
 import struct
@@ -41,7 +42,7 @@ class OtherFile(ParsedFile):
     def decode(self, limits: ImageLimits) -> Native:
         try:
             self.check_kept(limits)
-            with Image.open(BytesIO(self.data), formats=[self.pillow]) as image:
+            with self.opened() as image:
                 check_size(image.width, image.height, self.name, limits)
                 frames = getattr(image, "n_frames", 1)
                 if frames > 1:
@@ -57,6 +58,10 @@ class OtherFile(ParsedFile):
                 "image.truncated", f"{self.name}: damaged {self.pillow} ({error}); export it again"
             ) from error
         return Native(samples, _MODELS[mode], mode.endswith("A"), exif.orientation(block), icc)
+
+    def opened(self) -> Image.Image:
+        """By Pillow; nothing but the header is read."""
+        return Image.open(BytesIO(self.data), formats=[self.pillow])
 
     @abstractmethod
     def check_kept(self, limits: ImageLimits) -> None:
@@ -101,11 +106,15 @@ class OtherFile(ParsedFile):
 
     def _info(self, key: str) -> bytes | None:
         try:
-            with Image.open(BytesIO(self.data), formats=[self.pillow]) as image:
+            with self.opened() as image:
                 found = image.info.get(key)
         except (OSError, SyntaxError, ValueError) as error:
             raise ItemError("image.truncated", f"{self.name}: damaged {self.pillow} ({error})") from error
         return bytes(found) if found else None
+
+    def _check_colours(self, primaries: int, transfer: int) -> None:
+        if primaries not in _USUAL_PRIMARIES or transfer not in _USUAL_TRANSFERS:
+            raise self._refused(f"colours that are not sRGB's (primaries {primaries}, transfer {transfer})")
 
     def _refused(self, what: str) -> ItemError:
         return ItemError("image.unsupported", f"{self.name}: {self.pillow} with {what}; convert it to a 16-bit PNG")
@@ -150,7 +159,7 @@ class AvifFile(OtherFile):
 
     @classmethod
     def claims(cls, data: bytes) -> bool:
-        return data[4:12] in (b"ftypavif", b"ftypavis")
+        return data[4:12] in (b"ftypavif", b"ftypavis") or b"avif" in general_brands(data)
 
     def check_kept(self, limits: ImageLimits) -> None:
         """10 and 12 bits become 8 in Pillow, and colours of HDR and wide gamuts are not told apart."""
@@ -159,9 +168,35 @@ class AvifFile(OtherFile):
             raise self._refused("10 or 12 bits")
         at = self.data.find(b"colrnclx")
         if at >= 0:
-            primaries, transfer = struct.unpack_from(">HH", self.data, at + 8)
-            if primaries not in _USUAL_PRIMARIES or transfer not in _USUAL_TRANSFERS:
-                raise self._refused(f"colours that are not sRGB's (primaries {primaries}, transfer {transfer})")
+            self._check_colours(*struct.unpack_from(">HH", self.data, at + 8))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeicFile(OtherFile):
+    """libheif turns the picture as the file says, so that it is upright; its EXIF block then says so too."""
+
+    format = "heic"
+    pillow = "HEIF"
+    suffix = ".heic"
+    reads = "HEIC (8 bits, converted; extra `heic`)"
+
+    @classmethod
+    def claims(cls, data: bytes) -> bool:
+        return data[4:11] in (b"ftyphei", b"ftyphev") or bool(general_brands(data) & {b"heic", b"heix", b"hevc"})
+
+    def opened(self) -> Image.Image:
+        register_heif(self.name)
+        return Image.open(BytesIO(self.data), formats=[self.pillow])
+
+    def check_kept(self, limits: ImageLimits) -> None:
+        """10 and 12 bits become 8 in Pillow, and colours of HDR and wide gamuts are told by a profile alone."""
+        with self.opened() as image:
+            depth, colours = image.info.get("bit_depth", 8), image.info.get("nclx_profile")
+            profile = image.info.get("icc_profile")
+        if depth > 8:
+            raise self._refused(f"{depth} bits")
+        if colours and not profile:
+            self._check_colours(int(colours["color_primaries"]), int(colours["transfer_characteristics"]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,6 +234,32 @@ class Jpeg2000File(OtherFile):
             return 0, b""
         size = int.from_bytes(self.data[at - 4 : at], "big")
         return self.data[at + 4], self.data[at + 7 : at - 4 + size]
+
+
+def general_brands(data: bytes) -> set[bytes]:
+    """What a file of ISO's general kind (`mif1`) says that it is compatible with; nothing of any other file."""
+    if data[4:12] != b"ftypmif1":
+        return set()
+    size = min(int.from_bytes(data[:4], "big"), 256)
+    return {data[at : at + 4] for at in range(16, size, 4)}
+
+
+def register_heif(name: str) -> None:
+    """Teach Pillow HEIC.
+
+    Raises:
+        ItemError: `image.unsupported`: the extra is not installed.
+    """
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ItemError(
+            "image.unsupported",
+            f"{name}: a HEIC, as phones take it, needs the extra: pip install 'refine-ops[heic]', and "
+            "write.output_format 'png'; or convert it to PNG or JPEG",
+        ) from error
+    # One thread each: what reads pictures has its own.
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
 def _plain(image: Image.Image, name: str) -> Image.Image:

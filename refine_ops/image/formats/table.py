@@ -5,10 +5,11 @@ from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
+from refine_ops.errors import ItemError
 from refine_ops.image.formats.codec import ParsedFile
 from refine_ops.image.formats.jpeg import JpegFile
 from refine_ops.image.formats.native import Format
-from refine_ops.image.formats.other import AvifFile, BmpFile, GifFile, Jpeg2000File
+from refine_ops.image.formats.other import AvifFile, BmpFile, GifFile, HeicFile, Jpeg2000File, register_heif
 from refine_ops.image.formats.png_pixels import PngFile
 from refine_ops.image.formats.tiff_strips import TiffFile
 from refine_ops.image.formats.webp import WebpFile
@@ -21,6 +22,7 @@ CODECS: Final[dict[Format, type[ParsedFile]]] = {
     "bmp": BmpFile,
     "gif": GifFile,
     "avif": AvifFile,
+    "heic": HeicFile,
     "jpeg2000": Jpeg2000File,
 }
 
@@ -33,8 +35,6 @@ _FOREIGN: Final = (
     (0, b"%PDF", "PDF"),
     (0, b"<svg", "SVG"),
     (0, b"\0\0\1\0", "Windows icon"),
-    (4, b"ftyphei", "HEIC, as phones take it"),
-    (4, b"ftypmif1", "HEIC, as phones take it"),
 )
 """Kinds that people try: where their mark stands, the mark, the name."""
 
@@ -51,8 +51,13 @@ def sniff(data: bytes) -> Format | None:
 
 def header_pixels(data: bytes) -> int:
     """Width x height as the header claims, or 0 where no header can be read (decoding will say why)."""
+    kind = sniff(data)
+    if kind is None:
+        return 0
     try:
-        with Image.open(io.BytesIO(data), formats=[kind.upper() for kind in CODECS]) as image:
+        if kind == "heic":
+            register_heif("image")
+        with Image.open(io.BytesIO(data), formats=["HEIF" if kind == "heic" else kind.upper()]) as image:
             return int(image.width) * int(image.height)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (ItemError, UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return 0

@@ -1,18 +1,23 @@
 """Formats that are read and become PNG or lossless WebP: not a bit less, or a refusal that names the way out."""
 
+import sys
 from io import BytesIO
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
 from refine_ops.config import RefineSettings, WriteSettings
 from refine_ops.errors import ItemError
 from refine_ops.image import read
+from refine_ops.image.formats.table import header_pixels
 from refine_ops.opened import open_item
 from refine_ops.records import Item, Region
 from tests.support.chain import LIMITS, near, refine
 from tests.support.made_files import exif_block, picture, pillow_samples, wide_profile
+
+pillow_heif.register_heif_opener()
 
 RGB = picture(np.random.default_rng(5), 80, 64)
 BOX = (30, 20, 44, 33)
@@ -36,6 +41,11 @@ FILES = {
     "gif": saved("GIF", PLAIN.quantize(100)),
     "gif, transparent": saved("GIF", PLAIN.quantize(60), transparency=3),
     "avif": saved("AVIF", PLAIN, quality=80),
+    "heic": saved("HEIF", PLAIN, quality=80),
+    "heic with alpha": saved("HEIF", CLEAR, quality=80),
+    "heic, grey": saved("HEIF", GREY, quality=80),
+    "heic of another profile": saved("HEIF", PLAIN, icc_profile=wide_profile()),
+    "heic of the general kind": saved("HEIF", PLAIN, quality=80).replace(b"ftypheic", b"ftypmif1", 1),
     "avif with alpha": saved("AVIF", CLEAR, quality=80),
     "avif of another profile": saved("AVIF", PLAIN, icc_profile=wide_profile()),
     "jpeg 2000": saved("JPEG2000", PLAIN),
@@ -72,7 +82,7 @@ def test_not_edited_in_place_and_the_remedy_is_named_before_the_model_runs(kind:
     assert refused.value.reason == "image.unsupported"
 
 
-@pytest.mark.parametrize("kind", ["avif", "jpeg 2000", "gif", "bmp"])
+@pytest.mark.parametrize("kind", ["avif", "heic", "jpeg 2000", "gif", "bmp"])
 def test_a_stump_is_refused(kind: str) -> None:
     for share in (0.3, 0.6, 0.9):
         with pytest.raises(ItemError) as refused:
@@ -82,15 +92,16 @@ def test_a_stump_is_refused(kind: str) -> None:
 
 def test_several_frames_are_refused() -> None:
     frames = [PLAIN, Image.fromarray(255 - RGB)]
-    for kind in ("GIF", "AVIF"):
+    for kind in ("GIF", "AVIF", "HEIF"):
         data = saved(kind, frames[0], save_all=True, append_images=frames[1:])
         with pytest.raises(ItemError, match="give one") as refused:
             read.decode(data, name="x", limits=LIMITS)
         assert refused.value.reason == "image.multi_frame"
 
 
-def test_a_turned_avif_is_written_upright_with_its_metadata() -> None:
-    data = saved("AVIF", PLAIN, exif=b"Exif\0\0" + exif_block(6))
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_a_turned_picture_is_written_upright_with_its_metadata(kind: str) -> None:
+    data = saved(kind, PLAIN, exif=b"Exif\0\0" + exif_block(6))
     done = refine(data, [BOX], WriteSettings(output_format="png"))
     assert (done.source.width, done.source.height) == (64, 80)
     assert pillow_samples(done.encoded.data).shape[:2] == (80, 64)
@@ -102,10 +113,18 @@ def patched(data: bytes, mark: bytes, offset: int, value: int) -> bytes:
     return data[:at] + bytes([value]) + data[at + 1 :]
 
 
+def deep_heic() -> bytes:
+    out = BytesIO()
+    pillow_heif.from_bytes("RGB;16", (80, 64), (RGB.astype(np.uint16) * 257).tobytes()).save(out)
+    return out.getvalue()
+
+
 @pytest.mark.parametrize(
     "deep",
     [
         patched(FILES["avif"], b"av1C", 6, FILES["avif"][FILES["avif"].index(b"av1C") + 6] | 0x40),
+        deep_heic(),
+        saved("HEIF", PLAIN, color_primaries=9, transfer_characteristics=16),
         patched(FILES["jpeg 2000"], b"\xff\x4f\xff\x51", 42, 11),
         patched(FILES["jpeg 2000"], b"\xff\x4f\xff\x51", 42, 0x87),
         patched(FILES["jpeg 2000"], b"colr\1\0\0", 10, 12),
@@ -132,13 +151,26 @@ def test_a_stream_that_is_larger_than_its_header_says_is_not_decoded() -> None:
 
 
 def test_as_references_and_masks_they_are_looked_at() -> None:
-    for kind in ("bmp", "gif", "avif", "jpeg 2000"):
+    for kind in ("bmp", "gif", "avif", "heic", "jpeg 2000"):
         assert read.look(FILES[kind], "x", LIMITS, several=True).samples.shape[:2] == (64, 80)
 
 
 def test_a_name_that_is_too_large_is_refused_before_it_is_decoded() -> None:
     small = LIMITS.model_copy(update={"max_pixels": 100})
-    for kind in ("bmp", "gif", "avif", "jpeg 2000"):
+    for kind in ("bmp", "gif", "avif", "heic", "jpeg 2000"):
         with pytest.raises(ItemError) as refused:
             read.decode(FILES[kind], name="x", limits=small)
         assert refused.value.reason == "image.too_large"
+
+
+def test_without_the_extra_a_heic_names_it_and_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ItemError, match=r"pip install 'refine-ops\[heic\]'") as refused:
+        read.decode(FILES["heic"], name="x", limits=LIMITS)
+    assert refused.value.reason == "image.unsupported"
+    assert header_pixels(FILES["heic"]) == 0
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_header_says_how_large_it_is(kind: str) -> None:
+    assert header_pixels(FILES[kind]) == 64 * 80
