@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from flows.cli import quality, training, upkeep
+from flows.cli import annotations, quality, training, upkeep
 from flows.cli.doctor import doctor
 from flows.cli.image import image
 from flows.cli.options import SAMPLE, ConfigFile, Sample, SetOption, Verbose, fail, load_config, note_tiny, run_batch
@@ -33,7 +33,7 @@ class _ByUse(TyperGroup):
 
 
 _ORDER: Final = (
-    *("demo", "image", "run", "check", "report", "review"),
+    *("demo", "image", "annotations", "run", "check", "report", "review"),
     *("starts", "export", "verify", "rollback", "prune", "take-over", "doctor"),
     *("build-dataset", "train", "ablate", "eval", "calibrate", "adapters"),
 )
@@ -52,6 +52,7 @@ _STOPPED = "stopped; what is done is recorded, run the same command again to go 
 
 app.command()(image)
 app.command()(doctor)
+annotations.register(app)
 quality.register(app)
 training.register(app)
 upkeep.register(app)

@@ -1,0 +1,95 @@
+"""Annotation files as what is in them: JSON, XML and text of a stranger, within limits."""
+
+import json
+from collections.abc import Iterator
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Final
+
+from refine_ops import storage
+from refine_ops.errors import ItemError, JobError
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+MAX_BYTES: Final = 1 << 30
+"""Of one annotation file: a COCO file of a million boxes has 0.2 GiB and takes ten times that while it is read."""
+
+
+def read_text(uri: str) -> str:
+    """A text file in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        JobError: it cannot be read, is too large, or is no text.
+    """
+    try:
+        return storage.read(uri, MAX_BYTES).decode("utf-8-sig")
+    except ItemError as e:
+        raise JobError(f"annotation file {e}") from e
+    except UnicodeDecodeError as e:
+        raise JobError(f"annotation file {uri}: not text in UTF-8 ({e.reason} at byte {e.start})") from e
+
+
+def read_json(uri: str) -> Any:
+    """A JSON document. NaN and Infinity are let in, so that one of them costs its entry and not the file.
+
+    Raises:
+        JobError: as `read_text`, and where it is not JSON.
+    """
+    try:
+        return json.loads(read_text(uri))
+    except (ValueError, RecursionError) as e:
+        raise JobError(f"annotation file {uri}: not JSON ({e}); is it complete, and of the format you named?") from e
+
+
+def xml_elements(uri: str, tag: str) -> Iterator["Element"]:
+    """Every element `tag` of an XML document, in order; each is forgotten after its turn.
+
+    Raises:
+        JobError: it cannot be read, is not XML, or declares entities (which could name files or grow without end).
+    """
+    try:
+        from defusedxml.common import DefusedXmlException
+        from defusedxml.ElementTree import ParseError, iterparse
+    except ImportError as e:
+        raise JobError("reading XML needs defusedxml: pip install 'refine-ops[annotations]'") from e
+    try:
+        data = storage.read(uri, MAX_BYTES)
+        for _, element in iterparse(BytesIO(data), events=("end",), forbid_dtd=True):
+            if element.tag == tag:
+                yield element
+                element.clear()
+    except ItemError as e:
+        raise JobError(f"annotation file {e}") from e
+    except DefusedXmlException as e:
+        raise JobError(f"annotation file {uri}: it declares a document type or entities, which is refused") from e
+    except ParseError as e:
+        raise JobError(f"annotation file {uri}: not XML ({e}); is it complete, and of the format you named?") from e
+
+
+def mapping(value: Any, name: str) -> dict[str, Any]:
+    """The JSON object that is expected here.
+
+    Raises:
+        ItemError: `entry.invalid`.
+    """
+    if not isinstance(value, dict):
+        raise ItemError("entry.invalid", f"{name}: expected an object, got {type(value).__name__}")
+    return value
+
+
+def listing(value: Any, name: str) -> list[Any]:
+    """The JSON list that is expected here, or none where there is nothing. Raises as `mapping`."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ItemError("entry.invalid", f"{name}: expected a list, got {type(value).__name__}")
+    return value
+
+
+def text(value: Any, name: str) -> str:
+    """Text, or a number as text; empty where there is nothing. Raises as `mapping`."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ItemError("entry.invalid", f"{name}: expected text, got {type(value).__name__}")
+    return str(value)

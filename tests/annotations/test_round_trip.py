@@ -1,0 +1,101 @@
+"""A manifest that is exported and imported again is the same; what it makes is refined."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refine_ops.annotations.exports import export_annotations
+from tests.support.annotated import LIMITS, imported, marked, photo
+from tests.support.typed import typed
+
+SIZE = (80, 64)
+REGIONS = [
+    {"region_id": "logo", "box": [3, 4, 30, 21], "prompt": "Refine the logo", "seed": 7, "paste": "box"},
+    {"region_id": "wire", "scribble": {"strokes": [[[5, 40], [60, 50.5]]], "width": 4}, "prompt": "Mend: the wire"},
+    {"region_id": "face", "mask": "masks/face.png", "prompt": "Refine the face", "reference": "photos/ref.jpg"},
+    {"region_id": "ring", "mask": "masks/ring.png", "prompt": "Refine the ring", "mask_class": 2},
+    {"region_id": "all", "box": [0, 0, 80, 64], "prompt": "Refine the all"},
+]
+
+
+@pytest.fixture
+def manifest(tmp_path) -> str:
+    photo(tmp_path / "photos" / "a.jpg", SIZE)
+    photo(tmp_path / "photos" / "turned.jpg", (64, 80), 6)
+    photo(tmp_path / "photos" / "ref.jpg")
+    rng = np.random.default_rng(3)
+    (tmp_path / "masks").mkdir()
+    face = np.zeros((64, 80), np.uint8)
+    face[10:50, 20:60] = rng.integers(0, 2, (40, 40)) * 255
+    Image.fromarray(face).save(tmp_path / "masks" / "face.png")
+    ring = np.zeros((64, 80), np.uint8)
+    ring[5:60, 5:75], ring[20:40, 20:50] = 2, 1
+    Image.fromarray(ring).save(tmp_path / "masks" / "ring.png")
+    rows = [
+        {"item_id": "sku-1", "image": "photos/a.jpg", "output": "x/1.jpg", "category": "shoes", "regions": REGIONS},
+        {"item_id": "sku-2", "image": "photos/turned.jpg", "regions": REGIONS[:3]},
+    ]
+    path = tmp_path / "first.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+@pytest.mark.parametrize("form", ["coco", "label-studio"])
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_manifest_that_is_exported_and_imported_again_gives_the_same_regions(
+    form: str, suffix: str, manifest: str, tmp_path
+) -> None:
+    from refine_ops.job.planning.manifest import read_items
+
+    out = tmp_path / "exported.json"
+    exported = export_annotations(form, manifest, str(out), images=str(tmp_path / "photos"))
+    assert (exported.images, exported.regions, exported.remarks) == (2, 8, [])
+    read = imported(
+        tmp_path,
+        form,
+        out,
+        out=f"again.{suffix}",
+        predictions=True,
+        references=str(tmp_path),
+        orientation="auto" if form == "label-studio" else "upright",
+    )
+    assert not read.found.remarks
+    for before, after in zip(read_items(manifest), read.items, strict=True):
+        assert (after.item_id, after.image, after.output) == (before.item_id, before.image, before.output)  # type: ignore[union-attr]
+        size = SIZE if before.item_id == "sku-1" else (80, 64)
+        for old, new in zip(before.regions, after.regions, strict=True):  # type: ignore[union-attr]
+            assert (new.region_id, new.prompt, new.seed, new.paste) == (old.region_id, old.prompt, old.seed, old.paste)
+            assert (new.box, new.all_references) == (old.box, old.all_references)
+            assert new.scribble is None
+            np.testing.assert_array_equal(marked(new, size), _marked(old, size))
+
+
+def _marked(region, size):
+    from pathlib import Path
+
+    from refine_ops.image.region import region_mask
+
+    return region_mask(region, size, Path(region.mask).read_bytes() if region.mask else None, LIMITS)
+
+
+def test_the_commands_type_and_say_what_they_did(manifest: str, tmp_path) -> None:
+    photos, out = str(tmp_path / "photos"), str(tmp_path / "tasks.json")
+    done = typed("annotations", "export", "label-studio", manifest, "--out", out, "--images", photos)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "8 regions of 2 images" in done.stderr
+    config = (tmp_path / "tasks.config.xml").read_text()
+    assert '<Label value="logo"/>' in config
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert tasks[0]["data"]["image"] == "/data/local-files/?d=a.jpg"
+    tasks[1]["predictions"][0]["result"][0]["value"]["x"] = None
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    again = str(tmp_path / "again.parquet")
+    done = typed("annotations", "import", "label-studio", out, "--images", photos, "--out", again, "--predictions")
+    assert done.returncode == 1
+    (listed,) = done.stdout.splitlines()
+    assert listed.split("\t")[:2] == [f"{out}: [1].predictions[0].result[0]", "number.invalid"]
+    assert "7 regions of 2 images" in done.stderr
+    assert "--references says whence" in done.stderr
+    assert typed("annotations", "import", "nonsense", out, "--images", photos, "--out", again).returncode == 2
