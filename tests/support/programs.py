@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-PACKAGES = {"chromium": "chromium", "djpeg": "libjpeg-turbo-progs"}
+PACKAGES = {"chromium": "chromium", "djpeg": "libjpeg-turbo-progs", "jpegtran": "libjpeg-turbo-progs"}
 """Debian's package by program."""
 _NEEDS = "needs the program "
 
@@ -29,4 +29,5 @@ def left_out(reasons: Iterable[str]) -> str | None:
     if not counts:
         return None
     parts = " and ".join(f"{count} that need {name}" for name, count in sorted(counts.items()))
-    return f"left out: {parts}; apt-get install {' '.join(PACKAGES[name] for name in sorted(counts))}"
+    packages = dict.fromkeys(PACKAGES[name] for name in sorted(counts))
+    return f"left out: {parts}; apt-get install {' '.join(packages)}"

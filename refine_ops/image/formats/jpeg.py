@@ -90,7 +90,9 @@ def layout(data: bytes, name: str) -> Layout:
     components = tuple(Component(p[1] >> 4, p[1] & 15, p[2]) for p in parts)
     if not _plain_sampling(components):
         raise ItemError("image.unsupported", f"{name}: JPEG sampling {[(c.h, c.v) for c in components]}; convert it")
-    return Layout(tuple(segments), end, Frame(width, height, components, _table_slots(segments)))
+    first = next((s.payload for s in segments if s.marker == _SOS), b"")
+    apart = first[:1] != bytes([count])
+    return Layout(tuple(segments), end, Frame(width, height, components, _table_slots(segments), apart))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

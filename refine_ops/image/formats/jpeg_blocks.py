@@ -41,12 +41,14 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What decides where a pixel's coefficients are. `table_slots` are those the file defines, ascending."""
+    """What decides where a pixel's coefficients are. `table_slots` are those the file defines, ascending; `apart` says
+    that its first scan lacks some of the components."""
 
     width: int
     height: int
     components: tuple[Component, ...]
     table_slots: tuple[int, ...]
+    apart: bool = False
 
     @property
     def mcu_px(self) -> tuple[int, int]:
@@ -100,6 +102,11 @@ def splice(data: bytes, frame: Frame, before: Samples, after: Samples, touched: 
         coded.markers = []
         # The source's Huffman tables may lack a symbol that an edited coefficient needs.
         coded.optimize_coding = True
+        if frame.apart:
+            # pyjpegio leaves the table numbers of what the first scan lacks as they lie in memory. Tables are made
+            # anew, so any that are legal do; these are the usual ones.
+            for index, component in enumerate(coded.comp_info):
+                component.dc_tbl_no = component.ac_tbl_no = min(index, 1)
         with _memory_file(b"") as path:
             coded.write(path)
             with open(path, "rb") as written:
