@@ -111,7 +111,9 @@ def drawn_script(rng: random.Random, components: int) -> str:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("script", ["0; 1; 2;", "1,2: 0-0, 0, 0; 0: 0-0, 0, 0; 0: 1-63, 0, 0; 1: 1-63, 0, 0;"])
+@pytest.mark.parametrize(
+    "script", ["0; 1; 2;", "1,2: 0-0, 0, 0; 0: 0-0, 0, 0; 0: 1-63, 0, 0; 1: 1-63, 0, 0; 2: 1-63, 0, 0;"]
+)
 def test_components_in_scans_of_their_own(rgb: np.ndarray, script: str, tmp_path: Path) -> None:
     """What pyjpegio leaves unset for these would now and then be no table's number, and the file refused."""
     data = rescanned(jpeg(rgb, "420"), script, tmp_path)
