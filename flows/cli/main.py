@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from flows.cli import annotations, quality, training, upkeep
 from flows.cli.doctor import doctor
 from flows.cli.image import image
+from flows.cli.mark import mark
 from flows.cli.options import SAMPLE, ConfigFile, Sample, SetOption, Verbose, fail, load_config, note_tiny, run_batch
 from refine_ops.config import RefineBatchConfig
 from refine_ops.errors import EXIT_BAD_INPUT, EXIT_DRAINED, EXIT_JOB_ERROR, ItemError, JobError, Unacceptable
@@ -33,7 +34,7 @@ class _ByUse(TyperGroup):
 
 
 _ORDER: Final = (
-    *("demo", "image", "annotations", "run", "check", "report", "review"),
+    *("demo", "image", "mark", "annotations", "run", "check", "report", "review"),
     *("starts", "export", "verify", "rollback", "prune", "take-over", "doctor"),
     *("build-dataset", "train", "ablate", "eval", "calibrate", "adapters"),
 )
@@ -51,6 +52,7 @@ EXIT_DEFECT = 70
 _STOPPED = "stopped; what is done is recorded, run the same command again to go on"
 
 app.command()(image)
+app.command()(mark)
 app.command()(doctor)
 annotations.register(app)
 quality.register(app)

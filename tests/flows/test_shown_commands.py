@@ -84,6 +84,10 @@ ELSEWHERE = {
     "eval --out results --set metrics.weights=trunks": "eval/metrics/test_model_metrics.py",
     "report RUN --weights TRUNKS": "report/test_modelled.py",
     "take-over RUN": "job/test_take_over.py",
+    "mark photos/": "mark/test_page.py",
+    "mark photos/ --references brand/": "mark/test_page.py",
+    "mark photos/ --manifest detected.parquet": "mark/test_session.py",
+    "run photos/manifest.jsonl": "mark/test_page.py",
     "calibrate --out gate --cases SET --reviews RUN --set refine.model.model=tiny": "judge/test_calibrate.py",
     "calibrate --out gate --photos PHOTOS --set weights=TRUNKS": "judge/test_calibrate.py",
     "calibrate --out gate --photos PHOTOS --set rendered=520 --set per_case=3 --set weights=TRUNKS": (

@@ -27,7 +27,7 @@ from refine_ops.report.page.escape import visible
 from refine_ops.report.page.payload import as_json, data_uri, facts, payloads, slice_values
 
 SINGLE_FILE_ITEMS = 500
-_SCRIPTS = ("data.js", "review.js", "table.js", "viewer.js", "main.js")
+_SCRIPTS = ("dom.js", "data.js", "review.js", "table.js", "viewer.js", "main.js")
 _WORDS = {"clean": "All is well", "attention": "Worth a look", "violated": "Promise broken"}
 _GROUPS = {
     "held": ("Held for you", "Nothing good enough came out, so nothing of these was published. You decide."),
@@ -74,7 +74,7 @@ def _page(
     inline: list[tuple[str, str]],
     single: bool,
 ) -> str:
-    css, script = _template("report.css"), _script()
+    css, script = _template("look.css") + _template("report.css"), _script()
     sources = [_hash(script)] if single else [_hash(script), "'self'", "file:"]
     policy = (
         f"default-src 'none'; script-src {' '.join(sources)}; style-src {_hash(css)}; img-src data:; "

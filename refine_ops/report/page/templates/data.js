@@ -1,5 +1,4 @@
 // Data: JSON in inert script blocks of this file, or the same JSON in scripts beside it (file:// forbids fetch).
-const $ = (id) => document.getElementById(id);
 const facts = JSON.parse($("report").textContent);
 const KEPT_PAGES = 48;
 const pages = new Map();
@@ -26,20 +25,6 @@ function fetchScript(name) {
     script.src = `data/${name}.js`;
     document.head.append(script);
   });
-}
-
-// Every string of the manifest is hostile: shown as text only, with control and direction characters made visible.
-const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
-const visible = (text) => String(text).replace(UNSEEN, (c) => `⟨U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
-
-function element(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name in node && typeof value !== "string") node[name] = value;
-    else node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
 }
 
 const number = (value, digits) => (value == null ? "–" : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }));

@@ -1,0 +1,67 @@
+"""`refine-ops mark`: draw regions on a page of this machine."""
+
+import contextlib
+import html
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def mark(
+    folder: Annotated[str, typer.Argument(help="The folder with the images; folders below it are looked through.")],
+    manifest: Annotated[
+        str | None,
+        typer.Option(help="JSONL, CSV or Parquet; what it marks is shown. Default: manifest.jsonl in the folder."),
+    ] = None,
+    references: Annotated[
+        str | None, typer.Option(help="A folder with pictures of how things should look, to choose from.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0: any that is free.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+) -> None:
+    """Mark regions on a page in your browser: boxes, scribbles, a brush. Every change is saved in the manifest."""
+    from refine_ops.mark.folder import list_images
+    from refine_ops.mark.server import MarkServer
+    from refine_ops.mark.session import MarkSession
+
+    manifest = manifest or os.path.join(folder, "manifest.jsonl")
+    stem = os.path.splitext(manifest)[0]
+    listed = list_images(folder, [f"{stem}.masks", *([references] if references else [])])
+    known = list_images(references) if references else None
+    if listed.passed_over:
+        print(f"NOTE: {listed.passed_over:,} files passed over; the first: {listed.why}", file=sys.stderr)
+    session = MarkSession.open(manifest, listed, known.images if known else ())
+    images, regions = session.marked
+    print(f"{len(listed.images):,} images; {regions:,} regions on {images:,} of them in {manifest}")
+    if session.elsewhere:
+        print(f"{session.elsewhere:,} rows of {manifest} are of images elsewhere; they are kept as they are")
+    with MarkServer(session, port) as server, _doorway(server.site.url) as door:
+        print(f"\nOpen this page (it is yours alone):\n\n    {server.site.url}\n\nCtrl-C ends it.", flush=True)
+        if browser:
+            import webbrowser
+
+            webbrowser.open(Path(door).as_uri())
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever(poll_interval=0.1)
+    images, regions = session.marked
+    print(f"\n{regions:,} regions on {images:,} images are in {manifest}")
+    if regions:
+        print(f"refine them   {session.command}")
+
+
+@contextlib.contextmanager
+def _doorway(url: str) -> Iterator[str]:
+    """A file that leads to the page, readable by this user alone: a browser's own command line, which would hold the
+    key to the page, can be read by everybody on the machine."""
+    with tempfile.TemporaryDirectory(prefix="refine-ops-mark-") as hidden:
+        door = os.path.join(hidden, "open.html")
+        Path(door).write_text(
+            f'<!doctype html><meta charset="utf-8"><meta name="referrer" content="no-referrer">'
+            f'<meta http-equiv="refresh" content="0; url={html.escape(url)}"><title>refine-ops mark</title>'
+        )
+        yield door

@@ -1,0 +1,219 @@
+"""The page in a real browser, served by the command as a person starts it, killed, and started again."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from flows.cli.check import check_manifest
+from refine_ops.config import RefineBatchConfig
+from refine_ops.job.planning.manifest import read_items
+from refine_ops.records import Item
+from tests.support.browser import chromium
+from tests.support.node import FAST, run_node
+from tests.support.photos import PHOTOS
+
+pytestmark = pytest.mark.processes
+
+HOSTILE = "<img src=x onerror=window.pwned=1>&amp;{{7*7}}.jpg"
+PROMPT = 'Sharpen "the patch" <b>'
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name, source in (("astronaut.jpg", "astronaut.jpg"), (HOSTILE, "coffee.jpg")):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes((PHOTOS / source).read_bytes())
+    with Image.open(PHOTOS / "chelsea.jpg") as opened:  # lies on its side, and says so
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        opened.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photos" / "turned.jpg", exif=exif)
+    (tmp_path / "brand").mkdir()
+    (tmp_path / "brand" / "patch.jpg").write_bytes((PHOTOS / "astronaut.jpg").read_bytes())
+    return tmp_path / "photos"
+
+
+@contextmanager
+def command(photos: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """`refine-ops mark`, running, and the address that it printed."""
+    arguments = ["mark", str(photos), "--references", str(photos.parent / "brand"), "--no-browser"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli.main", *arguments], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+    )
+    try:
+        assert process.stdout is not None
+        address = next(line.strip() for line in process.stdout if "http://" in line)
+        yield process, address
+    finally:
+        process.kill()
+        process.wait()
+
+
+@dataclass
+class Marking:
+    """The page, opened. Nothing may leave the server, be logged or be thrown."""
+
+    page: Page
+    complaints: list[str]
+
+    def open(self, number: int) -> None:
+        self.page.locator(f'.cell[data-key^="{number}/"]').click()
+        self.page.wait_for_selector(f'html[data-shown="{number}"]', state="attached")
+
+    def drag(self, *points: tuple[float, float]) -> None:
+        """With the pointer, over pixels of the image."""
+        frame = self.page.locator("#stage").bounding_box()
+        assert frame is not None
+        x, y, scale = self.page.evaluate("[canvas.stage.x(), canvas.stage.y(), canvas.stage.scaleX()]")
+        on_screen = [(frame["x"] + x + px * scale, frame["y"] + y + py * scale) for px, py in points]
+        self.page.mouse.move(*on_screen[0])
+        self.page.mouse.down()
+        for point in on_screen[1:]:
+            self.page.mouse.move(*point, steps=5)
+        self.page.mouse.up()
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def saved(self, said: str) -> None:
+        expect(self.page.locator("#saved")).to_have_text(f"saved: {said} · manifest.jsonl")
+
+    def barriers(self) -> list[object]:
+        found = self.page.evaluate("() => axe.run(document, { resultTypes: ['violations'] })")["violations"]
+        return [(v["id"], [n["html"][:100] for n in v["nodes"]]) for v in found]
+
+
+@contextmanager
+def opened(browser: Browser, address: str, **context: object) -> Iterator[Marking]:
+    seen = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | context))
+    page = seen.new_page()
+    marking = Marking(page, [])
+    page.on("request", lambda r: None if r.url.startswith(address) else marking.complaints.append(r.url))
+    page.on("console", lambda m: marking.complaints.append(f"{m.type}: {m.text}"))
+    page.on("pageerror", lambda e: marking.complaints.append(str(e)))
+    page.goto(address)
+    page.wait_for_selector("html[data-ready]", state="attached")
+    yield marking
+    seen.close()
+
+
+def items(photos: Path) -> dict[str, Item]:
+    return {item.item_id: item for item in read_items(str(photos / "manifest.jsonl")) if isinstance(item, Item)}
+
+
+def close_to(box: tuple[int, ...] | None, expected: tuple[int, ...]) -> bool:
+    return box is not None and max(abs(a - b) for a, b in zip(box, expected, strict=True)) <= 1
+
+
+def test_what_is_drawn_outlives_the_server_and_is_refined(
+    browser: Browser, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with command(photos) as (process, address), opened(browser, address) as marking:
+        page = marking.page
+        expect(page.locator(".cell")).to_have_count(3)
+        marking.open(1)
+        expect(page.locator("#hint")).to_have_text("Drag a box round what should be refined")
+        marking.drag((130, 345), (212, 428))
+        marking.press("p", "Control+a")
+        page.keyboard.type(PROMPT)
+        marking.press("Escape", "r")
+        page.locator("#reference-list button").click()
+        marking.press("s")
+        marking.drag((300, 300), (350, 320), (330, 350))
+        marking.drag((310, 360), (340, 360))
+        marking.press("n", "m")
+        marking.drag((200, 100), (260, 100))
+        marking.press("e")
+        marking.drag((228, 80), (228, 120))
+        marking.press("b")
+        marking.drag((20, 20), (90, 90))
+        marking.saved("4 regions in 1 image")
+        marking.press("u")
+        marking.saved("3 regions in 1 image")
+        marking.press("y", "Control+z")
+        marking.saved("3 regions in 1 image")
+        assert marking.complaints == []
+
+        drawn = items(photos)["astronaut"].regions
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        marking.drag((20, 20), (90, 90))
+        expect(page.locator("#trouble")).to_contain_text("the server has stopped")
+        expect(page.locator("#saved")).to_have_text("not saved")
+    assert items(photos)["astronaut"].regions == drawn
+    boxed, scribbled, painted = drawn
+    assert close_to(boxed.box, (130, 345, 212, 428))
+    assert boxed.prompt == PROMPT
+    assert boxed.reference == str(photos.parent / "brand" / "patch.jpg")
+    assert scribbled.scribble is not None
+    assert len(scribbled.scribble.strokes) == 2
+    mask = np.asarray(Image.open(str(painted.mask)))
+    assert (mask[100, 205], mask[100, 255], mask[100, 228]) == (255, 255, 0)
+
+    with command(photos) as (process, address), opened(browser, address) as marking:
+        page = marking.page
+        expect(page.locator(".badge")).to_have_text(["3 regions"])
+        marking.open(1)
+        expect(page.locator(".region textarea").first).to_have_value(PROMPT)
+        assert marking.page.evaluate("canvas.marks.find('.region').length") == 3
+        marking.press("g")
+        marking.open(2)
+        marking.drag((115, 202), (187, 251))  # upright: the cat as one sees it
+        marking.saved("4 regions in 2 images")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stdout is not None
+        assert "4 regions on 2 images" in process.stdout.read()
+        assert marking.complaints == []
+    assert close_to(items(photos)["turned"].regions[0].box, (115, 202, 187, 251))
+
+    config = RefineBatchConfig(manifest=str(photos / "manifest.jsonl"), out=str(tmp_path / "run"), worker=FAST)
+    assert check_manifest(config, open_files=True).problems == []
+    monkeypatch.setenv("REFINE_TEST_PUBLISHED", str(tmp_path / "published.log"))
+    run_node(config)
+    refined = {path.name for path in (tmp_path / "run" / "outputs").rglob("*.jpg")}
+    assert refined == {"astronaut.jpg", "turned.jpg"}
+
+
+def test_axe_finds_no_barrier_and_hostile_names_are_text(browser: Browser, photos: Path) -> None:
+    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text()
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    with command(photos) as (_, address):
+        for number, scheme in enumerate(("light", "dark")):
+            with opened(browser, address, color_scheme=scheme) as marking:
+                page = marking.page
+                page.evaluate(axe)
+                assert marking.barriers() == []
+                assert page.locator(".cell .name").all_text_contents()[0] == HOSTILE
+                page.keyboard.press("Enter")
+                page.wait_for_selector('html[data-shown="0"]', state="attached")
+                expect(page.locator("#title")).to_have_text(HOSTILE)
+                page.keyboard.press("Enter")  # a box without a pointer
+                marking.press("ArrowRight", "Shift+ArrowDown", "Alt+ArrowRight")
+                expect(page.locator(".region")).to_have_count(1 + number)
+                assert marking.barriers() == []
+                marking.press("r")
+                assert marking.barriers() == []
+                marking.press("Escape", "?")
+                assert marking.barriers() == []
+                marking.press("Escape", "g")
+                marking.open(2)
+                expect(page.locator("#unreadable")).to_contain_text("not an image this project reads")
+                assert marking.barriers() == []
+                assert page.evaluate("window.pwned") is None
