@@ -1,5 +1,6 @@
 """Whether a run can sign is found out before its first item, by signing."""
 
+import datetime as dt
 import json
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from refine_ops.errors import JobError
 from refine_ops.model.doctor import doctor
 from refine_ops.provenance.rehearsal import check_signer, rehearse
 from refine_ops.provenance.sign import open_signer
+from tests.provenance.test_sign import PLAIN, reading, refined
 from tests.support.certificates import Identity, make_identity
+from tests.support.servers.time_stamps import stamping
 
 SIGN = ProvenanceSettings(mark="c2pa")
 
@@ -54,6 +57,23 @@ def test_a_time_stamp_server_that_does_not_answer_is_said_at_the_start(
     open_signer.cache_clear()
     with pytest.raises(JobError, match="REFINE_C2PA_TIME_STAMP"):
         rehearse()
+
+
+@pytest.mark.processes
+def test_a_time_stamp_server_that_is_named_dates_what_is_signed(
+    tmp_path: Path, signing: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = make_identity(tmp_path / "tsa", name="Test Clock", usage=ExtendedKeyUsageOID.TIME_STAMPING)
+    with stamping(authority, tmp_path) as url:
+        monkeypatch.setenv("REFINE_C2PA_TIME_STAMP", url)
+        open_signer.cache_clear()
+        assert f"time stamps of {url}" in rehearse()
+        done = refined(PLAIN["jpeg"](), RefineSettings(provenance=SIGN))
+    assert done.verification.signed
+    found = reading(done.data)
+    signature = found["manifests"][found["active_manifest"]]["signature_info"]
+    age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(signature["time"])
+    assert abs(age.total_seconds()) < 300
 
 
 @pytest.mark.parametrize("start", [run_batch, lambda config: check_manifest(config, open_files=True)])

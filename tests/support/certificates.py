@@ -96,7 +96,8 @@ def _certificate(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), critical=False)
     )
     if purpose is not None:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        alone = purpose == ExtendedKeyUsageOID.TIME_STAMPING  # RFC 3161: critical, and no other
+        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=alone)
     return builder.sign(signing, hashes.SHA256())
 
 

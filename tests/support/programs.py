@@ -7,7 +7,12 @@ from collections.abc import Iterable
 
 import pytest
 
-PACKAGES = {"chromium": "chromium", "djpeg": "libjpeg-turbo-progs", "jpegtran": "libjpeg-turbo-progs"}
+PACKAGES = {
+    "chromium": "chromium",
+    "djpeg": "libjpeg-turbo-progs",
+    "jpegtran": "libjpeg-turbo-progs",
+    "openssl": "openssl",
+}
 """Debian's package by program."""
 _NEEDS = "needs the program "
 
