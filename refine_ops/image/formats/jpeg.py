@@ -20,7 +20,7 @@ from refine_ops.image.formats.jpeg_blocks import Component, Frame
 from refine_ops.image.formats.native import Model, Native, check_size, with_channels
 from refine_ops.image.formats.previews import photoshop
 from refine_ops.image.formats.previews.thumbnail import fresh_exif, fresh_resources
-from refine_ops.image.formats.previews.xmp import without_stale
+from refine_ops.image.formats.previews.xmp import parts_without_stale, without_stale
 from refine_ops.records import Mask
 
 _SOI, _EOI, _SOS, _DQT, _COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xFE
@@ -30,6 +30,7 @@ _HUFFMAN_DCT: Final = frozenset({0xC0, 0xC1, 0xC2})
 _AFTER_ENTROPY: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _EXIF: Final = b"Exif\0\0"
 _XMP: Final = b"http://ns.adobe.com/xap/1.0/\0"
+_XMP_EXTENSION: Final = b"http://ns.adobe.com/xmp/extension/\0"
 _C2PA_TYPE: Final = bytes.fromhex("63327061 0011 0010 8000 00aa00389b71")
 _PHOTOSHOP: Final = b"Photoshop 3.0\0"
 _MAX_PAYLOAD: Final = 0xFFFF - 2
@@ -160,10 +161,10 @@ class JpegFile(ParsedFile):
     def metadata(self) -> list[tuple[str, bytes]]:
         """APPn and COM in order, trailing bytes; EXIF, XMP and Photoshop's resources without their
         thumbnails."""
-        kept = []
+        kept, extended = [], _extended_xmp(self.layout)
         for segment in self.layout.segments:
             if _is_metadata(segment.marker):
-                payload = segment.payload
+                payload = extended.get(segment.start, segment.payload)
                 if payload.startswith(_EXIF):
                     payload = _EXIF + exif.without_thumbnail(payload[len(_EXIF) :])
                 if segment.marker == 0xE1 and payload.startswith(_XMP):
@@ -247,6 +248,7 @@ def reassemble(
     `new_exif` replaces the EXIF block where given, `resources` Photoshop's, in order.
     """
     renewed = {s.start: _PHOTOSHOP + new for s, new in zip(_resource_segments(plan), resources, strict=False)}
+    renewed |= _extended_xmp(plan)
     head, dropped = [original[:2]], {segment.start for segment in credential_segments(plan)}
     for segment in plan.segments:
         if not _is_metadata(segment.marker) or segment.start in dropped:
@@ -263,6 +265,13 @@ def reassemble(
     segments, end = _walk(coded, "spliced JPEG")
     body = next(s.start for s in segments if not _is_metadata(s.marker))
     return b"".join([*head, coded[body:end], original[plan.end :]])
+
+
+def _extended_xmp(plan: Layout) -> dict[int, bytes]:
+    """The payloads of Extended XMP without what no edit may leave, by the start of their segments."""
+    segments = [s for s in plan.segments if s.marker == 0xE1 and s.payload.startswith(_XMP_EXTENSION)]
+    clean = parts_without_stale([segment.payload[len(_XMP_EXTENSION) :] for segment in segments])
+    return {segment.start: _XMP_EXTENSION + part for segment, part in zip(segments, clean, strict=True)}
 
 
 def _app1(plan: Layout, prefix: bytes) -> bytes | None:

@@ -1,5 +1,6 @@
 """What of an XMP packet no edit may leave: thumbnails of the old picture, pointers to a credential in the file."""
 
+import struct
 import time
 import zlib
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from tests.support.made_files import jpeg, picture, png, tiff, webp, with_chunks
 RGB = picture(np.random.default_rng(5), 80, 64)
 BOX = (30, 20, 44, 33)
 OLD = b"/9j/OLDPICTURE" * 30
+EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
 POINTER = b"self#jumbf=c2pa/urn:c2pa:1"
 PACKET = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -76,6 +78,39 @@ def test_thumbnail_and_pointer_go_and_all_else_of_the_packet_stays(kind: str, ma
         assert [b for a, b in zip(PACKET, held, strict=True) if a != b and b != ord(" ")] == []
     again = refine(done.encoded.data, [(2, 2, 9, 9)], mark=mark)
     assert packet_of(again.encoded.data) == held
+
+
+def extended(packet: bytes, cut: int) -> list[tuple[int, bytes]]:
+    """A JPEG's two segments of Extended XMP."""
+    head = EXTENSION + b"A1" * 16 + struct.pack(">I", len(packet))
+    return [(0xE1, head + struct.pack(">I", at) + part) for at, part in ((0, packet[:cut]), (cut, packet[cut:]))]
+
+
+def extension_of(data: bytes) -> bytes:
+    """The packet, put together from the segments in the order of their offsets."""
+    before, *found = data.split(EXTENSION)
+    parts = []
+    for part in found:
+        size = int.from_bytes(before[-2:]) - 2 - len(EXTENSION)
+        parts.append((part[36:40], part[40:size]))
+        before = part
+    return b"".join(part for _, part in sorted(parts))
+
+
+def test_the_thumbnail_of_a_packet_over_several_segments_goes_too() -> None:
+    first, second = extended(PACKET, PACKET.index(OLD) + 100)
+    for segments in ([first, second], [second, first]):
+        data = with_segments(jpeg(RGB, "420"), *segments, (0xFE, b"x"))
+        assert extension_of(data) == PACKET
+        done = refine(data, [BOX])
+        assert extension_of(done.encoded.data) == without_stale(PACKET)
+        assert done.proof.metadata_equal
+
+
+def test_a_packet_of_which_a_part_is_missing_stays_as_nobody_can_read_it() -> None:
+    _, second = extended(b" " * 100 + PACKET, 100)
+    data = with_segments(jpeg(RGB, "420"), second)
+    assert extension_of(refine(data, [BOX]).encoded.data) == PACKET
 
 
 def test_a_converted_file_has_neither() -> None:

@@ -5,6 +5,9 @@ Both are overwritten with spaces, which between tags and attributes say nothing:
 """
 
 import re
+import struct
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Final
 
 _TO: Final = rb"(?:self\#jumbf|https?://)"
@@ -16,6 +19,8 @@ _POINTER: Final = re.compile(
 )
 """As C2PA's specification writes it, within the file or to a store elsewhere, which readers follow."""
 _THUMBNAILS: Final = re.compile(rb"<(xmp|xap):Thumbnails(?=[\s>])[^<>]*(?<!/)>")
+
+_GUID, _HEAD = 32, 40
 
 
 def without_stale(packet: bytes) -> bytes:
@@ -29,3 +34,26 @@ def without_stale(packet: bytes) -> bytes:
         at = closes + len(end)
         blank[opens.start() : at] = b" " * (at - opens.start())
     return _POINTER.sub(lambda found: b" " * len(found[0]), bytes(blank))
+
+
+def parts_without_stale(parts: Sequence[bytes]) -> list[bytes]:
+    """A JPEG's Extended XMP (XMP specification part 3, 1.1.3.1), likewise: each part as long as before.
+
+    A part is the GUID of a packet (32), its length (4), where the part lies in it (4), and the part. The GUID, a digest
+    of the packet as it was, stays: it says which packet belongs to the file's first one, and nobody checks more.
+    """
+    fresh, packets = list(parts), defaultdict[bytes, list[tuple[int, int]]](list)
+    for at, part in enumerate(parts):
+        if len(part) > _HEAD:
+            packets[part[:_GUID]].append((struct.unpack_from(">I", part, _GUID + 4)[0], at))
+    for own in map(sorted, packets.values()):
+        packet = b"".join(parts[at][_HEAD:] for _, at in own)
+        ends = [0]
+        for _, at in own:
+            ends.append(ends[-1] + len(parts[at]) - _HEAD)
+        if [offset for offset, _ in own] != ends[:-1]:
+            continue  # a part is missing: nobody can read it
+        clean = without_stale(packet)
+        for (offset, at), end in zip(own, ends[1:], strict=True):
+            fresh[at] = parts[at][:_HEAD] + clean[offset:end]
+    return fresh
