@@ -17,7 +17,7 @@ from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 
 BLOCK: Final = "refine-ops-operator"
-TOLD_OF: Final = ("refine-batch", "drift-report", "train-lora", "refine-eval", "build-dataset")
+TOLD_OF: Final = ("refine-batch", "drift-report", "train-lora", "refine-eval", "build-dataset", "detect-regions")
 """Flows whose runs somebody should hear of; a lost lane of `refine-shards` is mended by its parent."""
 
 

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from flows.cli import annotations, quality, training, upkeep
+from flows.cli.detect import detect
 from flows.cli.doctor import doctor
 from flows.cli.image import image
 from flows.cli.mark import mark
@@ -34,7 +35,7 @@ class _ByUse(TyperGroup):
 
 
 _ORDER: Final = (
-    *("demo", "image", "mark", "annotations", "run", "check", "report", "review"),
+    *("demo", "image", "detect", "mark", "annotations", "run", "check", "report", "review"),
     *("starts", "export", "verify", "rollback", "prune", "take-over", "doctor"),
     *("build-dataset", "train", "ablate", "eval", "calibrate", "adapters"),
 )
@@ -53,6 +54,7 @@ _STOPPED = "stopped; what is done is recorded, run the same command again to go 
 
 app.command()(image)
 app.command()(mark)
+app.command()(detect)
 app.command()(doctor)
 annotations.register(app)
 quality.register(app)

@@ -20,7 +20,10 @@ from tests.support.servers.site import Site, end, wait_for
 
 pytestmark = pytest.mark.processes
 
-SHIPPED = {"refine-batch", "refine-shards", "train-lora", "refine-eval", "drift-report", "build-dataset"}
+SHIPPED = {
+    *("refine-batch", "refine-shards", "train-lora", "refine-eval", "drift-report", "build-dataset"),
+    "detect-regions",
+}
 QUICK = {"publish": "all", "model": {"steps": 1, "device": "cpu"}, "focus": {"focus_pixels": 4096, "tiles": "none"}}
 
 

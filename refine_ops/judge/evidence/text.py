@@ -7,7 +7,7 @@ where neither quotes nor a reader ask for it.
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -54,13 +54,20 @@ def absent_packages() -> list[str]:
     return [name for name in ("rapidocr", "onnxruntime") if importlib.util.find_spec(name) is None]
 
 
-def open_reader() -> OcrReader | None:
-    """The OCR reader, or None where its packages are absent."""
-    if absent_packages():
-        return None
+def open_engine(settings: Mapping[str, Any] | None = None) -> Any:
+    """rapidocr with the models in its wheel, upright text only; `settings` by its own dotted names are added.
+
+    Raises:
+        ImportError: `absent_packages` names what is not installed.
+    """
     from rapidocr import RapidOCR
 
-    return OcrReader(RapidOCR(params={"Global.log_level": "error", "Global.use_cls": False}))
+    return RapidOCR(params={"Global.log_level": "error", "Global.use_cls": False, **(settings or {})})
+
+
+def open_reader() -> OcrReader | None:
+    """The OCR reader, or None where its packages are absent."""
+    return None if absent_packages() else OcrReader(open_engine())
 
 
 def quoted(prompt: str) -> str:

@@ -1,0 +1,1 @@
+"""Regions: what was found, weighed by rules, as an ordinary manifest."""
