@@ -13,7 +13,7 @@ annotations_app = typer.Typer(
     help="Import what was drawn in other tools, export a manifest to be corrected there.", no_args_is_help=True
 )
 _SHOWN = 20
-_KINDS = "coco, label-studio"
+_KINDS = "coco, label-studio, cvat, via, labelme, yolo, voc or masks"
 
 
 def register(app: typer.Typer) -> None:

@@ -10,8 +10,8 @@ from refine_ops import storage
 from refine_ops.annotations.export_record import ExportedImage, ExportedRegion
 from refine_ops.annotations.formats.label_studio import labeling_config
 from refine_ops.annotations.formats.table import FORMATS
+from refine_ops.annotations.image_rows import SHOWN
 from refine_ops.annotations.images import ImageRoot, read_header
-from refine_ops.annotations.imports import SHOWN
 from refine_ops.annotations.shapes import Rectangle, Remark
 from refine_ops.config import AccessSettings, ImageLimits
 from refine_ops.errors import ItemError, JobError

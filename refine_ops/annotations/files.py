@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +12,20 @@ from refine_ops.errors import ItemError, JobError
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
+
+@dataclass(frozen=True, slots=True)
+class GivenFile:
+    """An annotation file, and the folder it was given with: the one that was named, or its own."""
+
+    uri: str
+    folder: str
+
+    @property
+    def relative(self) -> str:
+        """Its path below that folder."""
+        return self.uri.removeprefix(self.folder).lstrip("/")
+
+
 MAX_BYTES: Final = 1 << 30
 """Of one annotation file: a COCO file of a million boxes has 0.2 GiB and takes ten times that while it is read."""
 
@@ -19,33 +34,37 @@ def read_text(uri: str) -> str:
     """A text file in UTF-8, with or without a byte-order mark.
 
     Raises:
-        JobError: it cannot be read, is too large, or is no text.
+        ItemError: `file.*`: it cannot be read, is too large, or is no text.
     """
     try:
         return storage.read(uri, MAX_BYTES).decode("utf-8-sig")
-    except ItemError as e:
-        raise JobError(f"annotation file {e}") from e
     except UnicodeDecodeError as e:
-        raise JobError(f"annotation file {uri}: not text in UTF-8 ({e.reason} at byte {e.start})") from e
+        raise ItemError(
+            "file.invalid", f"annotation file {uri}: not text in UTF-8 ({e.reason} at byte {e.start})"
+        ) from e
 
 
 def read_json(uri: str) -> Any:
     """A JSON document. NaN and Infinity are let in, so that one of them costs its entry and not the file.
 
     Raises:
-        JobError: as `read_text`, and where it is not JSON.
+        ItemError: as `read_text`, and where it is not JSON.
     """
     try:
         return json.loads(read_text(uri))
     except (ValueError, RecursionError) as e:
-        raise JobError(f"annotation file {uri}: not JSON ({e}); is it complete, and of the format you named?") from e
+        raise ItemError(
+            "file.invalid", f"annotation file {uri}: not JSON ({e}); is it complete, and of the format you named?"
+        ) from e
 
 
 def xml_elements(uri: str, tag: str) -> Iterator["Element"]:
     """Every element `tag` of an XML document, in order; each is forgotten after its turn.
 
     Raises:
-        JobError: it cannot be read, is not XML, or declares entities (which could name files or grow without end).
+        ItemError: `file.*`: it cannot be read, is not XML, or declares a document type, whose entities could name files
+            or grow without end.
+        JobError: the extra `annotations` is not installed.
     """
     try:
         from defusedxml.common import DefusedXmlException
@@ -58,12 +77,14 @@ def xml_elements(uri: str, tag: str) -> Iterator["Element"]:
             if element.tag == tag:
                 yield element
                 element.clear()
-    except ItemError as e:
-        raise JobError(f"annotation file {e}") from e
     except DefusedXmlException as e:
-        raise JobError(f"annotation file {uri}: it declares a document type or entities, which is refused") from e
+        raise ItemError(
+            "file.invalid", f"annotation file {uri}: it declares a document type or entities, which is refused"
+        ) from e
     except ParseError as e:
-        raise JobError(f"annotation file {uri}: not XML ({e}); is it complete, and of the format you named?") from e
+        raise ItemError(
+            "file.invalid", f"annotation file {uri}: not XML ({e}); is it complete, and of the format you named?"
+        ) from e
 
 
 def mapping(value: Any, name: str) -> dict[str, Any]:

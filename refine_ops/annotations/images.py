@@ -73,8 +73,8 @@ class ImageRoot:
     def find(self, named: str, beside: str = "", *, suffixes: Sequence[str] = ()) -> tuple[str, bool]:
         """The URI of the image that a file calls `named`, and whether it was found just where it says.
 
-        Looked for: the path as it is below the root, then below `beside` (the annotation file's folder, if that lies
-        in the root), then ever shorter ends of it below the root.
+        Looked for: the path relative to `beside` (the annotation file's folder) if that leads into the root, then the
+        path as it is below the root, then ever shorter ends of it below the root.
 
         Args:
             suffixes: The name has none; these are tried.
@@ -85,7 +85,7 @@ class ImageRoot:
         parts, exact = _parts(named, self.uri)
         if not parts:
             raise ItemError("image.unnamed", f"{named!r} names no image")
-        for place, straight in self._places(parts, exact, beside):
+        for place, straight in self._places(named, parts, exact, beside):
             for suffix in suffixes or ("",):
                 uri = storage.spelled_as_stored(f"{place}{suffix}")
                 if storage.inside(uri, self.uri) and _is_file(uri):
@@ -98,10 +98,10 @@ class ImageRoot:
         """The path of a found image below the root, with `/`."""
         return uri.removeprefix(self.uri).lstrip("/")
 
-    def _places(self, parts: list[str], exact: bool, beside: str) -> Iterator[tuple[str, bool]]:
+    def _places(self, named: str, parts: list[str], exact: bool, beside: str) -> Iterator[tuple[str, bool]]:
+        if beside and "://" not in named and not named.startswith(("/", "\\")) and not _DRIVE.match(named):
+            yield storage.join(beside, named.replace("\\", "/")), True  # `find` refuses what leaves the root
         yield storage.join(self.uri, *parts), exact
-        if beside and (storage.inside(beside, self.uri) or beside == self.uri):
-            yield storage.join(beside, *parts), True
         for start in range(1, len(parts)):
             yield storage.join(self.uri, *parts[start:]), False
         plain = _UPLOADED.sub("", parts[-1], count=1)

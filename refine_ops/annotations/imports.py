@@ -1,79 +1,23 @@
 """Annotation files in, a manifest and its masks out."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Final
-
-import cv2
-import numpy as np
+from typing import Final
 
 from refine_ops import storage
+from refine_ops.annotations.files import GivenFile
 from refine_ops.annotations.formats.table import FORMATS, Format
+from refine_ops.annotations.image_rows import Given, Imported, RowMaker, full_place
 from refine_ops.annotations.images import Header, ImageRoot, read_header
 from refine_ops.annotations.manifest_file import ManifestFile
-from refine_ops.annotations.settings import ImportSettings, LabelRule
-from refine_ops.annotations.shapes import (
-    Drawn,
-    DrawnImage,
-    MaskFile,
-    Outline,
-    Painted,
-    Rectangle,
-    Remark,
-    Shape,
-    bounds,
-    filled,
-    overlap,
-    simplest,
-    upright_shape,
-)
+from refine_ops.annotations.settings import ImportSettings
+from refine_ops.annotations.shapes import Reading, Remark
 from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError, JobError
-from refine_ops.image.mask import decode_mask
-from refine_ops.image.region import tight_box
-from refine_ops.image.source import upright
-from refine_ops.job.planning.rows import MAX_REGIONS, RowProblem, parse_row
 from refine_ops.progress import OnProgress, no_progress
-from refine_ops.records import Mask
 
 _THREADS: Final = 8
 _CHUNK: Final = 64
-SHOWN: Final = 1000
-"""Remarks that are kept; the others are counted."""
-_NO_LABEL: Final = "region"
-_Given = tuple[str, DrawnImage]
-"""An annotation file, and what it says of one image."""
-
-
-@dataclass(slots=True)
-class Imported:
-    """What came of it. `counts` has every reason with how often it was met, `remarks` the first of each."""
-
-    items: int = 0
-    regions: int = 0
-    clipped: int = 0
-    unmarked: int = 0
-    left_out: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    remarks: list[Remark] = field(default_factory=list)
-
-    def note(self, remark: Remark) -> None:
-        self.counts[remark.reason] += 1
-        self.left_out += remark.left_out
-        if len(self.remarks) < SHOWN:
-            self.remarks.append(remark)
-
-    def describe(self) -> str:
-        """For people."""
-        said = [f"{self.regions:,} regions of {self.items:,} images"]
-        if self.unmarked:
-            said.append(f"{self.unmarked:,} images without annotations are not in it")
-        if self.clipped:
-            said.append(f"{self.clipped:,} regions reached outside their image and were clipped")
-        said += [f"{count:,} x {reason}" for reason, count in self.counts.most_common()]
-        return "\n".join(said)
 
 
 def import_annotations(
@@ -98,7 +42,7 @@ def import_annotations(
     found, root = Imported(), ImageRoot(settings.images)
     images = _gathered(form, files, root, settings, found)
     target = ManifestFile(storage.resolve(out))
-    maker = _Maker(settings, root, target, found, form)
+    maker = RowMaker(settings, root, target, found, form)
     with target, ThreadPoolExecutor(_THREADS) as pool:
         entries = list(images.items())
         for start in range(0, len(entries), _CHUNK):
@@ -119,26 +63,38 @@ def _told(found: Imported) -> str:
 
 def _gathered(
     form: Format, files: Sequence[str], root: ImageRoot, settings: ImportSettings, found: Imported
-) -> dict[str, list[_Given]]:
+) -> dict[str, list[Given]]:
     """What was drawn by image, in the order in which the images first come."""
-    images: dict[str, list[_Given]] = {}
-    for file in form.files(files):
-        for entry in form.read(file, settings):
-            entry_place = _at(file, entry.place)
-            if isinstance(entry, Remark):
-                found.note(Remark(entry_place, entry.reason, entry.message, entry.left_out))
-                continue
-            try:
-                uri, straight = root.find(entry.image, entry.beside, suffixes=form.suffixes)
-                storage.check_access(uri, settings.access)
-            except ItemError as e:
-                found.note(Remark.of(entry_place, e))
-                continue
-            if not straight:
-                said = f"{entry.image[:200]} was taken to be {uri}"
-                found.note(Remark(entry_place, "image.found_by_end", said, left_out=False))
-            images.setdefault(uri, []).append((file, entry))
+    images: dict[str, list[Given]] = {}
+    form.forget()
+    for file, entry in _entries(form, files, settings, found):
+        entry_place = full_place(file.uri, entry.place)
+        if isinstance(entry, Remark):
+            found.note(Remark(entry_place, entry.reason, entry.message, entry.left_out))
+            continue
+        try:
+            uri, straight = root.find(entry.image, entry.beside, suffixes=form.suffixes)
+            storage.check_access(uri, settings.access)
+        except ItemError as e:
+            found.note(Remark.of(entry_place, e))
+            continue
+        if not straight:
+            said = f"{entry.image[:200]} was taken to be {uri}"
+            found.note(Remark(entry_place, "image.found_by_end", said, left_out=False))
+        images.setdefault(uri, []).append((file.uri, entry))
     return images
+
+
+def _entries(
+    form: Format, files: Sequence[str], settings: ImportSettings, found: Imported
+) -> Iterator[tuple[GivenFile, Reading]]:
+    """All that stands in the files; one that cannot be read is listed, and the others are."""
+    for file in form.files(files):
+        try:
+            for entry in form.read(file, settings):
+                yield file, entry
+        except ItemError as e:
+            found.note(Remark.of(file.uri, e))
 
 
 def _header(uri: str, limits: ImageLimits) -> Header | ItemError:
@@ -146,250 +102,3 @@ def _header(uri: str, limits: ImageLimits) -> Header | ItemError:
         return read_header(uri, limits)
     except ItemError as e:
         return e
-
-
-class _Maker:
-    """Makes manifest rows of what was drawn."""
-
-    def __init__(
-        self, settings: ImportSettings, root: ImageRoot, target: ManifestFile, found: Imported, form: Format
-    ) -> None:
-        self._settings, self._root, self._target = settings, root, target
-        self._found, self._form = found, form
-        self._references = ImageRoot(settings.references) if settings.references else None
-        self._ids: dict[str, int] = {}
-
-    def add(self, uri: str, given: list[_Given], header: Header | ItemError) -> None:
-        """The row of one image, if anything of it can be refined."""
-        found, first = self._found, given[0][1]
-        place = _at(given[0][0], first.place)
-        if isinstance(header, ItemError):
-            found.note(Remark.of(place, header))
-            return
-        people = {drawn.annotator for _, image in given for drawn in image.drawn}
-        if len(people) > 1:
-            said = f"{len(people)} people annotated it, all they drew is taken; --annotators latest takes the last's"
-            found.note(Remark(place, "annotators.several", said, left_out=False))
-        regions = self._regions(given, header, several=len(people) > 1)
-        if len(regions) > MAX_REGIONS:
-            said = f"{len(regions) - MAX_REGIONS:,} regions are left out: one image has {MAX_REGIONS} at most"
-            found.note(Remark(place, "regions.too_many", said))
-            del regions[MAX_REGIONS:]
-        if not regions:
-            found.unmarked += not any(image.drawn for _, image in given)
-            return
-        row = self._row(uri, first, regions)
-        parsed = parse_row(found.items, row, storage.folder_of(self._target.uri), self._settings.access)
-        if isinstance(parsed, RowProblem):
-            found.note(Remark(place, parsed.reason, parsed.message))
-            return
-        self._target.add(row)
-        found.items += 1
-        found.regions += len(regions)
-
-    def _regions(self, given: list[_Given], header: Header, several: bool) -> list[dict[str, Any]]:
-        """What can be refined of what was drawn. Of more than an image may have, only boxes are still made: they are
-        cheap, and so are counted rightly."""
-        regions: list[dict[str, Any]] = []
-        taken: dict[str, int] = {}
-        for file, image in given:
-            turned = self._turned(image, header)
-            for drawn in image.drawn:
-                place = _at(file, drawn.place)
-                try:
-                    if isinstance(turned, ItemError):
-                        raise turned
-                    if len(regions) >= MAX_REGIONS and not isinstance(drawn.shape, Rectangle):
-                        regions.append({})
-                        continue
-                    regions += self._region(drawn, place, header, turned, taken, several)
-                except ItemError as e:
-                    self._found.note(Remark.of(place, e))
-        return regions
-
-    def _row(self, uri: str, image: DrawnImage, regions: list[dict[str, Any]]) -> dict[str, Any]:
-        relative = self._root.relative(uri)
-        item_id = _unique(image.kept.item_id or relative, "", self._ids)
-        output = image.kept.output or relative
-        return {
-            "item_id": item_id,
-            "image": self._target.spelled(uri),
-            "output": output,
-            "category": image.kept.category or None,
-            "regions": regions,
-        }
-
-    def _turned(self, image: DrawnImage, header: Header) -> int | ItemError:
-        """The EXIF orientation that is still to be applied to what was drawn: 1, or the file's."""
-        try:
-            return _orientation(image, header, self._settings.orientation, self._form.upright)
-        except ItemError as e:
-            return e
-
-    def _region(
-        self, drawn: Drawn, place: str, header: Header, orientation: int, taken: dict[str, int], several: bool
-    ) -> list[dict[str, Any]]:
-        """One region, or none where its label is to be skipped."""
-        rule = self._settings.labels.get(drawn.label, LabelRule())
-        if rule.skip:
-            self._found.note(Remark(place, "label.skipped", f"{drawn.label!r} is set to skip", left_out=False))
-            return []
-        region: dict[str, Any] = dict(self._marked(drawn.shape, place, header, orientation))
-        region["region_id"] = _unique(
-            drawn.kept.region_id or drawn.label or _NO_LABEL, drawn.annotator * several, taken
-        )
-        template = rule.prompt or self._settings.prompt
-        region["prompt"] = drawn.kept.prompt or template.replace("{label}", drawn.label or _NO_LABEL)
-        seed, paste = drawn.kept.seed if rule.seed is None else rule.seed, rule.paste or drawn.kept.paste
-        region |= {k: v for k, v in (("seed", seed), ("paste", paste)) if v is not None}
-        references = [self._reference(r, place) for r in drawn.kept.references]
-        usable = [r for r in ([rule.reference] if rule.reference else references) if r]
-        if usable:
-            region["reference"] = usable[0]
-        if usable[1:]:
-            region["references"] = usable[1:]
-        return [region]
-
-    def _reference(self, named: str, place: str) -> str | None:
-        """A reference that a file names, below the folder of references; else none, and it is said."""
-        try:
-            if self._references is None:
-                raise ItemError("reference.unused", f"reference {named[:200]!r} is not taken; --references says whence")
-            return self._references.find(named)[0]
-        except ItemError as e:
-            self._found.note(Remark(place, e.reason, str(e), left_out=False))
-            return None
-
-    def _marked(self, shape: Shape, place: str, header: Header, orientation: int) -> dict[str, Any]:
-        """The field `box` or `mask` of a region."""
-        if isinstance(shape, MaskFile):
-            return self._mask_file(shape, header, orientation)
-        if isinstance(shape, Painted):
-            frame = header.stored if orientation != 1 else header.size
-            return self._pixels(upright(_whole(shape, frame), orientation))
-        if isinstance(shape, Outline) and not shape.holes and overlap(shape, header.stored):
-            said = "rings overlap and both are marked; --rings holes reads the inner ones as holes"
-            self._found.note(Remark(place, "outline.overlap", said, left_out=False))
-        shape = simplest(upright_shape(shape, orientation, header.stored))
-        if isinstance(shape, Rectangle) or self._settings.shape == "box":
-            return {"box": self._clipped(Rectangle(*bounds(shape)), header.size)}
-        x0, y0, x1, y1 = bounds(shape)
-        self._count_clipped(x0 < 0 or y0 < 0 or x1 > header.size[0] or y1 > header.size[1])
-        return self._pixels(filled(shape, header.size))
-
-    def _clipped(self, box: Rectangle, size: tuple[int, int]) -> list[int]:
-        x0, y0, x1, y1 = box.pixels()
-        if x0 >= x1 or y0 >= y1:
-            raise ItemError("box.empty", f"a box of {box.x1 - box.x0:g} x {box.y1 - box.y0:g} px holds no pixel")
-        inside = max(x0, 0), max(y0, 0), min(x1, size[0]), min(y1, size[1])
-        if inside[0] >= inside[2] or inside[1] >= inside[3]:
-            raise ItemError(
-                "box.outside", f"the box {[x0, y0, x1, y1]} lies outside the image of {size[0]} x {size[1]} px"
-            )
-        self._count_clipped(inside != (x0, y0, x1, y1))
-        return list(inside)
-
-    def _count_clipped(self, clipped: bool) -> None:
-        self._found.clipped += clipped
-
-    def _pixels(self, mask: Mask) -> dict[str, Any]:
-        if not mask.any():
-            raise ItemError("mask.empty", "no pixel of the image is marked")
-        if self._settings.shape == "box":
-            return {"box": list(tight_box(mask))}
-        done, data = cv2.imencode(".png", np.ascontiguousarray(mask).view(np.uint8) * np.uint8(255))
-        if not done:
-            raise JobError("OpenCV could not write a PNG; its installation is incomplete")
-        return {"mask": self._target.add_mask(data.tobytes())}
-
-    def _mask_file(self, shape: MaskFile, header: Header, orientation: int) -> dict[str, Any]:
-        """The file as it is, if it has the upright image's size; else what it marks, turned."""
-        storage.check_access(shape.uri, self._settings.access)
-        size = read_header(shape.uri, self._settings.limits).size
-        if size not in (header.size, header.stored):
-            raise ItemError(
-                "mask.size",
-                f"{shape.uri}: the mask is {size[0]} x {size[1]}, the image {header.size[0]} x {header.size[1]}",
-            )
-        if orientation == 1 and size == header.size and self._settings.shape != "box":
-            return {"mask": self._target.spelled(shape.uri)}
-        limits = self._settings.limits
-        mask = decode_mask(storage.read(shape.uri, limits.max_bytes), name=shape.uri, size=size, limits=limits)
-        return self._pixels(upright(mask, orientation))
-
-
-def _at(file: str, place: str) -> str:
-    return f"{file}: {place}" if place else file
-
-
-def _unique(name: str, who: str, taken: dict[str, int]) -> str:
-    """A region id that no other has; `taken` counts how often each was wanted."""
-    plain = f"{who}/{name}" if who else name
-    found = plain
-    while found in taken:
-        taken[plain] += 1
-        found = f"{plain}-{taken[plain]}"
-    taken.setdefault(found, 1)
-    return found
-
-
-def _whole(shape: Painted, frame: tuple[int, int]) -> Mask:
-    """Its pixels in the frame (width, height) that they were drawn in.
-
-    Raises:
-        ItemError: `mask.size`, and as its decoder does.
-    """
-    if shape.whole and (shape.width, shape.height) != frame:
-        raise ItemError(
-            "mask.size", f"the mask is {shape.width} x {shape.height}, the image {frame[0]} x {frame[1]} px"
-        )
-    x1, y1 = shape.left + shape.width, shape.top + shape.height
-    if shape.left < 0 or shape.top < 0 or x1 > frame[0] or y1 > frame[1]:
-        raise ItemError("mask.outside", f"the mask reaches to ({x1}, {y1}), the image is {frame[0]} x {frame[1]} px")
-    if shape.whole:
-        return shape.decode()
-    mask = np.zeros((frame[1], frame[0]), np.bool_)
-    mask[shape.top : y1, shape.left : x1] = shape.decode()
-    return mask
-
-
-def _orientation(image: DrawnImage, header: Header, wanted: str, upright_tool: bool) -> int:
-    """What is to be applied to coordinates of this image: 1 where they are of the upright image already.
-
-    A file's own size tells less than it seems: Label Studio's export to COCO writes the size as stored beside
-    coordinates of the upright image. So only what lies outside of one of the two is believed.
-
-    Raises:
-        ItemError: `image.size`, `orientation.unknown`.
-    """
-    size, stored = header.size, header.stored
-    if image.size is not None and image.size not in (size, stored):
-        raise ItemError(
-            "image.size",
-            f"drawn on an image of {image.size[0]} x {image.size[1]} px, this one has {size[0]} x {size[1]}",
-        )
-    if header.orientation == 1 or wanted == "upright":
-        return 1
-    if wanted == "stored":
-        return header.orientation
-    if upright_tool or (image.size == size and size != stored):
-        return 1
-    reach = [_reach(drawn) for drawn in image.drawn]
-    fits_upright = all(x <= size[0] + 1 and y <= size[1] + 1 for x, y in reach)
-    fits_stored = all(x <= stored[0] + 1 and y <= stored[1] + 1 for x, y in reach)
-    if fits_upright != fits_stored:
-        return 1 if fits_upright else header.orientation
-    raise ItemError(
-        "orientation.unknown",
-        f"the photo has EXIF orientation {header.orientation}, and nothing says whether it was turned upright when "
-        "this was drawn; --orientation upright or stored says so",
-    )
-
-
-def _reach(drawn: Drawn) -> tuple[float, float]:
-    shape = drawn.shape
-    if isinstance(shape, Painted):
-        return shape.left + shape.width, shape.top + shape.height
-    if isinstance(shape, MaskFile):
-        return 0.0, 0.0
-    return bounds(shape)[2:]

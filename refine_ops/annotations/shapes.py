@@ -91,13 +91,15 @@ class Drawn:
 @dataclass(frozen=True, slots=True, eq=False)
 class DrawnImage:
     """What was drawn on one image, by its name as the file gives it. `size` (width, height) as the file says, if it
-    does; `beside` is the folder of the annotation file, or empty."""
+    does; `beside` is the folder of the annotation file where names are relative to it; `shares` says that shapes are in
+    shares of the image's width and height instead of pixels."""
 
     image: str
     place: str
     drawn: tuple[Drawn, ...]
     size: tuple[int, int] | None = None
     beside: str = ""
+    shares: bool = False
     kept: KeptItem = NO_ITEM
 
 
@@ -223,6 +225,13 @@ def simplest(shape: Rectangle | Outline) -> Rectangle | Outline:
     upright = (steps[:, 0] < _SAME) != (steps[:, 1] < _SAME)  # every side runs along one axis
     in_turn = (steps[:, 0] < _SAME) != np.roll(steps[:, 0] < _SAME, 1)
     return Rectangle(float(x0), float(y0), float(x1), float(y1)) if upright.all() and in_turn.all() else shape
+
+
+def scaled(shape: Rectangle | Outline, across: float, down: float) -> Rectangle | Outline:
+    """A shape with its x and y made so many times larger."""
+    if isinstance(shape, Outline):
+        return replace(shape, rings=tuple(r * (across, down) for r in shape.rings))
+    return Rectangle(shape.x0 * across, shape.y0 * down, shape.x1 * across, shape.y1 * down)
 
 
 def bounds(shape: Rectangle | Outline) -> tuple[float, float, float, float]:

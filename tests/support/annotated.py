@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from refine_ops.annotations.imports import Imported, import_annotations
+from refine_ops.annotations.image_rows import Imported
+from refine_ops.annotations.imports import import_annotations
 from refine_ops.annotations.settings import ImportSettings
 from refine_ops.config import ImageLimits
 from refine_ops.image.region import region_mask

@@ -9,7 +9,7 @@ import numpy as np
 
 from refine_ops.annotations import run_lengths
 from refine_ops.annotations.export_record import ExportedImage
-from refine_ops.annotations.files import listing, mapping, read_json, text
+from refine_ops.annotations.files import GivenFile, listing, mapping, read_json, text
 from refine_ops.annotations.kept import KEY, kept_item, kept_region, kept_under
 from refine_ops.annotations.settings import ImportSettings
 from refine_ops.annotations.shapes import (
@@ -27,19 +27,19 @@ from refine_ops.annotations.shapes import (
     simplest,
     whole,
 )
-from refine_ops.errors import ItemError, JobError
+from refine_ops.errors import ItemError
 from refine_ops.records import Mask
 
 
-def read(uri: str, settings: ImportSettings) -> Iterator[Reading]:
+def read(file: GivenFile, settings: ImportSettings) -> Iterator[Reading]:
     """Images of one file in its order, each with what is drawn on it.
 
     Raises:
-        JobError: it is not a COCO data set.
+        ItemError: it is not a COCO data set.
     """
-    data = read_json(uri)
+    data = read_json(file.uri)
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
-        raise JobError(f"annotation file {uri}: no COCO data set: it has no list 'images'")
+        raise ItemError("file.invalid", f"annotation file {file.uri}: no COCO data set: it has no list 'images'")
     names, problems = _names(data.get("categories"))
     yield from problems
     images: dict[Any, tuple[int, dict[str, Any]]] = {}

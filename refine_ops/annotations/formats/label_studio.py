@@ -4,19 +4,15 @@ Its numbers are per cent of the image, a rectangle turns clockwise around its le
 of its own (`run_lengths.brush_mask`). What people saw was the upright image, as browsers turn it.
 """
 
-import base64
-import binascii
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-import cv2
-import numpy as np
-
+from refine_ops.annotations.embedded import embedded_mask
 from refine_ops.annotations.export_record import ExportedImage, ExportedRegion
-from refine_ops.annotations.files import listing, mapping, read_json, text
+from refine_ops.annotations.files import GivenFile, listing, mapping, read_json, text
 from refine_ops.annotations.kept import KEY, kept_item, kept_region, kept_under
 from refine_ops.annotations.run_lengths import brush_data, brush_mask
 from refine_ops.annotations.settings import ImportSettings
@@ -36,8 +32,7 @@ from refine_ops.annotations.shapes import (
     turned_rectangle,
     whole,
 )
-from refine_ops.errors import ItemError, JobError
-from refine_ops.records import Mask
+from refine_ops.errors import ItemError
 
 _PROMPT: Final = "prompt"
 """The name of the text field per region in which an exported file shows the prompt, to be edited."""
@@ -46,16 +41,16 @@ _NO_AREA: Final = ("keypoint", "vector", "number", "rating", "ranker", "relation
 _DATA_URL: Final = "data:image/png;base64,"
 
 
-def read(uri: str, settings: ImportSettings) -> Iterator[Reading]:
+def read(file: GivenFile, settings: ImportSettings) -> Iterator[Reading]:
     """One image per task and person, in the file's order.
 
     Raises:
-        JobError: it is not Label Studio's JSON.
+        ItemError: it is not Label Studio's JSON.
     """
-    data = read_json(uri)
+    data = read_json(file.uri)
     tasks = data if isinstance(data, list) else [data]
     if not all(isinstance(task, dict) for task in tasks):
-        raise JobError(f"annotation file {uri}: not Label Studio's JSON: expected tasks")
+        raise ItemError("file.invalid", f"annotation file {file.uri}: not Label Studio's JSON: expected tasks")
     for at, task in enumerate(tasks):
         place = f"[{at}]"
         try:
@@ -221,26 +216,17 @@ def _shape(value: dict[str, Any], kind: str, size: tuple[int, int]) -> Shape:
     if kind == "polygon":
         return simplest(Outline((ring(value.get("points", ()), "points") * (width / 100, height / 100),)))
     if kind == "bitmask":
-        return Painted(width, height, partial(_bitmap, value.get("imageDataURL"), size))
+        return _bitmap(value.get("imageDataURL"))
     if value.get("format") != "rle":
         raise ItemError("rle.invalid", f"a brush in the format {value.get('format')!r}, expected 'rle'")
     return Painted(width, height, partial(brush_mask, value.get("rle"), size, "rle"))
 
 
-def _bitmap(url: Any, size: tuple[int, int]) -> Mask:
+def _bitmap(url: Any) -> Painted:
     """A PNG in a data URL, of which what is opaque is marked."""
-    try:
-        if not isinstance(url, str) or not url.startswith(_DATA_URL):
-            raise ValueError("no PNG in a data URL")
-        data = base64.b64decode(url[len(_DATA_URL) :], validate=True)
-        if (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) != size:
-            raise ValueError(f"not {size[0]} x {size[1]} px")
-        found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if found is None:
-            raise ValueError("no PNG")
-    except (ValueError, binascii.Error, cv2.error) as e:
-        raise ItemError("bitmap.invalid", f"imageDataURL: {e}") from e
-    return np.asarray(found > 127 if found.ndim == 2 else found[..., -1] > 127)
+    if not isinstance(url, str) or not url.startswith(_DATA_URL):
+        raise ItemError("bitmap.invalid", "imageDataURL: no PNG in a data URL")
+    return embedded_mask(url[len(_DATA_URL) :], "imageDataURL", whole=True)
 
 
 def write(images: Iterable[ExportedImage]) -> Iterator[str]:

@@ -1,0 +1,324 @@
+"""What was drawn on an image as a row of a manifest: turned upright, clipped, with its mask written."""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import cv2
+import numpy as np
+
+from refine_ops import storage
+from refine_ops.annotations.formats.table import Format
+from refine_ops.annotations.images import Header, ImageRoot, read_header
+from refine_ops.annotations.manifest_file import ManifestFile
+from refine_ops.annotations.settings import ImportSettings, LabelRule
+from refine_ops.annotations.shapes import (
+    Drawn,
+    DrawnImage,
+    MaskFile,
+    Outline,
+    Painted,
+    Rectangle,
+    Remark,
+    Shape,
+    bounds,
+    filled,
+    overlap,
+    scaled,
+    simplest,
+    upright_shape,
+)
+from refine_ops.errors import ItemError, JobError
+from refine_ops.image.mask import decode_mask
+from refine_ops.image.region import tight_box
+from refine_ops.image.source import upright
+from refine_ops.job.planning.rows import MAX_REGIONS, RowProblem, parse_row
+from refine_ops.records import Mask
+
+_NO_LABEL: Final = "region"
+Given = tuple[str, DrawnImage]
+"""An annotation file, and what it says of one image."""
+SHOWN: Final = 1000
+"""Remarks that are kept; the others are counted."""
+
+
+@dataclass(slots=True)
+class Imported:
+    """What came of it. `counts` has every reason with how often it was met, `remarks` the first of each."""
+
+    items: int = 0
+    regions: int = 0
+    clipped: int = 0
+    unmarked: int = 0
+    left_out: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    remarks: list[Remark] = field(default_factory=list)
+
+    def note(self, remark: Remark) -> None:
+        self.counts[remark.reason] += 1
+        self.left_out += remark.left_out
+        if len(self.remarks) < SHOWN:
+            self.remarks.append(remark)
+
+    def describe(self) -> str:
+        """For people."""
+        said = [f"{self.regions:,} regions of {self.items:,} images"]
+        if self.unmarked:
+            said.append(f"{self.unmarked:,} images without annotations are not in it")
+        if self.clipped:
+            said.append(f"{self.clipped:,} regions reached outside their image and were clipped")
+        said += [f"{count:,} x {reason}" for reason, count in self.counts.most_common()]
+        return "\n".join(said)
+
+
+class RowMaker:
+    """Makes manifest rows of what was drawn."""
+
+    def __init__(
+        self, settings: ImportSettings, root: ImageRoot, target: ManifestFile, found: Imported, form: Format
+    ) -> None:
+        self._settings, self._root, self._target = settings, root, target
+        self._found, self._form = found, form
+        self._references = ImageRoot(settings.references) if settings.references else None
+        self._ids: dict[str, int] = {}
+
+    def add(self, uri: str, given: list[Given], header: Header | ItemError) -> None:
+        """The row of one image, if anything of it can be refined."""
+        found, first = self._found, given[0][1]
+        place = full_place(given[0][0], first.place)
+        if isinstance(header, ItemError):
+            found.note(Remark.of(place, header))
+            return
+        people = {drawn.annotator for _, image in given for drawn in image.drawn}
+        if len(people) > 1:
+            said = f"{len(people)} people annotated it, all they drew is taken; --annotators latest takes the last's"
+            found.note(Remark(place, "annotators.several", said, left_out=False))
+        regions = self._regions(given, header, several=len(people) > 1)
+        if len(regions) > MAX_REGIONS:
+            said = f"{len(regions) - MAX_REGIONS:,} regions are left out: one image has {MAX_REGIONS} at most"
+            found.note(Remark(place, "regions.too_many", said))
+            del regions[MAX_REGIONS:]
+        if not regions:
+            found.unmarked += not any(image.drawn for _, image in given)
+            return
+        row = self._row(uri, first, regions)
+        parsed = parse_row(found.items, row, storage.folder_of(self._target.uri), self._settings.access)
+        if isinstance(parsed, RowProblem):
+            found.note(Remark(place, parsed.reason, parsed.message))
+            return
+        self._target.add(row)
+        found.items += 1
+        found.regions += len(regions)
+
+    def _regions(self, given: list[Given], header: Header, several: bool) -> list[dict[str, Any]]:
+        """What can be refined of what was drawn. Of more than an image may have, only boxes are still made: they are
+        cheap, and so are counted rightly."""
+        regions: list[dict[str, Any]] = []
+        taken: dict[str, int] = {}
+        for file, image in given:
+            turned = self._turned(image, header)
+            for drawn in image.drawn:
+                place = full_place(file, drawn.place)
+                try:
+                    if isinstance(turned, ItemError):
+                        raise turned
+                    if len(regions) >= MAX_REGIONS and not isinstance(drawn.shape, Rectangle):
+                        regions.append({})
+                        continue
+                    if image.shares and isinstance(drawn.shape, Rectangle | Outline):
+                        frame = header.size if turned == 1 else header.stored
+                        drawn = replace(drawn, shape=scaled(drawn.shape, *frame))
+                    regions += self._region(drawn, place, header, turned, taken, several)
+                except ItemError as e:
+                    self._found.note(Remark.of(place, e))
+        return regions
+
+    def _row(self, uri: str, image: DrawnImage, regions: list[dict[str, Any]]) -> dict[str, Any]:
+        relative = self._root.relative(uri)
+        item_id = _unique(image.kept.item_id or relative, "", self._ids)
+        output = image.kept.output or relative
+        return {
+            "item_id": item_id,
+            "image": self._target.spelled(uri),
+            "output": output,
+            "category": image.kept.category or None,
+            "regions": regions,
+        }
+
+    def _turned(self, image: DrawnImage, header: Header) -> int | ItemError:
+        """The EXIF orientation that is still to be applied to what was drawn: 1, or the file's."""
+        try:
+            shape = image.drawn[0].shape if image.drawn else None
+            if isinstance(shape, MaskFile) and header.size != header.stored and self._settings.orientation == "auto":
+                size = read_header(shape.uri, self._settings.limits).size
+                return header.orientation if size == header.stored else 1  # a mask's own size is as it is
+            return _orientation(image, header, self._settings.orientation, self._form.upright)
+        except ItemError as e:
+            return e
+
+    def _region(
+        self, drawn: Drawn, place: str, header: Header, orientation: int, taken: dict[str, int], several: bool
+    ) -> list[dict[str, Any]]:
+        """One region, or none where its label is to be skipped."""
+        rule = self._settings.labels.get(drawn.label, LabelRule())
+        if rule.skip:
+            self._found.note(Remark(place, "label.skipped", f"{drawn.label!r} is set to skip", left_out=False))
+            return []
+        region: dict[str, Any] = dict(self._marked(drawn.shape, place, header, orientation))
+        region["region_id"] = _unique(
+            drawn.kept.region_id or drawn.label or _NO_LABEL, drawn.annotator * several, taken
+        )
+        template = rule.prompt or self._settings.prompt
+        region["prompt"] = drawn.kept.prompt or template.replace("{label}", drawn.label or _NO_LABEL)
+        seed, paste = drawn.kept.seed if rule.seed is None else rule.seed, rule.paste or drawn.kept.paste
+        region |= {k: v for k, v in (("seed", seed), ("paste", paste)) if v is not None}
+        references = [self._reference(r, place) for r in drawn.kept.references]
+        usable = [r for r in ([rule.reference] if rule.reference else references) if r]
+        if usable:
+            region["reference"] = usable[0]
+        if usable[1:]:
+            region["references"] = usable[1:]
+        return [region]
+
+    def _reference(self, named: str, place: str) -> str | None:
+        """A reference that a file names, below the folder of references; else none, and it is said."""
+        try:
+            if self._references is None:
+                raise ItemError("reference.unused", f"reference {named[:200]!r} is not taken; --references says whence")
+            return self._references.find(named)[0]
+        except ItemError as e:
+            self._found.note(Remark(place, e.reason, str(e), left_out=False))
+            return None
+
+    def _marked(self, shape: Shape, place: str, header: Header, orientation: int) -> dict[str, Any]:
+        """The field `box` or `mask` of a region."""
+        if isinstance(shape, MaskFile):
+            return self._mask_file(shape, header, orientation)
+        if isinstance(shape, Painted):
+            frame = header.stored if orientation != 1 else header.size
+            return self._pixels(upright(_whole(shape, frame), orientation))
+        if isinstance(shape, Outline) and not shape.holes and overlap(shape, header.stored):
+            said = "rings overlap and both are marked; --rings holes reads the inner ones as holes"
+            self._found.note(Remark(place, "outline.overlap", said, left_out=False))
+        shape = simplest(upright_shape(shape, orientation, header.stored))
+        if isinstance(shape, Rectangle) or self._settings.shape == "box":
+            return {"box": self._clipped(Rectangle(*bounds(shape)), header.size)}
+        x0, y0, x1, y1 = bounds(shape)
+        self._count_clipped(x0 < 0 or y0 < 0 or x1 > header.size[0] or y1 > header.size[1])
+        return self._pixels(filled(shape, header.size))
+
+    def _clipped(self, box: Rectangle, size: tuple[int, int]) -> list[int]:
+        x0, y0, x1, y1 = box.pixels()
+        if x0 >= x1 or y0 >= y1:
+            raise ItemError("box.empty", f"a box of {box.x1 - box.x0:g} x {box.y1 - box.y0:g} px holds no pixel")
+        inside = max(x0, 0), max(y0, 0), min(x1, size[0]), min(y1, size[1])
+        if inside[0] >= inside[2] or inside[1] >= inside[3]:
+            raise ItemError(
+                "box.outside", f"the box {[x0, y0, x1, y1]} lies outside the image of {size[0]} x {size[1]} px"
+            )
+        self._count_clipped(inside != (x0, y0, x1, y1))
+        return list(inside)
+
+    def _count_clipped(self, clipped: bool) -> None:
+        self._found.clipped += clipped
+
+    def _pixels(self, mask: Mask) -> dict[str, Any]:
+        if not mask.any():
+            raise ItemError("mask.empty", "no pixel of the image is marked")
+        if self._settings.shape == "box":
+            return {"box": list(tight_box(mask))}
+        done, data = cv2.imencode(".png", np.ascontiguousarray(mask).view(np.uint8) * np.uint8(255))
+        if not done:
+            raise JobError("OpenCV could not write a PNG; its installation is incomplete")
+        return {"mask": self._target.add_mask(data.tobytes())}
+
+    def _mask_file(self, shape: MaskFile, header: Header, orientation: int) -> dict[str, Any]:
+        """The file as it is, if it has the upright image's size; else what it marks, turned."""
+        storage.check_access(shape.uri, self._settings.access)
+        size = read_header(shape.uri, self._settings.limits).size
+        frame = header.size if orientation == 1 else header.stored
+        if size != frame:
+            raise ItemError(
+                "mask.size",
+                f"{shape.uri}: the mask is {size[0]} x {size[1]}, the image {frame[0]} x {frame[1]} px",
+            )
+        if orientation == 1 and self._settings.shape != "box":
+            return {"mask": self._target.spelled(shape.uri)}
+        limits = self._settings.limits
+        mask = decode_mask(storage.read(shape.uri, limits.max_bytes), name=shape.uri, size=size, limits=limits)
+        return self._pixels(upright(mask, orientation))
+
+
+def full_place(file: str, place: str) -> str:
+    return f"{file}: {place}" if place else file
+
+
+def _unique(name: str, who: str, taken: dict[str, int]) -> str:
+    """A region id that no other has; `taken` counts how often each was wanted."""
+    plain = f"{who}/{name}" if who else name
+    found = plain
+    while found in taken:
+        taken[plain] += 1
+        found = f"{plain}-{taken[plain]}"
+    taken.setdefault(found, 1)
+    return found
+
+
+def _whole(shape: Painted, frame: tuple[int, int]) -> Mask:
+    """Its pixels in the frame (width, height) that they were drawn in.
+
+    Raises:
+        ItemError: `mask.size`, and as its decoder does.
+    """
+    if shape.whole and (shape.width, shape.height) != frame:
+        raise ItemError(
+            "mask.size", f"the mask is {shape.width} x {shape.height}, the image {frame[0]} x {frame[1]} px"
+        )
+    x1, y1 = shape.left + shape.width, shape.top + shape.height
+    if shape.left < 0 or shape.top < 0 or x1 > frame[0] or y1 > frame[1]:
+        raise ItemError("mask.outside", f"the mask reaches to ({x1}, {y1}), the image is {frame[0]} x {frame[1]} px")
+    if shape.whole:
+        return shape.decode()
+    mask = np.zeros((frame[1], frame[0]), np.bool_)
+    mask[shape.top : y1, shape.left : x1] = shape.decode()
+    return mask
+
+
+def _orientation(image: DrawnImage, header: Header, wanted: str, upright_tool: bool) -> int:
+    """What is to be applied to coordinates of this image: 1 where they are of the upright image already.
+
+    A file's own size tells less than it seems: Label Studio's export to COCO writes the size as stored beside
+    coordinates of the upright image. So only what lies outside of one of the two is believed.
+
+    Raises:
+        ItemError: `image.size`, `orientation.unknown`.
+    """
+    size, stored = header.size, header.stored
+    if image.size is not None and image.size not in (size, stored):
+        raise ItemError(
+            "image.size",
+            f"drawn on an image of {image.size[0]} x {image.size[1]} px, this one has {size[0]} x {size[1]}",
+        )
+    if header.orientation == 1 or wanted == "upright":
+        return 1
+    if wanted == "stored":
+        return header.orientation
+    if upright_tool or (image.size == size and size != stored):
+        return 1
+    reach = [] if image.shares else [_reach(drawn) for drawn in image.drawn]
+    fits_upright = all(x <= size[0] + 1 and y <= size[1] + 1 for x, y in reach)
+    fits_stored = all(x <= stored[0] + 1 and y <= stored[1] + 1 for x, y in reach)
+    if fits_upright != fits_stored:
+        return 1 if fits_upright else header.orientation
+    raise ItemError(
+        "orientation.unknown",
+        f"the photo has EXIF orientation {header.orientation}, and nothing says whether it was turned upright when "
+        "this was drawn; --orientation upright or stored says so",
+    )
+
+
+def _reach(drawn: Drawn) -> tuple[float, float]:
+    shape = drawn.shape
+    if isinstance(shape, Painted):
+        return shape.left + shape.width, shape.top + shape.height
+    return (0.0, 0.0) if isinstance(shape, MaskFile) else bounds(shape)[2:]
