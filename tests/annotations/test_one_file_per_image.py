@@ -57,7 +57,7 @@ def test_voc_files_of_a_folder_and_those_that_are_none(tmp_path) -> None:
     written(folder / "note.txt", "no annotation")
     read = imported(tmp_path, "voc", folder)
     assert [item.item_id for item in read.items] == ["a.jpg", "shoes/b.png"]
-    assert read.found.counts == {"part.unread": 2, "number.invalid": 1, "file.invalid": 2}
+    assert read.found.counts == {"part.unread": 3, "number.invalid": 1, "file.invalid": 2}
 
 
 def test_exif_orientation_of_voc_is_asked_for_where_nothing_tells(tmp_path) -> None:
