@@ -62,9 +62,11 @@ class PageRegion(Settings):
 
 
 class PageRegions(Settings):
-    """All regions of an image, and of which of the image's versions the page made them."""
+    """All regions of an image, of which of the image's versions the page made them, and which tab it is: what was sent
+    again, or as the tab was closed, need not know the answer to what that tab sent before."""
 
     version: int = Field(ge=0)
+    tab: str = Field("", max_length=64)
     regions: tuple[PageRegion, ...] = Field(max_length=MAX_REGIONS)
 
 

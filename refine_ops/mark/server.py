@@ -133,7 +133,7 @@ class MarkSite:
                 return _json(session.image(_whole(number)))
             case ("PUT", "api", "image", number):
                 sent = PageRegions.model_validate_json(asked.body)
-                return _json({"version": session.put(_whole(number), sent.version, sent.regions)})
+                return _json({"version": session.put(_whole(number), sent)})
             case ("GET", "thumb", number):
                 return _picture(session.pictures.thumb(session.uri_of(_whole(number))))
             case ("GET", "view", number):

@@ -15,7 +15,7 @@ from refine_ops.job.planning.rows import RowProblem, parse_row
 from refine_ops.mark.folder import FoundImage, ListedFolder
 from refine_ops.mark.manifest_file import manifest_bytes, read_marked
 from refine_ops.mark.pictures import ShownPictures, overlay_png
-from refine_ops.mark.regions import PageRegion, base_mask, from_page, mask_png, painted, to_page
+from refine_ops.mark.regions import PageRegion, PageRegions, base_mask, from_page, mask_png, painted, to_page
 from refine_ops.records import Item, MaskReading, Region
 
 _PLAIN_NAME: Final = re.compile(r"[^\w-]+")
@@ -29,12 +29,12 @@ class Superseded(RefineError):
 @dataclass(slots=True)
 class _Marked:
     """One image of the folder. `item` is its row, kept without regions where the last one was deleted, so that it gets
-    its id and category back with the next one; `version` counts its changes."""
+    its id and category back with the next one; `version` counts its changes, the last of which came from `tab`."""
 
     found: FoundImage
     item: Item | None = None
     version: int = 0
-    problem: str = ""
+    tab: str = ""
 
 
 @dataclass(slots=True)
@@ -80,18 +80,19 @@ class MarkSession:
         if len(rows) < len(items):
             raise JobError(f"{manifest}: two rows have one item_id; `refine-ops check {manifest}` says which")
         row_of = {item.image: item for item in reversed(items)}
+        masks = {r.mask for item in items for r in item.regions if r.mask is not None}
+        images = [_Marked(found, row_of.get(found.uri)) for found in listed.images if found.uri not in masks]
         session = cls(
             listed.folder,
             manifest,
-            [_Marked(found, row_of.get(found.uri)) for found in listed.images],
+            images,
             references,
             ShownPictures(limits or ImageLimits()),
             rows,
             before,
             _identity(manifest),
         )
-        session.known = {r.mask for item in items for r in item.regions if r.mask is not None}
-        session.known |= {uri for item in items for r in item.regions for uri in r.all_references}
+        session.known = masks | {uri for item in items for r in item.regions for uri in r.all_references}
         session.known |= {reference.uri for reference in references}
         return session
 
@@ -144,22 +145,22 @@ class MarkSession:
                 "regions": [to_page(region) for region in regions],
             }
 
-    def put(self, number: int, version: int, regions: tuple[PageRegion, ...]) -> int:
+    def put(self, number: int, sent: PageRegions) -> int:
         """Give an image these regions, and save. Returns its new version.
 
         Raises:
             ItemError: a region cannot be one; nothing is changed.
-            Superseded: `version` is not the latest, or the manifest was changed by another program.
+            Superseded: another tab changed the image, or another program the manifest.
             JobError: it cannot be written.
         """
         image = self._at(number)
         size = self.pictures.size(image.found.uri)
         with self.lock:
-            if version != image.version:
+            if sent.version != image.version and not (sent.tab and sent.tab == image.tab):
                 raise Superseded("this image was changed in another tab; it is shown again as it is now")
-            item = self._item(image, regions, size)
-            before = (image.item, self.rows.get(item.item_id))
-            image.item, image.version = item, image.version + 1
+            item = self._item(image, sent.regions, size)
+            before = (image.item, image.version, image.tab, self.rows.get(item.item_id))
+            image.item, image.version, image.tab = item, image.version + 1, sent.tab
             if item.regions:
                 self.rows[item.item_id] = item
             else:
@@ -171,8 +172,8 @@ class MarkSession:
         except RefineError:
             with self.lock:
                 if image.version == new_version:  # the page still holds the change, and will send it again
-                    image.item, image.version = before[0], version
-                    self._restore(item.item_id, before[1])
+                    image.item, image.version, image.tab, row = before
+                    self._restore(item.item_id, row)
             raise
         return new_version
 

@@ -14,7 +14,7 @@ from refine_ops.image.region import region_mask
 from refine_ops.job.planning.manifest import read_items
 from refine_ops.mark.folder import list_images
 from refine_ops.mark.manifest_file import manifest_bytes
-from refine_ops.mark.regions import DEFAULT_PROMPT, PageRegion
+from refine_ops.mark.regions import DEFAULT_PROMPT, PageRegions
 from refine_ops.mark.session import MarkSession, Superseded
 from refine_ops.records import Item, Region, Scribble
 
@@ -38,12 +38,15 @@ def photos(tmp_path: Path) -> Path:
 
 
 def opened(photos: Path, manifest: str = "manifest.jsonl") -> MarkSession:
-    return MarkSession.open(str(photos / manifest), list_images(str(photos), [str(photos / "manifest.masks")]))
+    return MarkSession.open(str(photos / manifest), list_images(str(photos)))
 
 
 def put(session: MarkSession, number: int, *regions: dict) -> int:
-    parsed = tuple(PageRegion.model_validate(region) for region in regions)
-    return session.put(number, session.image(number)["version"], parsed)
+    return session.put(number, PageRegions.model_validate(session.image(number) | {"regions": regions}, extra="ignore"))
+
+
+def from_tab(tab: str, *regions: dict) -> PageRegions:
+    return PageRegions.model_validate({"version": 0, "tab": tab, "regions": regions})
 
 
 def items(photos: Path, manifest: str = "manifest.jsonl") -> list[Item]:
@@ -161,6 +164,7 @@ def test_a_painted_mask_has_the_pixels_of_its_strokes_in_their_order(photos: Pat
     assert (both[:30] == mask[:30]).all()
     session.close()
     assert [str(p) for p in (photos / "manifest.masks").iterdir()] == [more.mask]
+    assert opened(photos).overview()["images"] == ["a.jpg", "b.png", "sub/c.jpg"]  # masks are none of the images
 
 
 def test_a_mask_copied_to_an_image_of_another_size_keeps_its_place(photos: Path) -> None:
@@ -224,13 +228,13 @@ def test_a_region_that_nobody_wrote_a_prompt_for_has_the_one_that_is_shown(photo
 
 def test_two_tabs_and_two_programs_do_not_overwrite_each_other(photos: Path) -> None:
     session = opened(photos)
-    region = (PageRegion.model_validate(BOX),)
-    session.put(0, 0, region)
+    session.put(0, from_tab("one", BOX))
+    assert session.put(0, from_tab("one", BOX)) == 2  # sent as the tab was closed, before the first was answered
     with pytest.raises(Superseded, match="another tab"):
-        session.put(0, 0, region)
+        session.put(0, from_tab("two", BOX))
     (photos / "manifest.jsonl").write_text(json.dumps({"item_id": "theirs", "image": "a.jpg", "regions": [BOX]}))
     with pytest.raises(Superseded, match="another program"):
-        session.put(0, 1, ())
+        session.put(0, from_tab("one"))
     assert items(photos)[0].item_id == "theirs"
     assert len(session.image(0)["regions"]) == 1  # as the page still shows it
 

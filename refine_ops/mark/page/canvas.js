@@ -27,7 +27,7 @@ function buildStage() {
   holder.addEventListener("pointerup", released);
   holder.addEventListener("pointercancel", dropped);
   holder.addEventListener("pointerleave", () => { canvas.cursor?.visible(false); });
-  holder.addEventListener("wheel", (event) => { event.preventDefault(); zoomAt(placeOf(event), event.deltaY < 0 ? 1.15 : 1 / 1.15); }, { passive: false });
+  holder.addEventListener("wheel", (event) => { event.preventDefault(); zoomAt(placeOf(event), Math.exp(-Math.max(-120, Math.min(120, event.deltaY)) / 800)); }, { passive: false });
   holder.addEventListener("contextmenu", (event) => event.preventDefault());
 }
 
@@ -155,8 +155,8 @@ function pressed(event) {
   const place = placeOf(event);
   const hit = canvas.stage.getIntersection(place);
   const overHandle = hit && hit.getParent()?.className === "Transformer";
-  const region = hit?.findAncestor(".region")?.id();
-  const onSelected = region !== undefined && region === store.selected && hit.draggable();
+  const region = hit?.findAncestor(".region")?.id() ?? paintedAt(pixelOf(event));
+  const onSelected = hit?.draggable() && region === store.selected;
   if (event.button === 1 || canvas.space || event.button === 2) canvas.gesture = { kind: "pan", place, from: canvas.stage.position() };
   else if (event.button !== 0 || overHandle) return;
   else if (canvas.tool === "move" || canvas.tool === "box") {
@@ -169,6 +169,11 @@ function pressed(event) {
   else canvas.gesture = { kind: "stroke", points: [pixelOf(event)] };
   $("stage").setPointerCapture(event.pointerId);
   moved(event);
+}
+
+function paintedAt([x, y]) {
+  const alphaAt = (paper) => paper.getContext("2d").getImageData(Math.floor((x / store.width) * paper.width), Math.floor((y / store.height) * paper.height), 1, 1).data[3];
+  return store.regions.findLast((region) => region.mask && alphaAt(overlayOf(region)) > 0)?.region_id;
 }
 
 function moved(event) {
@@ -230,13 +235,15 @@ function endStroke(points) {
   if (canvas.tool === "scribble") {
     const scribble = region?.scribble;
     if (scribble && scribble.width === width) changeRegion(region.region_id, { scribble: { strokes: [...scribble.strokes, points], width } });
-    else addRegion({ scribble: { strokes: [points], width } });
+    else { addRegion({ scribble: { strokes: [points], width } }); goesOn(); }
     return;
   }
   const stroke = { points, width, erase: canvas.tool === "eraser" };
   if (region?.mask) changeRegion(region.region_id, { mask: { ...region.mask, strokes: [...region.mask.strokes, stroke] } });
-  else addRegion({ mask: { base: null, strokes: [stroke] } });
+  else { addRegion({ mask: { base: null, strokes: [stroke] } }); goesOn(); }
 }
+
+const goesOn = () => say(`More strokes go on with region ${store.regions.length}; n begins a new one`);
 
 // A mask as the server has it, with the strokes since drawn over it, at the size of the view; white where it marks.
 function overlayOf(region) {

@@ -171,6 +171,7 @@ const inEditor = {
   j: () => goTo(store.current + 1), k: () => goTo(store.current - 1), g: showGrid,
   n: () => select(null), c: copyToNext, u: undo, y: redo,
   p: () => { if (!store.selected) selectStep(1); document.querySelector(".region.selected textarea")?.focus(); },
+  w: () => { if (store.selected && written) changeRegion(store.selected, { prompt: written }); },
   r: () => { if (!store.selected) selectStep(1); if (store.selected) chooseReference(store.selected); },
   ",": () => selectStep(-1), ".": () => selectStep(1),
   "[": () => setWidth(canvas.share - 5), "]": () => setWidth(canvas.share + 5),

@@ -2,6 +2,7 @@
 "use strict";
 const KINDS = { box: "box", scribble: "scribble", mask: "painted" };
 const EMPTY = "Nothing is marked yet. Drag a box round what should be refined; scribble over it or paint it if it is no box.";
+let written = "";  // the prompt that was written last, on whichever image
 const kindOf = (region) => Object.keys(KINDS).find((kind) => region[kind]);
 
 function drawPanel(what) {
@@ -28,10 +29,15 @@ function regionCard(region, place, selected) {
   remove.onclick = () => deleteRegion(id);
   const prompt = element("textarea", { rows: "2", "data-field": "prompt", maxlength: "4096", placeholder: store.folder.default_prompt });
   prompt.value = region.prompt;
-  prompt.oninput = () => changeRegion(id, { prompt: prompt.value }, `prompt ${id}`);
+  prompt.oninput = () => { written = prompt.value; card.querySelector(".again")?.remove(); changeRegion(id, { prompt: prompt.value }, `prompt ${id}`); };
   prompt.onfocus = () => { if (store.selected !== id) select(id, false); };
   const card = element("li", { class: `region${selected ? " selected" : ""}`, "data-region": id });
   card.append(element("div", { class: "top" }, pick, remove), element("label", {}, "What to do", prompt));
+  if (written && !region.prompt) {
+    const again = element("button", { type: "button", class: "again", "data-field": "again" }, `As before: ${visible(written)}`, " ", element("kbd", {}, "w"));
+    again.onclick = () => changeRegion(id, { prompt: written });
+    card.append(again);
+  }
   if (store.folder.references.length || region.reference) card.append(referenceButton(region, place));
   if (selected && region.box) card.append(boxNumbers(region));
   return card;

@@ -14,6 +14,7 @@ const versions = new Map();  // by image: what the server calls its latest state
 const agreed = new Map();  // by image: the regions that the server has
 const waiting = new Map();  // by image: regions that it does not have yet
 const listeners = [];
+const tab = crypto.randomUUID();  // by which the server tells this tab's changes from another's
 const SOON_MS = 250;
 const AGAIN_MS = 1500;
 let sending = false;
@@ -79,9 +80,7 @@ function newId() {
 }
 
 function addRegion(shape) {
-  const before = selectedRegion() ?? store.regions.at(-1);
-  const region = { region_id: newId(), prompt: before?.prompt ?? store.folder.default_prompt, ...shape };
-  if (before?.reference) region.reference = before.reference;
+  const region = { region_id: newId(), prompt: "", ...shape };
   setRegions([...store.regions, region], { selected: region.region_id });
 }
 
@@ -97,7 +96,7 @@ async function sendAll() {
   while (waiting.size) {
     const [number, regions] = waiting.entries().next().value;
     try {
-      const body = JSON.stringify({ version: versions.get(number), regions });
+      const body = JSON.stringify({ version: versions.get(number), tab, regions });
       const { version } = await ask(`api/image/${number}`, { method: "PUT", headers: { "Content-Type": "application/json" }, body });
       versions.set(number, version);
       agreed.set(number, regions);
@@ -163,7 +162,7 @@ function tellSaved() {
 
 addEventListener("pagehide", () => {
   for (const [number, regions] of waiting) {
-    const body = JSON.stringify({ version: versions.get(number), regions });
+    const body = JSON.stringify({ version: versions.get(number), tab, regions });
     fetch(`api/image/${number}`, { method: "PUT", headers: { "Content-Type": "application/json" }, body, keepalive: body.length < 60000 });
   }
 });
