@@ -1,5 +1,6 @@
 """A region as a pipeline's arguments, and what it made as a patch: all that the table says, and nothing else."""
 
+import copy
 import importlib
 import threading
 from collections.abc import Iterator, Sequence
@@ -59,6 +60,8 @@ class EditorCall:
         self.row, self.preset = checked(type(pipeline), preset, settings)
         self._name, self._pipeline, self._settings = type(pipeline).__name__, pipeline, settings
         self._tokenizing = threading.Lock()
+        # A copy: a fast tokenizer remembers how it was told to pad, and the pipeline pads in another thread meanwhile.
+        self._tokenizer = copy.deepcopy(getattr(pipeline, self.row.tokenizer, None))
         self._control = frozenset(_control_tokens(pipeline))
         latent_px = getattr(pipeline, "vae_scale_factor", None)
         if latent_px and self.preset.grid_px % latent_px:
@@ -133,11 +136,10 @@ class EditorCall:
         for token in self._control:
             if token in prompt:
                 raise ItemError("prompt.special_token", f"the prompt contains the control token {token!r}; remove it")
-        tokenizer = getattr(self._pipeline, self.row.tokenizer, None)
-        if self.row.prompt_tokens is None or tokenizer is None:
+        if self.row.prompt_tokens is None or self._tokenizer is None:
             return
         with self._tokenizing:  # a fast tokenizer is not thread-safe: "Already borrowed"
-            count = len(tokenizer(prompt)["input_ids"])
+            count = len(self._tokenizer(prompt)["input_ids"])
         if count > self.row.prompt_tokens:
             raise ItemError(
                 "prompt.too_long",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,25 @@ def test_what_a_region_has_and_a_class_cannot_take_is_refused_by_name(editors: E
         open_refiner(ModelSettings(model=str(editors(KLEIN)), batch_size=2), CPU)
     with pytest.raises(JobError, match=r"offload moves components between the host and a GPU, this is cpu"):
         open_refiner(ModelSettings(model=str(editors(KLEIN)), offload=True), CPU)
+
+
+def test_a_prompt_counts_the_same_while_the_pipeline_pads_another(editors: Editors) -> None:
+    """One fast tokenizer in two threads: 512 tokens were counted of 16 now and then, and the item was dead."""
+    refiner = opened(ModelSettings(model=str(editors(KLEIN)), steps=1))
+    tokenizer, over = refiner._pipeline.tokenizer, threading.Event()
+
+    def pad() -> None:
+        while not over.is_set():
+            tokenizer(["a logo"], padding="max_length", max_length=512, truncation=True)
+
+    thread = threading.Thread(target=pad)
+    thread.start()
+    try:
+        for _ in range(1000):
+            refiner._call._check_prompt("refine the logo.")
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_three_references_where_one_fits_never_reach_the_network(editors: Editors) -> None:
