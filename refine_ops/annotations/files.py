@@ -1,9 +1,7 @@
 """Annotation files as what is in them: JSON, XML and text of a stranger, within limits."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 from refine_ops import storage
@@ -58,33 +56,30 @@ def read_json(uri: str) -> Any:
         ) from e
 
 
-def xml_elements(uri: str, tag: str) -> Iterator["Element"]:
-    """Every element `tag` of an XML document, in order; each is forgotten after its turn.
+def read_xml(uri: str, root: str) -> "Element":
+    """The root element of an XML document, which must be called `root`.
 
     Raises:
-        ItemError: `file.*`: it cannot be read, is not XML, or declares a document type, whose entities could name files
-            or grow without end.
+        ItemError: `file.*`: it cannot be read, is not XML, has another root, or declares a document type, whose
+            entities could name files or grow without end.
         JobError: the extra `annotations` is not installed.
     """
     try:
         from defusedxml.common import DefusedXmlException
-        from defusedxml.ElementTree import ParseError, iterparse
+        from defusedxml.ElementTree import ParseError, fromstring
     except ImportError as e:
         raise JobError("reading XML needs defusedxml: pip install 'refine-ops[annotations]'") from e
     try:
-        data = storage.read(uri, MAX_BYTES)
-        for _, element in iterparse(BytesIO(data), events=("end",), forbid_dtd=True):
-            if element.tag == tag:
-                yield element
-                element.clear()
+        element: Element = fromstring(storage.read(uri, MAX_BYTES), forbid_dtd=True)
     except DefusedXmlException as e:
-        raise ItemError(
-            "file.invalid", f"annotation file {uri}: it declares a document type or entities, which is refused"
-        ) from e
-    except ParseError as e:
-        raise ItemError(
-            "file.invalid", f"annotation file {uri}: not XML ({e}); is it complete, and of the format you named?"
-        ) from e
+        said = f"annotation file {uri}: it declares a document type or entities, which is refused"
+        raise ItemError("file.invalid", said) from e
+    except (ParseError, ValueError, LookupError) as e:  # a wrong or unknown encoding is one of the latter two
+        said = f"annotation file {uri}: not XML ({e}); is it complete, and of the format you named?"
+        raise ItemError("file.invalid", said) from e
+    if element.tag != root:
+        raise ItemError("file.invalid", f"annotation file {uri}: its root is <{element.tag[:80]}>, expected <{root}>")
+    return element
 
 
 def mapping(value: Any, name: str) -> dict[str, Any]:

@@ -196,7 +196,9 @@ class RowMaker:
             return self._mask_file(shape, header, orientation)
         if isinstance(shape, Painted):
             frame = header.stored if orientation != 1 else header.size
-            return self._pixels(upright(_whole(shape, frame), orientation))
+            mask, clipped = _in_frame(shape, frame, self._settings.limits.max_pixels)
+            self._count_clipped(clipped)
+            return self._pixels(upright(mask, orientation))
         if isinstance(shape, Outline) and not shape.holes and overlap(shape, header.stored):
             said = "rings overlap and both are marked; --rings holes reads the inner ones as holes"
             self._found.note(Remark(place, "outline.overlap", said, left_out=False))
@@ -264,24 +266,26 @@ def _unique(name: str, who: str, taken: dict[str, int]) -> str:
     return found
 
 
-def _whole(shape: Painted, frame: tuple[int, int]) -> Mask:
-    """Its pixels in the frame (width, height) that they were drawn in.
+def _in_frame(shape: Painted, frame: tuple[int, int], most: int) -> tuple[Mask, bool]:
+    """Its pixels in the frame (width, height) that they were drawn in, and whether some lay outside of it.
 
     Raises:
-        ItemError: `mask.size`, and as its decoder does.
+        ItemError: `mask.size`, `mask.too_large`, and as its decoder does.
     """
-    if shape.whole and (shape.width, shape.height) != frame:
-        raise ItemError(
-            "mask.size", f"the mask is {shape.width} x {shape.height}, the image {frame[0]} x {frame[1]} px"
-        )
-    x1, y1 = shape.left + shape.width, shape.top + shape.height
-    if shape.left < 0 or shape.top < 0 or x1 > frame[0] or y1 > frame[1]:
-        raise ItemError("mask.outside", f"the mask reaches to ({x1}, {y1}), the image is {frame[0]} x {frame[1]} px")
+    size = (shape.width, shape.height)
+    if shape.whole and size != frame:
+        raise ItemError("mask.size", f"the mask is {size[0]} x {size[1]}, the image {frame[0]} x {frame[1]} px")
+    if size[0] * size[1] > most:
+        raise ItemError("mask.too_large", f"a mask of {size[0]:,} x {size[1]:,} px is over max_pixels {most:,}")
+    part = shape.decode()
     if shape.whole:
-        return shape.decode()
+        return part, False
     mask = np.zeros((frame[1], frame[0]), np.bool_)
-    mask[shape.top : y1, shape.left : x1] = shape.decode()
-    return mask
+    x0, y0 = max(0, shape.left), max(0, shape.top)
+    x1, y1 = min(frame[0], shape.left + size[0]), min(frame[1], shape.top + size[1])
+    if x0 < x1 and y0 < y1:
+        mask[y0:y1, x0:x1] = part[y0 - shape.top : y1 - shape.top, x0 - shape.left : x1 - shape.left]
+    return mask, int(np.count_nonzero(mask)) < int(np.count_nonzero(part))
 
 
 def _orientation(image: DrawnImage, header: Header, wanted: str, upright_tool: bool) -> int:

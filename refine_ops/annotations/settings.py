@@ -6,6 +6,7 @@ from pydantic import Field
 
 from refine_ops.config import AccessSettings, ImageLimits, Settings
 
+Origin = Literal[0, 1, "edges"]
 Orientation = Literal["auto", "upright", "stored"]
 
 
@@ -13,7 +14,7 @@ class LabelRule(Settings):
     """What becomes of everything with one label; what is not set is as for all others."""
 
     prompt: str | None = None
-    reference: str | None = Field(None, description="A file below --references, or an absolute URI of the operator's.")
+    reference: str | None = Field(None, description="As in a manifest: relative ones lie beside it.")
     seed: int | None = Field(None, ge=0)
     paste: Literal["mask", "box"] | None = None
     skip: bool = Field(False, description="Leave what has this label out; it is counted.")
@@ -35,7 +36,9 @@ class ImportSettings(Settings):
         "add", description="Rings of one outline that overlap: both marked, or holes."
     )
     shape: Literal["drawn", "box"] = Field("drawn", description="'box': of everything its bounding box alone.")
-    origin: Literal[0, 1] = Field(1, description="Pascal VOC: what the first pixel is called.")
+    origin: Origin = Field(
+        1, description="Pascal VOC: what the first pixel is called, or 'edges' where corners lie between pixels."
+    )
     classes: str | None = Field(None, description="YOLO: file of class names; else data.yaml or classes.txt beside.")
     label_key: str | None = Field(None, description="VIA: the attribute that is the label.")
     access: AccessSettings = AccessSettings()

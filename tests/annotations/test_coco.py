@@ -162,3 +162,18 @@ def test_what_becomes_of_a_label_is_a_table(tmp_path) -> None:
     assert (read.region.prompt, read.region.seed, read.region.paste) == ("Sharpen logo", 4, "box")
     assert read.found.counts == {"label.skipped": 1}
     assert read.found.left_out == 0
+
+
+def test_an_outline_and_a_crowd_as_other_tools_write_them(tmp_path) -> None:
+    """The numbers of a file in datumaro's test-suite: corners as floats, runs that begin with nothing, a bbox that is
+    not that of the mask."""
+    photo(tmp_path / "photos" / "b.jpg", (5, 10))
+    images = [{"id": 40, "width": 5, "height": 10, "file_name": "b.jpg", "license": 0, "flickr_url": ""}]
+    outline = {"segmentation": [[0.0, 0.0, 1.0, 0.0, 1.0, 2.0, 0.0, 2.0]], "bbox": [0.0, 0.0, 1.0, 2.0], "iscrowd": 0}
+    crowd = {"segmentation": {"counts": [0, 20, 30], "size": [10, 5]}, "bbox": [0.0, 0.0, 1.0, 9.0], "iscrowd": 1}
+    shared = {"image_id": 40, "attributes": {"x": 1}, "area": 2.0}
+    read = imported(tmp_path, "coco", dataset({**outline, **shared}, {**crowd, **shared}, images=images))
+    assert read.item.regions[0].box == (0, 0, 1, 2)
+    expected = np.zeros((10, 5), bool)
+    expected[:, :2] = True
+    np.testing.assert_array_equal(marked(read.item.regions[1], (5, 10)), expected)

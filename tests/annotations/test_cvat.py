@@ -64,6 +64,14 @@ def test_polygons_ellipses_and_masks(tmp_path) -> None:
     assert oval.sum() == pytest.approx(math.pi * 16 * 12, rel=0.03)
 
 
+def test_a_mask_that_reaches_outside_is_clipped_and_counted(tmp_path) -> None:
+    read = imported(tmp_path, "cvat", document('<mask rle="0, 81" left="60" top="44" width="9" height="9"/>'))
+    expected = np.zeros((48, 64), bool)
+    expected[44:, 60:] = True
+    np.testing.assert_array_equal(marked(read.region, SIZE), expected)
+    assert read.found.clipped == 1
+
+
 def test_exif_orientation(tmp_path) -> None:
     photo(tmp_path / "photos" / "a.jpg", SIZE, 6)
     assert imported(tmp_path, "cvat", document(box(2, 50, 12, 60), size=(48, 64))).region.box == (2, 50, 12, 60)
@@ -77,9 +85,9 @@ def test_what_cannot_be_read_is_listed_with_its_place(tmp_path) -> None:
         ('<skeleton label="s"><points label="1" points="1,1"/></skeleton>', "shape.none"),
         ('<polygon label="l" points="1,2;3"/>', "outline.invalid"),
         ('<mask label="m" rle="1, 2" left="0" top="0" width="9" height="9"/>', "rle.invalid"),
-        ('<mask label="m" rle="81" left="60" top="0" width="9" height="9"/>', "mask.outside"),
+        ('<mask label="m" rle="0, 81" left="64" top="0" width="9" height="9"/>', "mask.empty"),
         ('<mask label="m" rle="x" left="0" top="0" width="9" height="9"/>', "rle.invalid"),
-        ('<mask label="m" rle="1" left="0" top="0" width="999999" height="999999"/>', "mask.outside"),
+        ('<mask label="m" rle="1" left="0" top="0" width="999999" height="999999"/>', "mask.too_large"),
         (box(3, 3, "nan", 9), "number.invalid"),  # type: ignore[arg-type]
         (box(9, 3, 3, 9), "box.inverted"),
     ]

@@ -36,16 +36,19 @@ def voc(*boxes: tuple[object, ...], name: str = "a.jpg", size: tuple[int, int] |
         "<part><name>head</name></part></object>"
         for x0, y0, x1, y1 in boxes
     )
-    return f"<annotation><folder>photos</folder><filename>{name}</filename>{sizes}{objects}</annotation>"
+    return f"<annotation><folder>photos</folder><filename>{name}</filename>{sizes}{objects}" + (
+        "<source><annotation>PASCAL VOC2007</annotation></source></annotation>"
+    )
 
 
 def test_1_based_voc_boxes(tmp_path) -> None:
     read = imported(tmp_path, "voc", voc((1, 1, 64, 48), (10, 20, 10, 20)))
     assert [region.box for region in read.item.regions] == [(0, 0, 64, 48), (9, 19, 10, 20)]
     assert read.found.counts == {"part.unread": 2}
-    with pytest.raises(JobError, match="counts pixels from 0; --set origin=0"):
+    with pytest.raises(JobError, match="--set origin=0 reads pixels from 0"):
         imported(tmp_path, "voc", voc((0, 5, 9, 9)))
     assert imported(tmp_path, "voc", voc((0, 5, 9, 9)), origin=0).region.box == (0, 5, 10, 10)
+    assert imported(tmp_path, "voc", voc((0, 5, 9, 9)), origin="edges").region.box == (0, 5, 9, 9)
 
 
 def test_voc_files_of_a_folder_and_those_that_are_none(tmp_path) -> None:
@@ -120,7 +123,7 @@ def test_labelme_shapes(tmp_path) -> None:
         {"label": "rectangle", "points": [[12, 9], [2, 3]], "shape_type": "rectangle"},
         {"label": "circle", "points": [[30, 24], [40, 24]], "shape_type": "circle"},
         {"label": "polygon", "points": [[10, 10], [40, 10], [10, 40]]},
-        {"label": "mask", "points": [[20, 30], [28, 35]], "shape_type": "mask", "mask": png},
+        {"label": "mask", "points": [[20.4, 29.6], [28.4, 34.6]], "shape_type": "mask", "mask": png},
         {"label": "line", "points": [[1, 2], [3, 4]], "shape_type": "line"},
         {"label": "mask", "points": [[20, 30], [28, 35]], "shape_type": "mask", "mask": "????"},
         {"label": "circle", "points": [[30, 24]], "shape_type": "circle"},

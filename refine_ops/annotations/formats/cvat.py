@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from refine_ops.annotations.files import GivenFile, xml_elements
+from refine_ops.annotations.files import GivenFile, read_xml
 from refine_ops.annotations.run_lengths import painted, runs_of
 from refine_ops.annotations.settings import ImportSettings
 from refine_ops.annotations.shapes import (
@@ -39,11 +39,10 @@ def read(file: GivenFile, settings: ImportSettings) -> Iterator[Reading]:
     Raises:
         ItemError: it is no XML, or none of CVAT's for images.
     """
-    found = False
-    for at, element in enumerate(xml_elements(file.uri, "image"), 1):
-        found = True
+    images = read_xml(file.uri, "annotations").findall("image")
+    for at, element in enumerate(images, 1):
         yield from _image(element, f"image[{at}]")
-    if not found:
+    if not images:
         raise ItemError(
             "file.invalid", f"annotation file {file.uri}: no <image>; export the task as 'CVAT for images 1.1'"
         )

@@ -71,7 +71,7 @@ def _shape(entry: dict[str, Any]) -> Shape:
         return ellipse(x0, y0, radius, radius)
     if kind == "rectangle":
         return rectangle(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
-    return embedded_mask(entry.get("mask"), "mask", left=whole(x0, "x"), top=whole(y0, "y"), whole=False)
+    return embedded_mask(entry.get("mask"), "mask", left=round(x0), top=round(y0), whole=False)
 
 
 def _point(point: Any) -> tuple[float, float]:

@@ -1,14 +1,15 @@
 """Pascal VOC: one XML file per image, boxes whose corners are pixels, counted from 1 and both inside.
 
-So `xmin` 1 and `xmax` 10 are the first ten columns. Tools that count from 0 write the same file: `origin` says so.
+So `xmin` 1 and `xmax` 10 are the first ten columns. Tools that count pixels from 0 write the same file, and so do those
+that give the edges (LabelMe's and CVAT's export): `origin` says so.
 Whether a photo was turned upright (EXIF) depends on the tool: labelImg began to with 1.8.5.
 """
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from refine_ops.annotations.files import GivenFile, xml_elements
-from refine_ops.annotations.settings import ImportSettings
+from refine_ops.annotations.files import GivenFile, read_xml
+from refine_ops.annotations.settings import ImportSettings, Origin
 from refine_ops.annotations.shapes import Drawn, DrawnImage, Reading, Rectangle, Remark, number, rectangle, whole
 from refine_ops.errors import ItemError
 from refine_ops.storage import folder_of
@@ -23,15 +24,7 @@ def read(file: GivenFile, settings: ImportSettings) -> Iterator[Reading]:
     Raises:
         ItemError: it is no XML.
     """
-    found = False
-    for element in xml_elements(file.uri, "annotation"):
-        found = True
-        yield from _annotation(element, file, settings)
-    if not found:
-        raise ItemError("file.invalid", f"annotation file {file.uri}: no Pascal VOC: it has no <annotation>")
-
-
-def _annotation(element: "Element", file: GivenFile, settings: ImportSettings) -> Iterator[Reading]:
+    element = read_xml(file.uri, "annotation")
     drawn = []
     for at, entry in enumerate(element.findall("object"), 1):
         place = f"object[{at}]"
@@ -53,13 +46,16 @@ def _annotation(element: "Element", file: GivenFile, settings: ImportSettings) -
     yield DrawnImage(named, "", tuple(drawn), size, folder_of(file.uri))
 
 
-def _box(entry: "Element", origin: int) -> Rectangle:
+def _box(entry: "Element", origin: Origin) -> Rectangle:
     box = entry.find("bndbox")
     if box is None:
         raise ItemError("box.invalid", "no <bndbox>")
     x0, y0, x1, y1 = (number(box.findtext(name), name) for name in ("xmin", "ymin", "xmax", "ymax"))
+    if origin == "edges":
+        return rectangle(x0, y0, x1, y1)
     if origin == 1 and (x0 < 1 or y0 < 1):
         raise ItemError(
-            "box.origin", "xmin or ymin below 1: this file counts pixels from 0; --set origin=0 reads it so"
+            "box.origin",
+            "xmin or ymin below 1: this file counts otherwise; --set origin=0 reads pixels from 0, origin=edges edges",
         )
     return rectangle(x0 - origin, y0 - origin, x1 - origin + 1, y1 - origin + 1)
