@@ -13,10 +13,10 @@ import typer
 
 
 def mark(
-    folder: Annotated[str, typer.Argument(help="The folder with the images; folders below it are looked through.")],
+    folder: Annotated[str, typer.Argument(help="The folder with the images, those below it too; or one image.")],
     manifest: Annotated[
         str | None,
-        typer.Option(help="JSONL, CSV or Parquet; what it marks is shown. Default: manifest.jsonl in the folder."),
+        typer.Option(help="JSONL, CSV or Parquet; what it marks is drawn. Default: manifest.jsonl in the folder."),
     ] = None,
     references: Annotated[
         str | None, typer.Option(help="A folder with pictures of how things should look, to choose from.")
@@ -29,7 +29,8 @@ def mark(
     from refine_ops.mark.server import MarkServer
     from refine_ops.mark.session import MarkSession
 
-    manifest = manifest or os.path.join(folder, "manifest.jsonl")
+    beside = folder if os.path.isdir(folder) else os.path.dirname(folder)
+    manifest = manifest or os.path.join(beside, "manifest.jsonl")
     stem = os.path.splitext(manifest)[0]
     listed = list_images(folder, [f"{stem}.masks", *([references] if references else [])])
     known = list_images(references) if references else None

@@ -35,7 +35,7 @@ class ListedFolder:
 
 
 def list_images(folder: str, leave_out: Iterable[str] = ()) -> ListedFolder:
-    """All images below a local folder, hidden ones and the folders `leave_out` apart.
+    """All images below a local folder, hidden ones and the folders `leave_out` apart; or the one image that is named.
 
     Passed over are links that lead out of the folder, and names that a manifest cannot hold.
 
@@ -45,6 +45,8 @@ def list_images(folder: str, leave_out: Iterable[str] = ()) -> ListedFolder:
     if storage.is_s3(folder):
         raise JobError(f"{folder}: marking works on local folders; copy the images here, mark them, and name S3 later")
     root = storage.resolve(folder)
+    if os.path.isfile(root):
+        return ListedFolder(storage.folder_of(root), (FoundImage(root, os.path.basename(root)),))
     if not os.path.isdir(root):
         raise JobError(f"{folder}: no such folder; name the folder that holds the images")
     images, refused = [], []

@@ -23,16 +23,16 @@ THUMB_PX: Final = 320
 _QUALITY: Final = 90
 _KEPT_BYTES: Final = 96 << 20
 _WHOLE_PIXELS: Final = 60_000_000
-_DECODERS: Final = 2
+_SHRUNK_AT_ONCE: Final = 2
 
 
 class ShownPictures:
-    """Previews by image, the latest kept within `_KEPT_BYTES`; at most `_DECODERS` are decoded at a time, as one of
-    200 MP takes 600 MB."""
+    """Previews by image, the latest kept within `_KEPT_BYTES`. At most one image and two small pictures are decoded
+    at a time: one of 200 MP takes 600 MB, and what is looked at does not wait for a grid of thumbnails."""
 
     def __init__(self, limits: ImageLimits) -> None:
         self.limits = limits
-        self._decoding = threading.Semaphore(_DECODERS)
+        self._decoding, self._shrinking = threading.Lock(), threading.Semaphore(_SHRUNK_AT_ONCE)
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, ...], bytes] = OrderedDict()
         self._sizes: dict[str, tuple[str, tuple[int, int]]] = {}
@@ -70,14 +70,14 @@ class ShownPictures:
         """JPEG of a reference of at most `THUMB_PX`. Raises: ItemError."""
 
         def made() -> bytes:
-            with self._decoding:
+            with self._shrinking:
                 data = storage.read(uri, self.limits.max_bytes)
                 return _jpeg(decode_visible(data, name=uri, limits=self.limits), THUMB_PX)
 
         return self._remembered(("reference", uri, storage.identity(uri)), made)
 
     def _thumb(self, uri: str) -> bytes:
-        with self._decoding:
+        with self._shrinking:
             data = storage.read(uri, self.limits.max_bytes)
             if sniff(data) == "jpeg" and 0 < header_pixels(data) <= self.limits.max_pixels:
                 try:  # libjpeg decodes an eighth of the size in a tenth of the time: 28 instead of 240 ms at 12 MP
@@ -86,7 +86,7 @@ class ShownPictures:
                         return _jpeg(np.asarray(ImageOps.exif_transpose(opened).convert("RGB")), THUMB_PX)
                 except (OSError, ValueError, SyntaxError):
                     pass  # decoding it as a run does says why
-        return _jpeg(self._decoded(uri), THUMB_PX)
+            return _jpeg(decode_rgb(data, name=uri, limits=self.limits), THUMB_PX)
 
     def _decoded(self, uri: str) -> U8Image:
         identity = storage.identity(uri)

@@ -23,6 +23,8 @@ from tests.support.photos import PHOTOS
 pytestmark = pytest.mark.processes
 
 HOSTILE = "<img src=x onerror=window.pwned=1>&amp;{{7*7}}.jpg"
+SCALE = (451 / 512, 300 / 512)
+"""Of the turned photo to the first one."""
 PROMPT = 'Sharpen "the patch" <b>'
 
 
@@ -69,7 +71,9 @@ def test_what_is_drawn_outlives_the_server_and_is_refined(
         expect(page.locator(".cell")).to_have_count(3)
         marking.open(1)
         expect(page.locator("#hint")).to_have_text("Drag a box round what should be refined")
-        marking.drag((130, 345), (212, 428))
+        marking.drag((120, 335), (202, 418))
+        marking.drag((202, 418), (207, 423))  # its corner
+        marking.drag((160, 380), (170, 390))  # all of it
         marking.press("p", "Control+a")
         page.keyboard.type(PROMPT)
         marking.press("Escape", "r")
@@ -99,7 +103,7 @@ def test_what_is_drawn_outlives_the_server_and_is_refined(
         expect(page.locator("#saved")).to_have_text("not saved")
     assert items(photos)["astronaut"].regions == drawn
     boxed, scribbled, painted = drawn
-    assert close_to(boxed.box, (130, 345, 212, 428))
+    assert close_to(boxed.box, (130, 345, 217, 433))
     assert boxed.prompt == PROMPT
     assert boxed.reference == str(photos.parent / "brand" / "patch.jpg")
     assert (scribbled.prompt, scribbled.reference) == (PROMPT, None)
@@ -114,8 +118,16 @@ def test_what_is_drawn_outlives_the_server_and_is_refined(
         marking.open(1)
         expect(page.locator(".region textarea").first).to_have_value(PROMPT)
         assert marking.page.evaluate("canvas.marks.find('.region').length") == 3
-        marking.press("g")
-        marking.open(2)
+        marking.press("c")
+        page.wait_for_selector('html[data-shown="2"]', state="attached")
+        marking.saved("6 regions in 2 images")
+        copied = items(photos)["turned"].regions
+        assert close_to(
+            copied[0].box, tuple(round(v * f) for v, f in zip((130, 345, 217, 433), SCALE * 2, strict=True))
+        )
+        assert np.asarray(Image.open(str(copied[2].mask))).shape == (300, 451)
+        marking.press("u")
+        marking.saved("3 regions in 1 image")
         marking.drag((115, 202), (187, 251))  # upright: the cat as one sees it
         marking.saved("4 regions in 2 images")
         page.locator(".region textarea").fill("The eye, as it was")

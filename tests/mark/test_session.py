@@ -286,6 +286,7 @@ def test_links_out_of_the_folder_hidden_files_and_names_no_manifest_can_hold_are
     listed = list_images(str(photos))
     assert [image.name for image in listed.images] == ["a.jpg", "b.png", "sub/c.jpg"]
     assert listed.passed_over == 2
+    assert [image.name for image in list_images(str(photos / "b.png")).images] == ["b.png"]
     for nowhere in (str(photos / "none"), "s3://bucket/photos"):
         with pytest.raises(JobError):
             list_images(nowhere)

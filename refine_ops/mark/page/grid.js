@@ -50,6 +50,15 @@ function gridCell(at, key) {
   return cell;
 }
 
+// Thumbnails that have not come yet would keep the image that was opened waiting.
+function stopThumbs() {
+  for (const picture of $("space").querySelectorAll("img")) {
+    if (picture.complete) continue;
+    picture.removeAttribute("src");
+    picture.closest(".cell").remove();
+  }
+}
+
 function moveInGrid(by) {
   if (!grid.shown.length) return;
   grid.at = Math.min(Math.max(grid.at + by, 0), grid.shown.length - 1);

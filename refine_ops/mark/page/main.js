@@ -22,6 +22,7 @@ function hint() {
 
 async function showImage(number) {
   const name = store.folder.images[number];
+  stopThumbs();
   $("grid").hidden = true;
   $("editor").hidden = $("to-grid").hidden = $("steps").hidden = false;
   $("title").textContent = visible(name);
@@ -46,6 +47,7 @@ async function showImage(number) {
   hint();
   $("stage").focus({ preventScroll: true });
   document.documentElement.dataset.shown = String(number);
+  if (number + 1 < store.folder.images.length) new Image().src = `view/${number + 1}`;  // most go on to it
 }
 
 function showGrid() {
