@@ -2,11 +2,13 @@
 
 import base64
 import binascii
+import zlib
 from functools import partial
+from io import BytesIO
 from typing import Any, Final
 
-import cv2
 import numpy as np
+from PIL import Image
 
 from refine_ops.annotations.shapes import Painted
 from refine_ops.errors import ItemError
@@ -37,10 +39,11 @@ def embedded_mask(text: Any, name: str, *, left: int = 0, top: int = 0, whole: b
 
 def _decoded(data: bytes, size: tuple[int, int], name: str) -> Mask:
     try:
-        found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        found = None
-    if found is None or found.shape[1::-1] != size:
+        with Image.open(BytesIO(data), formats=["PNG"]) as image:
+            alpha = "A" in image.getbands()
+            level = np.asarray(image.getchannel("A") if alpha else image.convert("L"))
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, zlib.error) as e:
+        raise ItemError("bitmap.invalid", f"{name}: a damaged PNG ({e})") from e
+    if level.shape[::-1] != size:
         raise ItemError("bitmap.invalid", f"{name}: a damaged PNG")
-    level = found if found.ndim == 2 else found[..., -1]
     return np.asarray(level > 0 if level.max() < _HALF else level >= _HALF)

@@ -93,11 +93,10 @@ class RowMaker:
         if len(people) > 1:
             said = f"{len(people)} people annotated it, all they drew is taken; --annotators latest takes the last's"
             found.note(Remark(place, "annotators.several", said, left_out=False))
-        regions = self._regions(given, header, several=len(people) > 1)
-        if len(regions) > MAX_REGIONS:
-            said = f"{len(regions) - MAX_REGIONS:,} regions are left out: one image has {MAX_REGIONS} at most"
+        regions, too_many = self._regions(given, header, several=len(people) > 1)
+        if too_many:
+            said = f"{too_many:,} regions are left out: one image has {MAX_REGIONS} at most"
             found.note(Remark(place, "regions.too_many", said))
-            del regions[MAX_REGIONS:]
         if not regions:
             found.unmarked += not any(image.drawn for _, image in given)
             return
@@ -106,32 +105,34 @@ class RowMaker:
         if isinstance(parsed, RowProblem):
             found.note(Remark(place, parsed.reason, parsed.message))
             return
+        for region, checked in zip(regions, parsed.regions, strict=True):
+            region |= {"seed": checked.seed, "paste": checked.paste}  # "7" and 7.0 are 7; the rest is ours
         self._target.add(row)
         found.items += 1
         found.regions += len(regions)
 
-    def _regions(self, given: list[Given], header: Header, several: bool) -> list[dict[str, Any]]:
-        """What can be refined of what was drawn. Of more than an image may have, only boxes are still made: they are
-        cheap, and so are counted rightly."""
+    def _regions(self, given: list[Given], header: Header, several: bool) -> tuple[list[dict[str, Any]], int]:
+        """What can be refined of what was drawn, and how much more there is than an image may have."""
         regions: list[dict[str, Any]] = []
         taken: dict[str, int] = {}
+        too_many = 0
         for file, image in given:
             turned = self._turned(image, header)
             for drawn in image.drawn:
+                if len(regions) == MAX_REGIONS:
+                    too_many += 1
+                    continue
                 place = full_place(file, drawn.place)
                 try:
                     if isinstance(turned, ItemError):
                         raise turned
-                    if len(regions) >= MAX_REGIONS and not isinstance(drawn.shape, Rectangle):
-                        regions.append({})
-                        continue
                     if image.shares and isinstance(drawn.shape, Rectangle | Outline):
                         frame = header.size if turned == 1 else header.stored
                         drawn = replace(drawn, shape=scaled(drawn.shape, *frame))
                     regions += self._region(drawn, place, header, turned, taken, several)
                 except ItemError as e:
                     self._found.note(Remark.of(place, e))
-        return regions
+        return regions, too_many
 
     def _row(self, uri: str, image: DrawnImage, regions: list[dict[str, Any]]) -> dict[str, Any]:
         relative = self._root.relative(uri)
