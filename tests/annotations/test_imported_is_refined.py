@@ -122,8 +122,8 @@ def test_what_a_kept_field_could_smuggle_in_is_refused_by_the_manifests_own_rule
 def test_a_million_boxes(count: int, tmp_path, record_property) -> None:
     """On 4,000 images all are imported; on one, 256, and the others are counted.
 
-    Last run: 27 November 2026, after 0314e40, two slow cores under load, `pytest -m slow -s` on this file: 70 CPU s, 1.15
-    GiB at the peak (0.58 before it began); on one image 20 CPU s.
+    Last run: 27 November 2026, after 0314e40, two slow cores under load, `pytest -m slow -s` on this file: 70 CPU s,
+    1.15 GiB at the peak (0.58 before it began); on one image 20 CPU s.
     """
     for index in range(count):
         photo(tmp_path / "photos" / f"{index}.png", (64, 48))
