@@ -7,9 +7,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from refine_ops.mark.session import MarkSession
 
 
 def mark(
@@ -35,12 +38,11 @@ def mark(
     listed = list_images(folder, [f"{stem}.masks", *([references] if references else [])])
     known = list_images(references) if references else None
     if listed.passed_over:
-        print(f"NOTE: {listed.passed_over:,} files passed over; the first: {listed.why}", file=sys.stderr)
+        print(f"NOTE: {_counted(listed.passed_over, 'file')} passed over; the first: {listed.why}", file=sys.stderr)
     session = MarkSession.open(manifest, listed, known.images if known else ())
-    images, regions = session.marked
-    print(f"{len(listed.images):,} images; {regions:,} regions on {images:,} of them in {manifest}")
+    print(f"{_counted(len(listed.images), 'image')}; {_marked(session)} in {manifest}")
     if session.elsewhere:
-        print(f"{session.elsewhere:,} rows of {manifest} are of images elsewhere; they are kept as they are")
+        print(f"kept as they are: {_counted(session.elsewhere, 'row')} of images elsewhere")
     with MarkServer(session, port) as server, _doorway(server.site.url) as door:
         print(f"\nOpen this page (it is yours alone):\n\n    {server.site.url}\n\nCtrl-C ends it.", flush=True)
         if browser:
@@ -49,10 +51,18 @@ def mark(
             webbrowser.open(Path(door).as_uri())
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever(poll_interval=0.1)
-    images, regions = session.marked
-    print(f"\n{regions:,} regions on {images:,} images are in {manifest}")
-    if regions:
+    print(f"\n{_marked(session)} in {manifest}")
+    if session.marked[1]:
         print(f"refine them   {session.command}")
+
+
+def _marked(session: "MarkSession") -> str:
+    images, regions = session.marked
+    return f"{_counted(regions, 'region')} on {_counted(images, 'image')}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """A region between the page and the manifest. A mask that is being painted travels as strokes; pixels are made here."""
 
 import io
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from itertools import groupby
 from typing import Annotated, Any, Final, Literal
 
@@ -14,7 +15,7 @@ from refine_ops import storage
 from refine_ops.config import ImageLimits, Settings
 from refine_ops.errors import ItemError
 from refine_ops.image.mask import decode_mask
-from refine_ops.image.region import region_mask
+from refine_ops.image.region import PackedMask, region_mask
 from refine_ops.job.planning.rows import MAX_POINTS, MAX_REGIONS
 from refine_ops.mark.manifest_file import region_row
 from refine_ops.records import Mask, MaskReading, Region, Scribble
@@ -22,6 +23,7 @@ from refine_ops.records import Mask, MaskReading, Region, Scribble
 DEFAULT_PROMPT: Final = "Refine the marked region"
 """What a region says as long as nobody wrote anything: a manifest has no region without a prompt."""
 
+_MASKS_KEPT: Final = 16
 _ORIENTATION: Final = 0x0112
 _LIES_ON_ITS_SIDE: Final = 5
 Point = tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
@@ -92,33 +94,55 @@ def from_page(region: PageRegion, keep_mask: Callable[[PageRegion], str]) -> dic
     return row
 
 
-def painted(region: PageRegion, size: tuple[int, int], limits: ImageLimits) -> Mask:
-    """The pixels of a mask that was painted, `bool (H, W)`: strokes as scribbles are drawn, on what was there.
+class MaskPainter:
+    """Painted masks as pixels: strokes as scribbles are drawn, on what was there.
 
-    Args:
-        size: (width, height) of the upright image.
-
-    Raises:
-        ItemError: `mask.empty` where nothing is left; as `decode_mask` for the base.
+    The page sends all strokes since the base again with each one; the masks that were made last are kept, one bit a
+    pixel, and only what is new is drawn on them.
     """
-    assert region.mask is not None
-    width, height = size
-    mask = np.zeros((height, width), np.bool_)
-    if region.mask.base is not None:
+
+    def __init__(self, limits: ImageLimits) -> None:
+        self._limits = limits
+        self._made: OrderedDict[Hashable, PackedMask] = OrderedDict()
+
+    def painted(self, region: PageRegion, size: tuple[int, int]) -> Mask:
+        """`bool (H, W)`, for one thread at a time.
+
+        Args:
+            size: (width, height) of the upright image.
+
+        Raises:
+            ItemError: `mask.empty` where nothing is left; as `decode_mask` for the base.
+        """
+        assert region.mask is not None
         reading = MaskReading(region.mask_level, region.mask_class, region.mask_invert)
-        mask = base_mask(region.mask.base, size, reading, limits, resize=region.mask.resize)
-    for (width_px, erase), strokes in groupby(region.mask.strokes, key=lambda s: (s.width, s.erase)):
-        scribble = Scribble(tuple(stroke.points for stroke in strokes), width_px)
-        try:
-            drawn = region_mask(Region(region.region_id, "", scribble=scribble), size, None, limits)
-        except ItemError as e:
-            if e.reason != "scribble.outside":
-                raise
-            continue  # beside the image: nothing is marked by it
-        mask = mask & ~drawn if erase else mask | drawn
-    if not mask.any():
-        raise ItemError("mask.empty", f"region {region.region_id}: nothing is marked any more; delete the region")
-    return mask
+        base, strokes = (size, region.mask.base, region.mask.resize, reading), region.mask.strokes
+        known = next((n for n in range(len(strokes), 0, -1) if (base, strokes[:n]) in self._made), 0)
+        if known:
+            mask = self._made[base, strokes[:known]].unpacked()
+        elif region.mask.base is not None:
+            mask = base_mask(region.mask.base, size, reading, self._limits, resize=region.mask.resize)
+        else:
+            mask = np.zeros((size[1], size[0]), np.bool_)
+        mask = self._drawn_on(mask, strokes[known:], size)
+        if not mask.any():
+            raise ItemError("mask.empty", f"region {region.region_id}: nothing is marked any more; delete the region")
+        self._made[base, strokes] = PackedMask.of(mask)
+        if len(self._made) > _MASKS_KEPT:
+            self._made.popitem(last=False)
+        return mask
+
+    def _drawn_on(self, mask: Mask, strokes: tuple[BrushStroke, ...], size: tuple[int, int]) -> Mask:
+        for (width_px, erase), alike in groupby(strokes, key=lambda s: (s.width, s.erase)):
+            scribble = Scribble(tuple(stroke.points for stroke in alike), width_px)
+            try:
+                drawn = region_mask(Region("", "", scribble=scribble), size, None, self._limits)
+            except ItemError as e:
+                if e.reason != "scribble.outside":
+                    raise
+                continue  # beside the image: nothing is marked by it
+            mask = mask & ~drawn if erase else mask | drawn
+        return mask
 
 
 def base_mask(uri: str, size: tuple[int, int], reading: MaskReading, limits: ImageLimits, *, resize: bool) -> Mask:

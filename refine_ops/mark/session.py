@@ -15,7 +15,7 @@ from refine_ops.job.planning.rows import RowProblem, parse_row
 from refine_ops.mark.folder import FoundImage, ListedFolder
 from refine_ops.mark.manifest_file import manifest_bytes, read_marked
 from refine_ops.mark.pictures import ShownPictures, overlay_png
-from refine_ops.mark.regions import PageRegion, PageRegions, base_mask, from_page, mask_png, painted, to_page
+from refine_ops.mark.regions import MaskPainter, PageRegion, PageRegions, base_mask, from_page, mask_png, to_page
 from refine_ops.records import Item, MaskReading, Region
 
 _PLAIN_NAME: Final = re.compile(r"[^\w-]+")
@@ -50,6 +50,7 @@ class MarkSession:
     images: list[_Marked]
     references: tuple[FoundImage, ...]
     pictures: ShownPictures
+    painter: MaskPainter
     rows: dict[str, Item]
     before: bytes | None
     identity: str
@@ -72,7 +73,7 @@ class MarkSession:
         Raises:
             JobError: the manifest cannot be read or written, or a row of it would be lost.
         """
-        manifest = storage.resolve(manifest)
+        manifest, limits = storage.resolve(manifest), limits or ImageLimits()
         items = read_marked(manifest)
         before = storage.read(manifest) if items else None
         storage.probe_writable(storage.folder_of(manifest))
@@ -87,7 +88,8 @@ class MarkSession:
             manifest,
             images,
             references,
-            ShownPictures(limits or ImageLimits()),
+            ShownPictures(limits),
+            MaskPainter(limits),
             rows,
             before,
             _identity(manifest),
@@ -239,7 +241,7 @@ class MarkSession:
 
     def _kept_mask(self, item_id: str, region: PageRegion, size: tuple[int, int]) -> str:
         """The file of a painted mask, named by its content: no file that a manifest names is ever written over."""
-        data = mask_png(painted(region, size, self.pictures.limits))
+        data = mask_png(self.painter.painted(region, size))
         stem = posixpath.splitext(posixpath.basename(self.manifest))[0]
         named = _PLAIN_NAME.sub("-", f"{posixpath.basename(item_id)}-{region.region_id}")[:_NAME_CHARS].strip("-")
         name = f"{named}-{storage.sha256(data)[:16]}.png"
@@ -269,7 +271,8 @@ class MarkSession:
                     "that neither's work is lost"
                 )
             if self.before is not None:
-                storage.write(f"{self.manifest}.bak", self.before)
+                if not os.path.exists(f"{self.manifest}.bak"):
+                    storage.write(f"{self.manifest}.bak", self.before)
                 self.before = None
             storage.write(self.manifest, manifest_bytes(items, self.manifest))
             self.identity, self.saved = _identity(self.manifest), latest

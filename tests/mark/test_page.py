@@ -136,7 +136,7 @@ def test_what_is_drawn_outlives_the_server_and_is_refined(
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
         assert process.stdout is not None
-        assert "4 regions on 2 images" in process.stdout.read()
+        assert "4 regions on 2 images in" in process.stdout.read()
         assert marking.complaints == []
     assert close_to(items(photos)["turned"].regions[0].box, (115, 202, 187, 251))
 

@@ -1,6 +1,7 @@
 """What is marked is in the manifest, whatever was there before and whoever comes between."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from refine_ops.image.region import region_mask
 from refine_ops.job.planning.manifest import read_items
 from refine_ops.mark.folder import list_images
 from refine_ops.mark.manifest_file import manifest_bytes
-from refine_ops.mark.regions import DEFAULT_PROMPT, PageRegions
+from refine_ops.mark.regions import DEFAULT_PROMPT, MaskPainter, PageRegion, PageRegions
 from refine_ops.mark.session import MarkSession, Superseded
 from refine_ops.records import Item, Region, Scribble
 
@@ -165,6 +166,32 @@ def test_a_painted_mask_has_the_pixels_of_its_strokes_in_their_order(photos: Pat
     session.close()
     assert [str(p) for p in (photos / "manifest.masks").iterdir()] == [more.mask]
     assert opened(photos).overview()["images"] == ["a.jpg", "b.png", "sub/c.jpg"]  # masks are none of the images
+
+
+def test_strokes_that_come_one_by_one_and_are_undone_make_the_mask_that_all_at_once_make() -> None:
+    rng = np.random.default_rng(0)
+    strokes = [
+        {"points": rng.uniform(0, 48, (3, 2)).tolist(), "width": float(rng.integers(3, 9)), "erase": n % 3 == 2}
+        for n in range(12)
+    ]
+    painter = MaskPainter(ImageLimits())
+    for count in (*range(1, 13), 11, 9, 10, 12):
+        region = PageRegion.model_validate(BOX | {"box": None, "mask": {"strokes": strokes[:count]}})
+        made, fresh = (one.painted(region, (64, 48)) for one in (painter, MaskPainter(ImageLimits())))
+        assert (made == fresh).all()
+
+
+def test_many_threads_save_and_nothing_is_lost(photos: Path) -> None:
+    for number in range(12):
+        photo(photos / f"many-{number:02}.png")
+    session = opened(photos)
+    with ThreadPoolExecutor(6) as pool:
+        list(
+            pool.map(
+                lambda n: put(session, n % 15, *[BOX | {"region_id": str(r)} for r in range(1 + n // 15)]), range(45)
+            )
+        )
+    assert [len(item.regions) for item in items(photos)] == [3] * 15
 
 
 def test_a_mask_copied_to_an_image_of_another_size_keeps_its_place(photos: Path) -> None:

@@ -5,7 +5,7 @@ const MARK = "#ff2f6d";
 const OTHER = "#00b8d4";
 const NEAR_PX = 4;
 const canvas = { tool: "box", width: 24, stage: null, gesture: null, fit: 1, space: false };
-const overlays = new WeakMap();
+const overlays = new Map();  // by mask; only those that are seen: each takes 16 MB
 
 function buildStage() {
   const holder = $("stage");
@@ -81,6 +81,7 @@ function pixelOf(event) {
 function drawMarks() {
   const { marks, stage } = canvas;
   marks.destroyChildren();
+  for (const mask of overlays.keys()) if (!store.regions.some((region) => region.mask === mask)) overlays.delete(mask);
   const scale = stage.scaleX();
   store.regions.forEach((region, place) => {
     const selected = region.region_id === store.selected;
@@ -262,7 +263,7 @@ function overlayOf(region) {
   baseOf(`mask/${store.current}?${query}`).then((base) => {
     paper.getContext("2d", { willReadFrequently: true }).drawImage(base, 0, 0, paper.width, paper.height);
     drawStrokes();
-    paper.corner = undefined;
+    paper.corner = paper.tints = undefined;
     if (store.regions.some((each) => each.mask === mask)) drawMarks();
   }).catch(() => say(`The mask of region ${region.region_id} cannot be shown: it is missing or of another size.`));
   return paper;
@@ -293,12 +294,15 @@ function drawStroke(paper, stroke) {
 }
 
 function tinted(paper, colour) {
+  paper.tints ??= {};
+  if (paper.tints[colour]) return paper.tints[colour];
   const copy = element("canvas", { width: paper.width, height: paper.height });
   const pen = copy.getContext("2d");
   pen.drawImage(paper, 0, 0);
   pen.globalCompositeOperation = "source-in";
   pen.fillStyle = colour;
   pen.fillRect(0, 0, copy.width, copy.height);
+  paper.tints[colour] = copy;
   return copy;
 }
 

@@ -41,7 +41,7 @@ function drawGrid() {
 function gridCell(at, key) {
   const [name, count] = [store.folder.images[at], store.folder.counts[at]];
   const picture = element("img", { src: `thumb/${at}`, alt: "" });
-  picture.onerror = () => cell.classList.add("broken");
+  picture.onerror = () => { if (picture.hasAttribute("src")) cell.append(element("span", { class: "badge bad" }, "cannot be read")); };
   const cell = element("button", { type: "button", class: "cell", "data-key": key, title: visible(name) }, picture, element("span", { class: "name" }, element("bdi", {}, visible(name))));
   if (count) cell.append(element("span", { class: "badge" }, plural(count, "region")));
   cell.style.width = `${CELL.width}px`;
