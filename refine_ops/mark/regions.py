@@ -1,9 +1,10 @@
 """A region between the page and the manifest. A mask that is being painted travels as strokes; pixels are made here."""
 
 import io
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Annotated, Any, Final, Literal
 
 import cv2
@@ -16,7 +17,7 @@ from refine_ops.config import ImageLimits, Settings
 from refine_ops.errors import ItemError
 from refine_ops.image.mask import decode_mask
 from refine_ops.image.region import PackedMask, region_mask
-from refine_ops.job.planning.rows import MAX_POINTS, MAX_REGIONS
+from refine_ops.job.planning.rows import MAX_POINTS, MAX_REGIONS, MAX_STROKES_PX
 from refine_ops.mark.manifest_file import region_row
 from refine_ops.records import Mask, MaskReading, Region, Scribble
 
@@ -112,10 +113,15 @@ class MaskPainter:
             size: (width, height) of the upright image.
 
         Raises:
-            ItemError: `mask.empty` where nothing is left; as `decode_mask` for the base.
+            ItemError: `mask.empty` where nothing is left, `mask.strokes` where there are too many; as `decode_mask`.
         """
         assert region.mask is not None
         reading = MaskReading(region.mask_level, region.mask_class, region.mask_invert)
+        length_px = sum(math.dist(a, b) for stroke in region.mask.strokes for a, b in pairwise(stroke.points))
+        if length_px > MAX_STROKES_PX:
+            raise ItemError(
+                "mask.strokes", f"{length_px:.0f} px of strokes, at most {MAX_STROKES_PX}; open the image anew"
+            )
         base, strokes = (size, region.mask.base, region.mask.resize, reading), region.mask.strokes
         known = next((n for n in range(len(strokes), 0, -1) if (base, strokes[:n]) in self._made), 0)
         if known:

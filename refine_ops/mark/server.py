@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES: Final = 16 << 20
 _IDLE_S: Final = 60
+_DIGITS: Final = 9
 _ASSETS: Final = {
     "look.css": ("refine_ops.report.page", "templates/look.css"),
     "dom.js": ("refine_ops.report.page", "templates/dom.js"),
@@ -159,7 +160,7 @@ def _reading(query: dict[str, list[str]]) -> MaskReading:
 
 
 def _whole(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 9:
+    if not text.isascii() or not text.isdigit() or len(text) > _DIGITS:
         raise ItemError("request.invalid", f"expected a whole number, got {text[:20]!r}")
     return int(text)
 
@@ -203,8 +204,8 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if refused is None and (not length.isascii() or not length.isdigit()):
             refused = _said(411, "the length of the body is not said")
-        if refused is None and int(length) > MAX_BODY_BYTES:
-            refused = _said(413, f"{length} bytes, at most {MAX_BODY_BYTES}: simplify what is drawn")
+        if refused is None and (len(length) > _DIGITS or int(length) > MAX_BODY_BYTES):
+            refused = _said(413, f"{length[:_DIGITS]} bytes or more, at most {MAX_BODY_BYTES}: simplify what is drawn")
         if refused is not None:
             self.close_connection = True  # its body is not read
             self._send(refused)

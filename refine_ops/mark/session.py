@@ -80,9 +80,9 @@ class MarkSession:
         rows = {item.item_id: item for item in items}
         if len(rows) < len(items):
             raise JobError(f"{manifest}: two rows have one item_id; `refine-ops check {manifest}` says which")
-        row_of = {item.image: item for item in reversed(items)}
+        row_of = {_place(item.image): item for item in reversed(items)}
         masks = {r.mask for item in items for r in item.regions if r.mask is not None}
-        images = [_Marked(found, row_of.get(found.uri)) for found in listed.images if found.uri not in masks]
+        images = [_Marked(found, row_of.get(_place(found.uri))) for found in listed.images if found.uri not in masks]
         session = cls(
             listed.folder,
             manifest,
@@ -231,13 +231,15 @@ class MarkSession:
 
     def _new_row(self, found: FoundImage) -> Item:
         """An id that reads well: the name without its suffix, or with it where another image has that id already."""
-        plain = posixpath.splitext(found.name)[0]
-        taken = {*self.rows, *(image.item.item_id for image in self.images if image.item is not None)}
+        plain, suffix = posixpath.splitext(found.name)
+        rows = {*self.rows.values(), *(image.item for image in self.images if image.item is not None)}
+        ids, outputs = {row.item_id for row in rows}, {row.output for row in rows}
         twins = sum(posixpath.splitext(image.found.name)[0] == plain for image in self.images) > 1
-        item_id = found.name if twins or plain in taken else plain
-        while item_id in taken:
-            item_id += "-2"
-        return Item(item_id, found.uri, found.name, (), 0)
+        item_id, output = found.name if twins or plain in ids else plain, found.name
+        while item_id in ids or output in outputs:
+            item_id, plain = f"{item_id}-2", f"{plain}-2"
+            output = plain + suffix
+        return Item(item_id, found.uri, output, (), 0)
 
     def _kept_mask(self, item_id: str, region: PageRegion, size: tuple[int, int]) -> str:
         """The file of a painted mask, named by its content: no file that a manifest names is ever written over."""
@@ -276,6 +278,11 @@ class MarkSession:
                 self.before = None
             storage.write(self.manifest, manifest_bytes(items, self.manifest))
             self.identity, self.saved = _identity(self.manifest), latest
+
+
+def _place(uri: str) -> str:
+    """Where a file lies, by whichever links it was named."""
+    return uri if storage.is_s3(uri) else os.path.realpath(uri)
 
 
 def _identity(uri: str) -> str:

@@ -94,6 +94,11 @@ def test_what_is_marked_is_saved_at_once_and_found_by_the_next_session(photos: P
     again = opened(photos, name)  # the first was never closed: it died
     assert again.overview()["counts"] == [2, 0, 1]
     assert again.image(0)["regions"][1] == BOX | {"region_id": "2"}
+    put(again, 0)
+    put(again, 2)
+    assert items(photos, name) == []
+    put(opened(photos, name), 1, BOX)
+    assert [i.item_id for i in items(photos, name)] == ["b"]
 
 
 def test_images_are_named_relative_to_the_manifest_so_that_both_can_move(photos: Path) -> None:
@@ -292,17 +297,33 @@ def test_a_manifest_with_a_bad_row_is_not_opened_as_that_row_would_be_lost(photo
 
 def test_files_of_one_stem_and_ids_that_are_taken_get_ids_of_their_own(photos: Path) -> None:
     photo(photos / "a.png")
-    (photos / "manifest.jsonl").write_text(json.dumps({"item_id": "b", "image": "s3://s/b.png", "regions": [BOX]}))
+    taken = {"item_id": "b", "image": "s3://s/b.png", "output": "sub/c.jpg", "regions": [BOX]}
+    (photos / "manifest.jsonl").write_text(json.dumps(taken))
     session = opened(photos)
     for number in range(4):
         put(session, number, BOX)
     assert [(i.item_id, i.output) for i in items(photos)] == [
-        ("b", "b.png"),
+        ("b", "sub/c.jpg"),
         ("a.jpg", "a.jpg"),
         ("a.png", "a.png"),
         ("b.png", "b.png"),
-        ("sub/c", "sub/c.jpg"),
+        ("sub/c-2", "sub/c-2.jpg"),
     ]
+
+
+def test_an_image_that_a_row_names_by_a_link_is_the_same_image(photos: Path) -> None:
+    (photos.parent / "link").symlink_to(photos)
+    row = {"item_id": "sku", "image": str(photos.parent / "link" / "a.jpg"), "regions": [BOX]}
+    (photos / "manifest.jsonl").write_text(json.dumps(row))
+    session = opened(photos)
+    assert (session.elsewhere, session.overview()["counts"]) == (0, [1, 0, 0])
+
+
+def test_strokes_without_end_are_refused(photos: Path) -> None:
+    there_and_back = [[0, 0], [64, 48]] * 50_000
+    strokes = [{"points": there_and_back, "width": 1}] * 3
+    with pytest.raises(ItemError, match="px of strokes"):
+        put(opened(photos), 0, BOX | {"box": None, "mask": {"strokes": strokes}})
 
 
 def test_links_out_of_the_folder_hidden_files_and_names_no_manifest_can_hold_are_passed_over(photos: Path) -> None:
