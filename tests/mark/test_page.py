@@ -170,3 +170,31 @@ def test_axe_finds_no_barrier_and_hostile_names_are_text(browser: Browser, photo
                 marking.open(2)
                 expect(page.locator("#unreadable")).to_contain_text("not an image this project reads")
                 assert page.evaluate("window.pwned") is None
+
+
+def test_what_cannot_be_saved_is_said_and_taken_back(browser: Browser, photos: Path) -> None:
+    with (
+        served(photos, photos.parent / "brand") as address,
+        opened(browser, address) as marking,
+        opened(browser, address) as other,
+    ):
+        page = marking.page
+        marking.open(1)
+        other.open(1)
+        marking.press("m")
+        marking.drag((100, 100), (150, 100))
+        marking.saved("1 region in 1 image")
+        marking.press("e")
+        page.evaluate("setWidth(100)")
+        marking.drag((90, 100), (200, 100))
+        expect(page.locator("#hint")).to_contain_text("nothing is marked any more")
+        marking.saved("1 region in 1 image")
+        other.drag((300, 300), (350, 350))  # it has not seen the painted one
+        expect(other.page.locator("#trouble")).to_contain_text("another tab")
+        expect(other.page.locator(".region")).to_have_count(1)
+        (photos / "manifest.jsonl").write_text("")
+        marking.press("b")
+        marking.drag((10, 10), (60, 60))
+        expect(page.locator("#trouble")).to_contain_text("another program")
+        expect(page.locator(".region")).to_have_count(1)
+        assert (photos / "manifest.jsonl").read_text() == ""
