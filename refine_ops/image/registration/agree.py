@@ -9,6 +9,7 @@ region still resolves; each may lie 2 px off, as a pose is never exact and cloth
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import cv2
@@ -35,6 +36,13 @@ _SUPPORT: Final = 0.8
 _CONTRADICTION: Final = 0.5
 _CONTRAST: Final = 5.0
 """Standard deviation in a window, in levels of 255, below which it shows nothing."""
+_AS_DETAILED: Final = 0.6
+"""A window shows what the reference shows there, be it that or something else, from this share of its detail on; one
+with less is painted over, erased, or blurred further: it can neither confirm nor contradict."""
+_FLAT: Final = 0.5
+"""Of the upper quartile of the reference's detail: windows are held against that at least."""
+_GAINS: Final = (0.2, 1.5)
+_NOISE_POWER: Final = 50.0
 _RING: Final = 0.35
 """The surroundings: this share of half the mask's longer side, around it."""
 
@@ -48,6 +56,11 @@ class Windows:
     the reference (view px) that agreed best, `blurred_away` whether that was the strongest tried, `shift_px` how far
     windows lie off on average (view px), `telling` the share of the part where both show something, `sharpness` the
     view's own finest detail over its next coarser.
+
+    `clash` is the worst of the windows that are as detailed as the reference there, and lie among such: what is left
+    of both pictures' power when one is taken from the other, 0 where they are equal, 0.5 where they have nothing in
+    common, 1 and more where they are opposed. `hidden` are the windows where the reference shows something and the
+    view has lost its detail.
     """
 
     support: float
@@ -61,6 +74,8 @@ class Windows:
     telling: float
     sharpness: float
     blurred_away: bool
+    clash: float = 0.0
+    hidden: float = 0.0
 
 
 class ComparedViews:
@@ -84,56 +99,78 @@ class ComparedViews:
 
     def inside(self) -> Windows:
         """In the mask, the reference blurred to what is left there."""
-        return self._best(self._inside)
+        return self._compare(*self._matched(self._inside), self._inside, _SHIFTS)
 
     def around(self) -> Windows:
-        """Around the mask, where the photo is undamaged: blurred no more than is clearly better."""
-        return self._best(self._around, _CLEARLY)
+        """Around the mask, where the photo is undamaged."""
+        return self._compare(*self._as_around, self._around, _SHIFTS)
+
+    def intact(self) -> Windows:
+        """In the mask, the reference as sharp as the photo is around it: what is left there whole."""
+        return self._compare(*self._as_around, self._inside, _SHIFTS)
+
+    @cached_property
+    def _as_around(self) -> tuple[F32, F32, float]:
+        """Blurred no more than is clearly better, as the photo is undamaged there."""
+        return self._matched(self._around, _CLEARLY)
 
     def coarse(self) -> Windows:
         """In the mask, both blurred by 4 px: what displaced details keep."""
         view, model = _blurred(self._view, _COARSE_PX), _blurred(self._model, _COARSE_PX)
-        return self._compare(view, model, self._inside, 2 * self._window + 1, _COARSE_PX)
+        return self._compare(view, model, _COARSE_PX, self._inside, reach=2 * self._window + 1)
 
-    def _best(self, part: Mask, clearly: float = 0.0) -> Windows:
-        """By the blur that agrees best, or the least that does so but for `clearly`; where a kernel of any shape
-        (motion, a disc, resampling) is better, by that."""
+    def _matched(self, part: Mask, clearly: float = 0.0) -> tuple[F32, F32, float]:
+        """View and reference, by the blur that agrees best, or the least that does so but for `clearly`; where a kernel
+        of any shape (motion, a disc, resampling) is better, by that."""
         smooth = _blurred(self._view, 0)
-        tried = [self._compare(smooth, _blurred(self._model, b), part, self._window, b) for b in _BLURS_PX]
+        tried = [self._compare(smooth, _blurred(self._model, b), b, part) for b in _BLURS_PX]
         most = max(w.mean for w in tried)
         best = next(i for i, w in enumerate(tried) if w.mean >= most - clearly)
         blur = _BLURS_PX[best]
         model = _blurred(self._model, blur)
         if blur >= _SOFT_PX and np.count_nonzero(part) > _KERNEL_PIXELS:
             shaped = _as_blurred(smooth, self._model, part)
-            if self._compare(smooth, shaped, part, self._window, blur).mean > tried[best].mean + _KERNEL_GAIN:
+            if self._compare(smooth, shaped, blur, part).mean > tried[best].mean + _KERNEL_GAIN:
                 model = shaped
-        return self._compare(smooth, model, part, self._window, blur, _SHIFTS)
+        return smooth, model, blur
 
     def _compare(
         self,
         view: F32,
         model: F32,
-        part: Mask,
-        reach: int,
         blur: float,
+        part: Mask,
         shifts: Sequence[tuple[int, int]] = _SHIFTS[:1],
+        reach: int = 0,
     ) -> Windows:
+        reach = reach or self._window
         view, model, part = _around(part, reach, view, model)
         box = (reach, reach)
         mean_v, mean_m = cv2.blur(view, box), cv2.blur(model, box)
         var_v = (cv2.blur(view * view, box) - mean_v**2).sum(axis=2)
         var_m = (cv2.blur(model * model, box) - mean_m**2).sum(axis=2)
         alike, off = np.full(var_v.shape, -1, np.float32), np.zeros(var_v.shape, np.float32)
+        shared, there = np.zeros_like(var_v), var_m
         for dx, dy in shifts:
             moved, mean, var = (_moved(image, dx, dy) for image in (model, mean_m, var_m))
             both = (cv2.blur(view * moved, box) - mean_v * mean).sum(axis=2)
             found = both / np.sqrt(np.maximum(var_v * var, 1.0))
-            off = np.where(found > alike, np.float32(np.hypot(dx, dy)), off)
+            nearer = found > alike
+            off = np.where(nearer, np.float32(np.hypot(dx, dy)), off)
+            shared, there = np.where(nearer, both, shared), np.where(nearer, var, there)
             alike = np.maximum(alike, found)
         shown, seen = var_m > _CONTRAST**2, var_v > _CONTRAST**2
         values = alike[telling := part & shown & seen]
         area, whole = max(1, int(np.count_nonzero(part & shown))), max(1, int(np.count_nonzero(part)))
+        clash, hidden = 0.0, 0.0
+        if len(shifts) > 1 and part.any():
+            gains = shared[telling] / there[telling].clip(1.0)
+            gain = np.float32(np.clip(np.median(gains) if gains.size else 1.0, *_GAINS))
+            power = var_v + gain * gain * there
+            left = (power - 2 * gain * shared) / (power + _NOISE_POWER)
+            detailed, lost = _detailed(view, gain * model, part, reach)
+            clash = float(left[detailed].max(initial=0.0))
+            hidden = float(np.count_nonzero(lost & part & shown) / area)
         return Windows(
             support=float(np.count_nonzero(values >= _SUPPORT) / area),
             contradiction=float(np.count_nonzero(values < _CONTRADICTION) / area),
@@ -146,7 +183,19 @@ class ComparedViews:
             telling=values.size / whole,
             sharpness=_sharpness(view, telling),
             blurred_away=blur == _BLURS_PX[-1],
+            clash=clash,
+            hidden=hidden,
         )
+
+
+def _detailed(view: F32, model: F32, part: Mask, reach: int) -> tuple[Mask, Mask]:
+    """Windows among windows that are as detailed as the reference's, and those that have lost what it shows."""
+    fine = (image - cv2.GaussianBlur(image, (0, 0), 1.2) for image in (view, model))
+    detail, wanted = (np.sqrt(cv2.blur(np.square(f).sum(axis=2), (reach, reach)).clip(0)) for f in fine)
+    least = np.maximum(wanted, _FLAT * np.quantile(wanted[part], 0.75))
+    kept = part & (detail > _AS_DETAILED * least)
+    among = cv2.erode(kept.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
+    return among, detail < _AS_DETAILED * wanted
 
 
 def _around(part: Mask, reach: int, view: F32, model: F32) -> tuple[F32, F32, Mask]:

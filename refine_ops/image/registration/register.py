@@ -106,10 +106,10 @@ def register(reference: U8Image, view: U8Image, mask: Mask, valid: Mask | None =
 
 
 def best_of(references: Sequence[tuple[str, U8Image]], view: U8Image, mask: Mask) -> Registered:
-    """The reference that agrees best, of up to 16 (name, pixels): what fits before what cannot be told before what is
-    refused, then by rank; its name and its lead over the second are recorded."""
+    """The reference that agrees best, of up to 16 (name, pixels): what fits before what nothing contradicts before what
+    cannot be told before what is refused, then by rank; its name and its lead over the second are recorded."""
     tried = [(name, register(pixels, view, mask)) for name, pixels in references]
-    order = {"fits": 2, "cannot tell": 1, "refused": 0}
+    order = {"fits": 3, "unopposed": 2, "cannot tell": 1, "refused": 0}
     tried.sort(key=lambda one: (-order[one[1].agreement.verdict], -one[1].agreement.rank))
     (name, best), ranks = tried[0], [one.agreement.rank for _, one in tried]
     lead = ranks[0] - ranks[1] if len(ranks) > 1 else 0.0
@@ -224,7 +224,9 @@ def _weighed(pictures: Pictures, found: RefinedPose) -> tuple[RefinedPose, PoseM
             if better.mean > inside.mean + _SHARPER:
                 found = replace(found, matrix=again.matrix)
                 compared, covered, inside = other, other_covered, better
-    return found, PoseMeasures(found.rank, found.around, covered, inside, compared.coarse(), compared.around())
+    return found, PoseMeasures(
+        found.rank, found.around, covered, inside, compared.intact(), compared.coarse(), compared.around()
+    )
 
 
 def _compared(pictures: Pictures, found: RefinedPose) -> tuple[ComparedViews, float]:
