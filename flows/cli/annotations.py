@@ -83,7 +83,10 @@ def export(
     held: Annotated[
         str | None, typer.Option(help="A run folder: only the regions that were not accepted in it.")
     ] = None,
-    prompt: Annotated[str, typer.Option(help="How prompts are made of labels; other prompts' label is 'region'.")] = (
+    detections: Annotated[
+        str | None, typer.Option(help="The detections.parquet beside a detected manifest: classes and scores.")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="How prompts are made of labels, where regions have no names.")] = (
         "Refine the {label}"
     ),
 ) -> None:
@@ -97,6 +100,7 @@ def export(
         images=images,
         prompt=prompt,
         held=held,
+        detections=detections,
         on_progress=ProgressDisplay("export", "images").update,
     )
     for remark in found.remarks:

@@ -1,10 +1,15 @@
 """A manifest, or what a run held of it, as a file that another tool shows and a person corrects."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from refine_ops import storage
 from refine_ops.annotations.export_record import ExportedImage, ExportedRegion
@@ -26,8 +31,13 @@ from refine_ops.records import Item, Mask, Region
 _NO_LABEL: Final = "region"
 _LOCAL_FILES: Final = "/data/local-files/?d="
 
-Held = dict[tuple[str, str], float | None]
-"""What was not accepted: (item id, region id) with the judge's score, if it has one."""
+Key = tuple[str, str]
+"""Item id and region id."""
+Held = dict[Key, float | None]
+"""What was not accepted, with the judge's score, if it has one."""
+Detected = dict[Key, tuple[str, float]]
+"""What was detected: its class, and how surely."""
+_NUMBERED: Final = re.compile(r"(.*[^\W\d].*?)(-\d+)?")
 
 
 @dataclass(slots=True)
@@ -54,6 +64,7 @@ def export_annotations(
     images: str | None = None,
     prompt: str = "Refine the {label}",
     held: str | None = None,
+    detections: str | None = None,
     access: AccessSettings | None = None,
     limits: ImageLimits | None = None,
     on_progress: OnProgress = no_progress,
@@ -63,8 +74,9 @@ def export_annotations(
     Args:
         images: The folder or prefix that the tool serves images from; they are named relative to it. Default: the
             manifest's own.
-        prompt: Of a prompt that has this form `{label}` becomes the region's label.
+        prompt: Of a region without a name, whose prompt has this form, `{label}` becomes the label.
         held: A run folder: only regions whose latest outcome was not accepted, with the judge's score.
+        detections: The `detections.parquet` beside a manifest that `refine-ops detect` made: classes and scores.
 
     Raises:
         JobError: a format that is not written, an unreadable manifest or run, or nothing to write.
@@ -77,6 +89,7 @@ def export_annotations(
     manifest = storage.resolve(manifest)
     root = ImageRoot(images or storage.folder_of(manifest))
     chosen = held_regions(held) if held else None
+    known = detected_regions(detections) if detections else {}
     limits = limits or ImageLimits()
 
     def written_images() -> Iterator[ExportedImage]:
@@ -86,7 +99,7 @@ def export_annotations(
                 found.note(Remark(f"row {item.row}", item.reason, item.message))
                 continue
             try:
-                image = _exported(item, root, chosen, limits, prompt, name, found)
+                image = _exported(item, root, chosen, known, limits, prompt, name, found)
             except ItemError as e:
                 found.note(Remark.of(item.item_id, e))
                 continue
@@ -125,8 +138,32 @@ def held_regions(run: str) -> Held:
     }
 
 
+def detected_regions(uri: str) -> Detected:
+    """What `refine-ops detect` knows of the regions it made; of several detections of one the surest.
+
+    Raises:
+        JobError: it is no such file.
+    """
+    try:
+        data = storage.read(storage.resolve(uri))
+        table = pq.read_table(pa.BufferReader(data), columns=["item_id", "region_id", "class", "score"])
+    except (ItemError, pa.ArrowException, KeyError) as e:
+        raise JobError(f"detections {uri}: expected the detections.parquet of `refine-ops detect` ({e})") from e
+    found: Detected = {}
+    for row in table.filter(pc.is_valid(table["region_id"])).sort_by("score").to_pylist():
+        found[row["item_id"], row["region_id"]] = row["class"], row["score"]
+    return found
+
+
 def _exported(
-    item: Item, root: ImageRoot, chosen: Held | None, limits: ImageLimits, prompt: str, name: str, found: Exported
+    item: Item,
+    root: ImageRoot,
+    chosen: Held | None,
+    known: Detected,
+    limits: ImageLimits,
+    prompt: str,
+    name: str,
+    found: Exported,
 ) -> ExportedImage:
     wanted = [r for r in item.regions if chosen is None or (item.item_id, r.region_id) in chosen]
     if not wanted:
@@ -134,9 +171,12 @@ def _exported(
     size = read_header(item.image, limits).size
     regions = []
     for region in wanted:
+        key = item.item_id, region.region_id
+        label, score = known.get(key, (_label(region, prompt), None))
+        if chosen is not None:
+            score = chosen[key]
         try:
-            score = (chosen or {}).get((item.item_id, region.region_id))
-            regions.append(_region(region, size, limits, prompt, score))
+            regions.append(_region(region, size, limits, label, score))
         except ItemError as e:
             found.note(Remark.of(f"{item.item_id} / {region.region_id}", e))
     return ExportedImage(_named(item.image, root, name), size, item.item_id, item.output, item.category, tuple(regions))
@@ -151,7 +191,7 @@ def _named(uri: str, root: ImageRoot, name: str) -> str:
 
 
 def _region(
-    region: Region, size: tuple[int, int], limits: ImageLimits, prompt: str, score: float | None
+    region: Region, size: tuple[int, int], limits: ImageLimits, label: str, score: float | None
 ) -> ExportedRegion:
     kept: dict[str, Any] = {"region_id": region.region_id, "prompt": region.prompt}
     kept |= {k: v for k, v in (("seed", region.seed), ("paste", region.paste)) if v is not None}
@@ -164,11 +204,15 @@ def _region(
         shape: Rectangle | Mask = Rectangle(*region.box)
     else:
         shape = region_mask(region, size, mask_bytes, limits)
-    return ExportedRegion(region.region_id, shape, _label(region.prompt, prompt), region.prompt, kept, score)
+    return ExportedRegion(region.region_id, shape, label, region.prompt, kept, score)
 
 
-def _label(prompt: str, template: str) -> str:
-    """What stands in a prompt where its template has `{label}`; a word for all others."""
-    before, field_, after = template.partition("{label}")
-    fits = field_ and prompt.startswith(before) and prompt.endswith(after) and len(prompt) > len(before) + len(after)
+def _label(region: Region, template: str) -> str:
+    """A region's name without its number, as imports and detections name regions; of one without a name what stands in
+    its prompt where the template has `{label}`; a word for all others."""
+    if named := _NUMBERED.fullmatch(region.region_id):
+        return named[1]
+    before, given, after = template.partition("{label}")
+    prompt = region.prompt
+    fits = given and prompt.startswith(before) and prompt.endswith(after) and len(prompt) > len(before) + len(after)
     return prompt[len(before) : len(prompt) - len(after)] if fits else _NO_LABEL

@@ -3,10 +3,13 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from refine_ops.annotations.exports import export_annotations
+from refine_ops.errors import JobError
 from tests.support.annotated import LIMITS, imported, marked, photo
 from tests.support.typed import typed
 
@@ -78,6 +81,31 @@ def _marked(region, size):
     from refine_ops.image.region import region_mask
 
     return region_mask(region, size, Path(region.mask).read_bytes() if region.mask else None, LIMITS)
+
+
+def test_labels_and_scores_of_what_was_detected(tmp_path) -> None:
+    photo(tmp_path / "photos" / "a.jpg", SIZE)
+    boxes = {"text-1": [1, 2, 9, 9], "text-2": [4, 5, 20, 21], "0": [6, 7, 30, 31], "1": [8, 8, 9, 9]}
+    prompts = ["Refine the text 'A'.", "Refine it", "Refine the dial", "Sharpen"]
+    regions = [
+        {"region_id": name, "box": box, "prompt": prompt}
+        for (name, box), prompt in zip(boxes.items(), prompts, strict=True)
+    ]
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text(json.dumps({"item_id": "a", "image": "photos/a.jpg", "regions": regions}))
+    rows = [
+        {"item_id": "a", "region_id": region_id, "class": "print", "score": score, "detector": "text"}
+        for region_id, score in (("text-2", 0.25), ("text-2", 0.75), (None, 0.9), ("text-1", 0.5))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows[:3]), tmp_path / "detections.parquet")
+    out = tmp_path / "out.json"
+    export_annotations("coco", str(manifest), str(out), detections=str(tmp_path / "detections.parquet"))
+    data = json.loads(out.read_text())
+    names = {category["id"]: category["name"] for category in data["categories"]}
+    found = [(names[a["category_id"]], a.get("score")) for a in data["annotations"]]
+    assert found == [("text", None), ("print", 0.75), ("dial", None), ("region", None)]
+    with pytest.raises(JobError, match=r"expected the detections\.parquet"):
+        export_annotations("coco", str(manifest), str(out), detections=str(manifest))
 
 
 def test_the_commands_type_and_say_what_they_did(manifest: str, tmp_path) -> None:
