@@ -9,6 +9,7 @@ import numpy as np
 
 from refine_ops import storage
 from refine_ops.annotations.formats.table import Format
+from refine_ops.annotations.frame import in_frame, orientation_left
 from refine_ops.annotations.images import Header, ImageRoot, read_header
 from refine_ops.annotations.manifest_file import ManifestFile
 from refine_ops.annotations.settings import ImportSettings, LabelRule
@@ -33,11 +34,14 @@ from refine_ops.image.mask import decode_mask
 from refine_ops.image.region import tight_box
 from refine_ops.image.source import upright
 from refine_ops.job.planning.rows import MAX_REGIONS, RowProblem, parse_row
-from refine_ops.records import Mask
+from refine_ops.records import Item, Mask
 
 _NO_LABEL: Final = "region"
 Given = tuple[str, DrawnImage]
 """An annotation file, and what it says of one image."""
+_Placed = tuple[str, dict[str, Any]]
+"""Where a region stands in its file, and the region as a manifest has it."""
+_PLAIN_REGION: Final = {"box": [0, 0, 1, 1], "prompt": "x"}
 SHOWN: Final = 1000
 """Remarks that are kept; the others are counted."""
 
@@ -97,23 +101,21 @@ class RowMaker:
         if too_many:
             said = f"{too_many:,} regions are left out: one image has {MAX_REGIONS} at most"
             found.note(Remark(place, "regions.too_many", said))
+        if len({file for file, _ in given}) > 1 and not self._form.stems:
+            said = f"{len(given)} entries in several files name this image; what all of them say is taken"
+            found.note(Remark(place, "files.several", said, left_out=False))
         if not regions:
             found.unmarked += not any(image.drawn for _, image in given)
             return
-        row = self._row(uri, first, regions)
-        parsed = parse_row(found.items, row, storage.folder_of(self._target.uri), self._settings.access)
-        if isinstance(parsed, RowProblem):
-            found.note(Remark(place, parsed.reason, parsed.message))
-            return
-        for region, checked in zip(regions, parsed.regions, strict=True):
-            region |= {"seed": checked.seed, "paste": checked.paste}  # "7" and 7.0 are 7; the rest is ours
-        self._target.add(row)
-        found.items += 1
-        found.regions += len(regions)
+        row = self._row(uri, first, place, regions)
+        if row is not None:
+            self._target.add(row)
+            found.items += 1
+            found.regions += len(row["regions"])
 
-    def _regions(self, given: list[Given], header: Header, several: bool) -> tuple[list[dict[str, Any]], int]:
+    def _regions(self, given: list[Given], header: Header, several: bool) -> tuple[list[_Placed], int]:
         """What can be refined of what was drawn, and how much more there is than an image may have."""
-        regions: list[dict[str, Any]] = []
+        regions: list[_Placed] = []
         taken: dict[str, int] = {}
         too_many = 0
         for file, image in given:
@@ -129,22 +131,44 @@ class RowMaker:
                     if image.shares and isinstance(drawn.shape, Rectangle | Outline):
                         frame = header.size if turned == 1 else header.stored
                         drawn = replace(drawn, shape=scaled(drawn.shape, *frame))
-                    regions += self._region(drawn, place, header, turned, taken, several)
+                    regions += [(place, one) for one in self._region(drawn, place, header, turned, taken, several)]
                 except ItemError as e:
                     self._found.note(Remark.of(place, e))
         return regions, too_many
 
-    def _row(self, uri: str, image: DrawnImage, regions: list[dict[str, Any]]) -> dict[str, Any]:
+    def _row(self, uri: str, image: DrawnImage, place: str, placed: list[_Placed]) -> dict[str, Any] | None:
+        """The row, by the manifest's own rules: a region that breaks one is left out, or else the row is."""
         relative = self._root.relative(uri)
-        item_id = _unique(image.kept.item_id or relative, "", self._ids)
-        output = image.kept.output or relative
-        return {
-            "item_id": item_id,
+        row: dict[str, Any] = {
+            "item_id": _unique(image.kept.item_id or relative, "", self._ids),
             "image": self._target.spelled(uri),
-            "output": output,
+            "output": image.kept.output or relative,
             "category": image.kept.category or None,
-            "regions": regions,
+            "regions": [region for _, region in placed],
         }
+        parsed = self._parsed(row)
+        if isinstance(parsed, RowProblem):
+            without = self._parsed({**row, "regions": [_PLAIN_REGION]})
+            if isinstance(without, RowProblem):
+                self._found.note(Remark(place, without.reason, without.message))
+                return None
+            row["regions"] = [region for where, region in placed if self._stands(row, where, region)]
+            parsed = self._parsed(row)
+        if isinstance(parsed, RowProblem):
+            return None
+        for region, checked in zip(row["regions"], parsed.regions, strict=True):
+            region |= {"seed": checked.seed, "paste": checked.paste}  # "7" and 7.0 are 7; the rest is ours
+        return row
+
+    def _stands(self, row: dict[str, Any], place: str, region: dict[str, Any]) -> bool:
+        """Whether a region is one by the manifest's rules; if not, it is said."""
+        alone = self._parsed({**row, "regions": [region]})
+        if isinstance(alone, RowProblem):
+            self._found.note(Remark(place, alone.reason, alone.message))
+        return not isinstance(alone, RowProblem)
+
+    def _parsed(self, row: dict[str, Any]) -> Item | RowProblem:
+        return parse_row(self._found.items, row, storage.folder_of(self._target.uri), self._settings.access)
 
     def _turned(self, image: DrawnImage, header: Header) -> int | ItemError:
         """The EXIF orientation that is still to be applied to what was drawn: 1, or the file's."""
@@ -153,7 +177,7 @@ class RowMaker:
             if isinstance(shape, MaskFile) and header.size != header.stored and self._settings.orientation == "auto":
                 size = read_header(shape.uri, self._settings.limits).size
                 return header.orientation if size == header.stored else 1  # a mask's own size is as it is
-            return _orientation(image, header, self._settings.orientation, self._form.upright)
+            return orientation_left(image, header, self._settings.orientation, self._form.upright)
         except ItemError as e:
             return e
 
@@ -197,7 +221,7 @@ class RowMaker:
             return self._mask_file(shape, header, orientation)
         if isinstance(shape, Painted):
             frame = header.stored if orientation != 1 else header.size
-            mask, clipped = _in_frame(shape, frame, self._settings.limits.max_pixels)
+            mask, clipped = in_frame(shape, frame, self._settings.limits.max_pixels)
             self._count_clipped(clipped)
             return self._pixels(upright(mask, orientation))
         if isinstance(shape, Outline) and not shape.holes and overlap(shape, header.stored):
@@ -265,65 +289,3 @@ def _unique(name: str, who: str, taken: dict[str, int]) -> str:
         found = f"{plain}-{taken[plain]}"
     taken.setdefault(found, 1)
     return found
-
-
-def _in_frame(shape: Painted, frame: tuple[int, int], most: int) -> tuple[Mask, bool]:
-    """Its pixels in the frame (width, height) that they were drawn in, and whether some lay outside of it.
-
-    Raises:
-        ItemError: `mask.size`, `mask.too_large`, and as its decoder does.
-    """
-    size = (shape.width, shape.height)
-    if shape.whole and size != frame:
-        raise ItemError("mask.size", f"the mask is {size[0]} x {size[1]}, the image {frame[0]} x {frame[1]} px")
-    if size[0] * size[1] > most:
-        raise ItemError("mask.too_large", f"a mask of {size[0]:,} x {size[1]:,} px is over max_pixels {most:,}")
-    part = shape.decode()
-    if shape.whole:
-        return part, False
-    mask = np.zeros((frame[1], frame[0]), np.bool_)
-    x0, y0 = max(0, shape.left), max(0, shape.top)
-    x1, y1 = min(frame[0], shape.left + size[0]), min(frame[1], shape.top + size[1])
-    if x0 < x1 and y0 < y1:
-        mask[y0:y1, x0:x1] = part[y0 - shape.top : y1 - shape.top, x0 - shape.left : x1 - shape.left]
-    return mask, int(np.count_nonzero(mask)) < int(np.count_nonzero(part))
-
-
-def _orientation(image: DrawnImage, header: Header, wanted: str, upright_tool: bool) -> int:
-    """What is to be applied to coordinates of this image: 1 where they are of the upright image already.
-
-    A file's own size tells less than it seems: Label Studio's export to COCO writes the size as stored beside
-    coordinates of the upright image. So only what lies outside of one of the two is believed.
-
-    Raises:
-        ItemError: `image.size`, `orientation.unknown`.
-    """
-    size, stored = header.size, header.stored
-    if image.size is not None and image.size not in (size, stored):
-        raise ItemError(
-            "image.size",
-            f"drawn on an image of {image.size[0]} x {image.size[1]} px, this one has {size[0]} x {size[1]}",
-        )
-    if header.orientation == 1 or wanted == "upright":
-        return 1
-    if wanted == "stored":
-        return header.orientation
-    if upright_tool or (image.size == size and size != stored):
-        return 1
-    reach = [] if image.shares else [_reach(drawn) for drawn in image.drawn]
-    fits_upright = all(x <= size[0] + 1 and y <= size[1] + 1 for x, y in reach)
-    fits_stored = all(x <= stored[0] + 1 and y <= stored[1] + 1 for x, y in reach)
-    if fits_upright != fits_stored:
-        return 1 if fits_upright else header.orientation
-    raise ItemError(
-        "orientation.unknown",
-        f"the photo has EXIF orientation {header.orientation}, and nothing says whether it was turned upright when "
-        "this was drawn; --orientation upright or stored says so",
-    )
-
-
-def _reach(drawn: Drawn) -> tuple[float, float]:
-    shape = drawn.shape
-    if isinstance(shape, Painted):
-        return shape.left + shape.width, shape.top + shape.height
-    return (0.0, 0.0) if isinstance(shape, MaskFile) else bounds(shape)[2:]

@@ -177,3 +177,15 @@ def test_an_outline_and_a_crowd_as_other_tools_write_them(tmp_path) -> None:
     expected = np.zeros((10, 5), bool)
     expected[:, :2] = True
     np.testing.assert_array_equal(marked(read.item.regions[1], (5, 10)), expected)
+
+
+def test_one_bad_label_costs_its_region_and_several_files_of_one_image_are_said(tmp_path) -> None:
+    kinds = [{"id": 0, "name": "logo"}, {"id": 1, "name": "two\nlines"}, {"id": 2, "name": "x" * 5000}]
+    drawn = [{"bbox": [3, 4, 10, 5], "category_id": kind["id"]} for kind in kinds]
+    read = imported(tmp_path, "coco", dataset(*drawn, categories=kinds))
+    assert [region.prompt for region in read.item.regions] == ["Refine the logo"]
+    assert read.reasons() == {"annotations[1]": "region_id.invalid", "annotations[2]": "region_id.invalid"}
+    twice = [dataset({"bbox": [3, 4, 10, 5]}), dataset({"bbox": [4, 5, 6, 7]})]
+    read = imported(tmp_path, "coco", *twice, out="b.jsonl")
+    assert [region.region_id for region in read.item.regions] == ["logo", "logo-2"]
+    assert read.found.counts == {"files.several": 1}

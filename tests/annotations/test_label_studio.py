@@ -99,6 +99,11 @@ def test_exif_orientation(tmp_path) -> None:
     assert imported(tmp_path, "label-studio", [task(seen)]).region.box == (12, 32, 24, 48)
 
 
+def test_a_size_that_is_not_turned_says_that_the_photo_was_not(tmp_path) -> None:
+    photo(tmp_path / "photos" / "a.jpg", SIZE, 6)
+    assert imported(tmp_path, "label-studio", [task(box(50, 2, 10, 10))]).region.box == (36, 50, 46, 60)
+
+
 def test_two_annotators_on_one_image(tmp_path) -> None:
     two = task(box(7, 5, 13, 11))
     two["annotations"] = [
