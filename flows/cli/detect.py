@@ -14,7 +14,12 @@ def detect(
         str, typer.Argument(help="Folder or s3:// prefix of images, or a list of them (Parquet, JSONL, CSV).")
     ],
     out: Annotated[str | None, typer.Option(help="Folder, local or s3://. The same folder resumes.")] = None,
-    find: Annotated[list[str] | None, typer.Option(help="What to look for: text. Repeatable.")] = None,
+    find: Annotated[
+        list[str] | None, typer.Option(help="What to look for: text. Repeatable; default text, or what --like names.")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(help="Folder of right pictures (logos, labels): where they appear is found.")
+    ] = None,
     only: Annotated[str | None, typer.Option(help="all, or damaged: only what its evidence says is damaged.")] = None,
     include: Annotated[list[str] | None, typer.Option(help="Only images of this pattern, e.g. 'shoes/*'.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Leave out images of this pattern. Repeatable.")] = None,
@@ -31,6 +36,8 @@ def detect(
     from refine_ops.detect.regions.config import DetectRegionsConfig
 
     detectors: list[dict[str, Any]] = [{"kind": kind} for kind in find or ()]
+    if like is not None:
+        detectors.append({"kind": "like", "references": like})
     given = {
         "source": source,
         "out": out,

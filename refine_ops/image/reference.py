@@ -11,7 +11,7 @@ from refine_ops.errors import ItemError
 from refine_ops.image import colour
 from refine_ops.image.read import look
 from refine_ops.image.source import upright
-from refine_ops.records import U8Image
+from refine_ops.records import Mask, U8Image
 
 _GROUNDS: Final = ((255, 255, 255), (0, 0, 0), (128, 128, 128))
 _OUTLINE_PX: Final = 2
@@ -34,6 +34,16 @@ def decode_reference(data: bytes, *, name: str, limits: ImageLimits) -> U8Image:
         return decode_visible(data, name=name, limits=limits)
     except ItemError as error:
         raise ItemError(error.reason.replace("image.", "reference."), str(error)) from error
+
+
+def decode_cut_out(data: bytes, *, name: str, limits: ImageLimits) -> tuple[U8Image, Mask | None]:
+    """As `decode_reference`, and where it shows anything, `bool (H, W)`; None where it has no transparency."""
+    native = look(data, name, limits, several=True)
+    pixels = decode_reference(data, name=name, limits=limits)
+    _, alpha = colour.straight(native.samples, native)
+    if alpha is None or alpha.min() > 127:
+        return pixels, None
+    return pixels, np.ascontiguousarray(upright(alpha, native.orientation)[..., 0] > 127)
 
 
 def decode_visible(data: bytes, *, name: str, limits: ImageLimits) -> U8Image:

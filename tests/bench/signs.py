@@ -51,7 +51,7 @@ def sign(number: int, side: assets.Side) -> Sign:
     quad = _place(sprite, SIZE_PX, rng)
     # Never enlarged: what was soft before it was damaged could not be told from what was damaged.
     middle, across = quad.mean(axis=0), float(np.linalg.norm(quad[1] - quad[0]))
-    quad = middle + (quad - middle) * min(1.0, sprite.shape[1] / across) * rng.uniform(0.35, 1.0)
+    quad = middle + (quad - middle) * min(1.0, sprite.shape[1] / across) * rng.uniform(0.5, 1.0)
     image, shape = _print(sprite, quad, ground, rng)
     closed = cv2.dilate(shape.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
     x, y, width, height = cv2.boundingRect(shape.astype(np.uint8))

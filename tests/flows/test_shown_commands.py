@@ -81,6 +81,7 @@ ELSEWHERE = {
     "build-dataset --source synthetic --count 100 --out data --set source.size_px=256": "data/test_flow.py",
     "build-dataset CONFIG": "flows/test_ends.py",
     "detect photos --out found": "detect/regions/test_folder.py",
+    "detect photos --like brand --out found": "detect/finding/test_like.py",
     "eval CONFIG": "eval/test_flow.py",
     "eval --out results --set metrics.weights=trunks": "eval/metrics/test_model_metrics.py",
     "report RUN --weights TRUNKS": "report/test_modelled.py",

@@ -1,6 +1,6 @@
 """Settings of the detectors that look through whole pictures."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,4 +14,17 @@ class FindText(Settings):
     scales: int = Field(3, ge=1, le=5, description="Sizes searched at most, each half of the one before.")
 
 
-Detector = FindText
+class FindLike(Settings):
+    """Where a reference (a logo, a label, a print) appears; works offline. Finds one class per reference: the name of
+    its file without the suffix."""
+
+    kind: Literal["like"] = "like"
+    references: str = Field(description="Folder or s3:// prefix of right pictures, or one picture.")
+    instances: int = Field(8, ge=1, le=64, description="Of each reference in one picture at most.")
+    min_agreement: float = Field(
+        0.76, ge=0, le=1, description="Least agreement of the picture with the reference in its pose."
+    )
+    smallest_px: int = Field(24, ge=12, description="Longer side from which on a reference is found.")
+
+
+Detector = Annotated[FindText | FindLike, Field(discriminator="kind")]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from refine_ops.config import ImageLimits
-from refine_ops.detect.finding.config import Detector
+from refine_ops.detect.finding.config import Detector, FindLike
 from refine_ops.detect.finding.found import Finder
 
 
@@ -18,6 +18,10 @@ def open_finders(detectors: Sequence[Detector], limits: ImageLimits) -> list[Fin
 
 def _open(settings: Detector, limits: ImageLimits) -> Finder:
     # Each is imported where it is wanted: one needs an extra that another does not.
+    if isinstance(settings, FindLike):
+        from refine_ops.detect.finding.like import LikeFinder, read_references
+
+        return LikeFinder(settings, read_references(settings.references, limits))
     from refine_ops.detect.finding.text import TextFinder
 
     return TextFinder(settings.scales)

@@ -19,6 +19,8 @@ from refine_ops.records import U8Image
 
 _BOX_SCORE: Final = 0.3
 """Lower than rapidocr's own 0.5: a rule may ask for more, nobody can ask for what was thrown away."""
+_READ_SIDE_PX: Final = 736
+"""Smaller pictures (by their shorter side) are enlarged, twice at most: what rapidocr itself does, and needs."""
 _LEAST_SIDE_PX: Final = 160
 """The smallest size at which the whole picture is still searched."""
 _MOST_SIDE_PX: Final = 3072
@@ -70,11 +72,13 @@ class TextFinder:
 
     def _lines(self, image: U8Image) -> list[tuple[Quad, float]]:
         found: list[tuple[Quad, float]] = []
-        scale = min(1.0, _MOST_SIDE_PX / max(image.shape[:2]))
+        scale = float(np.clip(_READ_SIDE_PX / min(image.shape[:2]), 1.0, 2.0))
+        scale = min(scale, _MOST_SIDE_PX / max(image.shape[:2]))
         for number in range(self._scales):
             if number and max(image.shape[:2]) * scale < _LEAST_SIDE_PX:
                 break
-            seen = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
+            how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+            seen = image if scale == 1 else cv2.resize(image, None, fx=scale, fy=scale, interpolation=how)
             said = self._engine(seen[:, :, ::-1], use_det=True, use_rec=False, box_thresh=_BOX_SCORE)
             new = [] if said.boxes is None else list(zip(said.boxes, said.scores, strict=True))
             for corners, score in new[:MAX_FOUND]:
@@ -94,7 +98,9 @@ class TextFinder:
         said = self._engine(line[:, :, ::-1], use_det=False, use_rec=True)
         read, sure = ("", 0.0) if not said.txts else (said.txts[0], float(said.scores[0]))
         read = one_line(read)
-        return Found(self.name, self.name, quad, score, read, sure if read else 0.0)
+        sure = sure if read else 0.0
+        # A star is found as surely as a blurred letter, but not read; bricks are read, but not found.
+        return Found(self.name, self.name, quad, (score + sure) / 2, read, sure)
 
 
 def straightened(image: U8Image, quad: Quad) -> U8Image | None:

@@ -1,120 +1,109 @@
-"""Whether what is there is damaged: how soft its edges are, how surely it is read, what lies where nothing should.
+"""Whether what is there is damaged: how soft its edges are, how noisy its flat parts, how coarsely it was coded.
 
-Everything is measured on the source's own pixels. Edges first: the gradient of a step of width s, blurred once more by
-1 px, falls by sqrt(1 + 1/s^2) (Zhuo and Sim 2011), whatever its contrast. A print is flat beside its edges, so what
-is there of grain, ghosts and coding is damage, unless the surroundings have as much of it.
+Everything is measured on the source's own pixels. The gradient of a step of width s, blurred once more by 1 px, falls
+by sqrt(1 + 1/s^2) (Zhuo and Sim 2011), whatever its contrast; colours that are softer than brightness, and steps on a
+grid of 8 px, are what coding leaves; a print is flat beside its edges, so what its quietest windows hold is noise.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from refine_ops.judge.evidence.detail import Plane
 from refine_ops.records import Box, Mask, U8Image
 
-_AROUND: Final = 0.5
-"""The surroundings: this share of the shorter side, 8 px at least and 48 at most."""
+_REACH_PX: Final = 8
 _STRONGEST: Final = 0.9
 _LEAST_PIXELS: Final = 40
 _SOFTEST_PX: Final = 6.0
-_FLAT_PX: Final = 3
+_QUIET: Final = 0.2
+_WINDOW_PX: Final = 5
+_BLOCK_PX: Final = 8
+_COLOUR: Final = 2.0
+"""Least gradient of a colour difference, in levels per px, for its width to be told."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What was measured of one place.
+    """What was measured of one place; None where it cannot be told.
 
-    `edge_px` is the median width (sigma, px) of the strongest tenth of its edges, `wide_px` what three of four stay
-    below, `edge_around_px` as `edge_px` of its surroundings; `grain` the contrast of what lies finer than 2 px beside
-    the edges, in shares of the place's own contrast; `grain_around` the same of the surroundings, `legibility` how
-    surely it was read, `softness` what the detector saw itself. None where it cannot be told.
+    `edge_px` is the median width (sigma, px) of the strongest tenth of its edges, `wide_px` their third quartile,
+    `colour_px` the same median of the colour differences; `noise` the standard deviation in its quietest fifth of
+    windows, in levels of 255; `blocks` how much higher steps on a grid of 8 px are than beside it; `legibility` how
+    surely it was read, `softness` what the detector saw itself, `height_px` its shorter side.
     """
 
     edge_px: float | None
     wide_px: float | None
-    edge_around_px: float | None
-    grain: float | None
-    grain_around: float | None
+    colour_px: float | None
+    noise: float | None
+    blocks: float | None
     legibility: float | None
     softness: float | None
     height_px: float
 
 
 def measure_condition(
-    grey: Plane, quad: np.ndarray, legibility: float | None = None, softness: float | None = None
+    image: U8Image, quad: npt.NDArray[Any], legibility: float | None = None, softness: float | None = None
 ) -> Condition:
-    """Of the place with these corners `(4, 2)` in a picture's brightness `float32 (H, W)`, in levels of 255."""
-    x0, y0, x1, y1 = _cut(grey, quad)
-    near = np.ascontiguousarray(grey[y0:y1, x0:x1])
-    inside = np.zeros(near.shape, np.uint8)
-    cv2.fillConvexPoly(inside, np.rint(quad - (x0, y0)).astype(np.int32), 1)
-    inner = inside > 0
-    outer = ~(cv2.dilate(inside, np.ones((5, 5), np.uint8)) > 0)
-    slopes = _slopes(near)
-    edge, wide = _widths(slopes, inner)
-    around, _ = _widths(slopes, outer)
-    contrast = float(near[inner].std()) if inner.any() else 0.0
+    """Of the place with these corners `(4, 2)` in `uint8 (H, W, 3)`."""
+    x0, y0, x1, y1 = _cut(image, quad)
     sides = np.linalg.norm(quad - np.roll(quad, 1, axis=0), axis=1)
-    return Condition(
-        edge,
-        wide,
-        around,
-        _grain(near, slopes, inner, contrast),
-        _grain(near, slopes, outer, contrast),
-        legibility,
-        softness,
-        float(min(sides)),
-    )
+    height_px = float(min(sides))
+    near = np.ascontiguousarray(image[y0:y1, x0:x1])
+    drawn = np.zeros(near.shape[:2], np.uint8)
+    cv2.fillConvexPoly(drawn, np.rint(quad - (x0, y0)).astype(np.int32), 1)
+    inside = drawn > 0
+    if np.count_nonzero(inside) < _LEAST_PIXELS:
+        return Condition(None, None, None, None, None, legibility, softness, height_px)
+    light, *colours = (np.asarray(p, np.float32) for p in cv2.split(cv2.cvtColor(near, cv2.COLOR_RGB2YCrCb)))
+    edge, wide = _widths(light, inside, 1.0)
+    softest = [width for plane in colours if (width := _widths(plane, inside, _COLOUR)[0]) is not None]
+    colour = max(softest, default=None)
+    return Condition(edge, wide, colour, _noise(light, inside), _blocks(light, inside), legibility, softness, height_px)
 
 
-def _cut(grey: Plane, quad: np.ndarray) -> Box:
-    height, width = grey.shape
-    low, high = quad.min(axis=0), quad.max(axis=0)
-    reach = float(np.clip(_AROUND * min(high - low), 8, 48))
-    x0, y0 = (int(max(0, v)) for v in np.floor(low - reach))
-    x1, y1 = (int(min(most, v)) for v, most in zip(np.ceil(high + reach), (width, height), strict=True))
+def _cut(image: U8Image, quad: npt.NDArray[Any]) -> Box:
+    height, width = image.shape[:2]
+    x0, y0 = (int(max(0, v)) for v in np.floor(quad.min(axis=0) - _REACH_PX))
+    x1, y1 = (int(min(most, v)) for v, most in zip(np.ceil(quad.max(axis=0) + _REACH_PX), (width, height), strict=True))
     return x0, y0, x1, y1
 
 
-def _slopes(grey: Plane) -> tuple[Plane, Plane]:
-    """Length of the gradient, of the picture and of the picture blurred by 1 px."""
-
-    def length(plane: Plane) -> Plane:
-        x, y = (cv2.Sobel(plane, cv2.CV_32F, *order, scale=0.125) for order in ((1, 0), (0, 1)))
-        return np.asarray(cv2.magnitude(x, y), np.float32)
-
-    return length(grey), length(np.asarray(cv2.GaussianBlur(grey, (0, 0), 1.0), np.float32))
-
-
-def _widths(slopes: tuple[Plane, Plane], part: Mask) -> tuple[float | None, float | None]:
+def _widths(plane: Plane, part: Mask, least: float) -> tuple[float | None, float | None]:
     """Median and third quartile of the widths of the strongest edges; None where there are none to speak of."""
-    values = slopes[0][part]
-    if values.size < _LEAST_PIXELS:
+    sharp, soft = _slopes(plane), _slopes(np.asarray(cv2.GaussianBlur(plane, (0, 0), 1.0), np.float32))
+    limit = float(np.quantile(sharp[part], _STRONGEST))
+    if limit < least:
         return None, None
-    least = float(np.quantile(values, _STRONGEST))
-    if least < 1.0:
-        return None, None
-    strong = part & (slopes[0] >= least)
-    ratio = slopes[0][strong] / np.maximum(slopes[1][strong], 1e-3)
+    strong = part & (sharp >= limit)
+    ratio = sharp[strong] / np.maximum(soft[strong], 1e-3)
     widths = np.minimum(1 / np.sqrt(np.maximum(ratio**2 - 1, 1e-3)), _SOFTEST_PX)
     return float(np.median(widths)), float(np.quantile(widths, 0.75))
 
 
-def _grain(grey: Plane, slopes: tuple[Plane, Plane], part: Mask, contrast: float) -> float | None:
-    """Contrast finer than 2 px away from edges: noise, ringing, ghosts."""
-    values = slopes[1][part]
-    if values.size < _LEAST_PIXELS or contrast < 2:
-        return None
-    edges = (slopes[1] > 0.25 * float(np.quantile(values, 0.98))).astype(np.uint8)
-    flat = part & ~(cv2.dilate(edges, np.ones((_FLAT_PX, _FLAT_PX), np.uint8)) > 0)
-    if np.count_nonzero(flat) < _LEAST_PIXELS:
-        return None
-    fine = grey - cv2.GaussianBlur(grey, (0, 0), 2.0)
-    return float(fine[flat].std()) / contrast
+def _slopes(plane: Plane) -> Plane:
+    x, y = (cv2.Sobel(plane, cv2.CV_32F, *order, scale=0.125) for order in ((1, 0), (0, 1)))
+    return np.asarray(cv2.magnitude(x, y), np.float32)
 
 
-def grey_plane(image: U8Image) -> Plane:
-    """Brightness of `uint8 (H, W, 3)`, in levels of 255."""
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float32)
+def _noise(light: Plane, part: Mask) -> float:
+    box = (_WINDOW_PX, _WINDOW_PX)
+    variance = cv2.blur(light * light, box) - cv2.blur(light, box) ** 2
+    return float(np.sqrt(max(float(np.quantile(variance[part], _QUIET)), 0.0)))
+
+
+def _blocks(light: Plane, part: Mask) -> float | None:
+    """The steps' highest phase over their median one, along the axis where it stands out less."""
+    x, y, width, height = cv2.boundingRect(part.view(np.uint8))
+    found = []
+    for plane in (light[y : y + height], light[:, x : x + width].T):
+        if plane.shape[0] < 3 * _BLOCK_PX:
+            continue
+        steps = np.minimum(np.abs(np.diff(plane, axis=0)), 20).mean(axis=1)
+        phases = np.array([steps[start::_BLOCK_PX].mean() for start in range(_BLOCK_PX)])
+        found.append(float(phases.max() / (np.median(phases) + 0.2)))
+    return min(found, default=None)

@@ -61,7 +61,7 @@ DEFAULT_RULES: Final = {
     "text": Rule(
         prompt='Refine the text "{text}".',
         unsure_prompt="Refine the text.",
-        min_score=0.6,
+        min_score=0.45,
         min_side_px=16,
         merge=0.6,
         margin=0.15,

@@ -1,4 +1,8 @@
-"""How probably a place is damaged, from what was measured of it, and what speaks for that in words."""
+"""How probably a place is damaged, from what was measured of it, and what speaks for that in words.
+
+One logistic model per symptom, and the worst of them decides, so that it can be said in a word what is wrong. Fitted on
+rendered signs of the `train` side (`tests/bench/signs.py`), each limit where 1 to 2 % of the clean ones are.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,6 +10,15 @@ from typing import Final
 import numpy as np
 
 from refine_ops.detect.regions.condition import Condition
+
+FEATURES: Final = ("edge", "wide", "height", "noise", "blocks", "colour", "unread")
+SYMPTOMS: Final = {
+    "blurred": {"": 0.304, "edge": 3.053, "wide": 5.419, "height": -2.895},
+    "coarsely coded": {"": -1.207, "edge": 5.660, "noise": -0.312, "blocks": 7.021, "colour": 5.663},
+    "noisy": {"": -10.852, "noise": 5.536, "edge": 1.633},
+    "hard to read": {"": -1.517, "unread": 0.432, "wide": 3.566},
+}
+"""Weights by feature, and the constant under no name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,46 +29,42 @@ class Damage:
     words: str
 
 
-_FEATURES: Final = ("edge", "wide", "softer", "relative", "grain", "unread")
-_WEIGHTS: Final = {
-    "text": (0.234, -0.236, 5.685, -0.091, 1.789, 0.972, 0.384),
-}
+def features_of(condition: Condition) -> dict[str, float]:
+    """What the probability is made of; what cannot be told counts as sound."""
+    edge = 0.8 if condition.edge_px is None else condition.edge_px
+    wide = edge if condition.wide_px is None else condition.wide_px
+    legibility = 1.0 if condition.legibility is None else condition.legibility
+    return {
+        "edge": float(np.log(edge)),
+        "wide": float(np.log(wide)),
+        "height": float(np.log(max(condition.height_px, 4) / 40)),
+        "noise": float(np.log((1.5 if condition.noise is None else condition.noise) + 0.5)),
+        "blocks": float(np.log(condition.blocks or 1.0)),
+        "colour": float(np.log((condition.colour_px or edge) / edge)),
+        "unread": float(np.log(1.02 - legibility) + 3.9),
+    }
 
 
-def features_of(condition: Condition) -> list[float]:
-    """What the probability is made of, in the order of `_FEATURES`; what cannot be told counts as sound."""
-    edge = condition.edge_px if condition.edge_px is not None else 0.7
-    wide = condition.wide_px if condition.wide_px is not None else edge
-    around = condition.edge_around_px if condition.edge_around_px is not None else edge
-    grain = condition.grain if condition.grain is not None else 0.03
-    beside = condition.grain_around if condition.grain_around is not None else grain
-    return [
-        float(np.log(edge)),
-        float(np.log(wide)),
-        float(np.log(edge / around)),
-        float(np.log(edge / max(condition.height_px, 4) * 40)),
-        float(np.log((grain + 0.01) / (min(beside, grain) + 0.02))),
-        float(np.log(1.02 - (condition.legibility if condition.legibility is not None else 1.0)) + 3.9),
-    ]
-
-
-def damage_of(detector: str, condition: Condition) -> Damage:
-    """How probably what this detector found is damaged."""
+def damage_of(condition: Condition) -> Damage:
+    """How probably this place is damaged; what the detector saw itself, against a reference, comes before all else."""
     if condition.softness is not None:
-        return Damage(condition.softness, f"{condition.softness:.2f} less than its reference")
-    weights = _WEIGHTS.get(detector, _WEIGHTS["text"])
-    logit = weights[0] + float(np.dot(weights[1:], features_of(condition)))
-    return Damage(float(1 / (1 + np.exp(-logit))), _words(condition))
+        return Damage(condition.softness, "blurred against its reference" if condition.softness >= 0.5 else "as sharp")
+    found = features_of(condition)
+    logits = {
+        symptom: weights[""] + sum(weight * found[name] for name, weight in weights.items() if name)
+        for symptom, weights in SYMPTOMS.items()
+    }
+    worst = max(logits, key=lambda symptom: logits[symptom])
+    probability = float(1 / (1 + np.exp(-logits[worst])))
+    return Damage(probability, f"{worst if logits[worst] > 0 else 'sound'}: {_measured(condition)}")
 
 
-def _words(condition: Condition) -> str:
+def _measured(condition: Condition) -> str:
     said = []
     if condition.edge_px is not None:
         said.append(f"edges {condition.edge_px:.2f} px wide")
-        if condition.edge_around_px is not None:
-            said[-1] += f" ({condition.edge_around_px:.2f} around)"
-    if condition.grain is not None:
-        said.append(f"grain {condition.grain:.1%} of its contrast")
+    if condition.noise is not None:
+        said.append(f"noise of {condition.noise:.1f} levels")
     if condition.legibility is not None:
         said.append(f"read with {condition.legibility:.0%} certainty")
     return ", ".join(said) or "nothing to measure"

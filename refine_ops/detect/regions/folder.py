@@ -64,12 +64,14 @@ def open_plan(config: DetectRegionsConfig) -> DetectionPlan:
     finders = open_finders(config.detectors, config.limits)
     RuleBook(config, finders)
     out = storage.resolve(config.out)
+    uri = storage.join(out, "plan.parquet")
+    # Listed before anything is written: where there is no image, no folder is left behind.
+    planned = None if storage.exists(uri) else encoded(plan_of(config))
     storage.probe_writable(out)
     _take_up(out, config, finders)
-    uri = storage.join(out, "plan.parquet")
-    if not storage.exists(uri):
+    if planned is not None:
         with contextlib.suppress(ItemError):  # another start was quicker; its list is the plan
-            storage.write(uri, encoded(plan_of(config)), only_if_absent=True)
+            storage.write(uri, planned, only_if_absent=True)
     images = pq.read_table(io.BytesIO(storage.read(uri)))
     parts = -(-images.num_rows // config.part_images)
     done = done_parts(out)

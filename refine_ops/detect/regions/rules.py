@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from refine_ops.detect.finding.found import Finder, Found
-from refine_ops.detect.regions.condition import Condition, grey_plane, measure_condition
+from refine_ops.detect.regions.condition import Condition, measure_condition
 from refine_ops.detect.regions.config import DEFAULT_RULES, DetectRegionsConfig, Rule
 from refine_ops.detect.regions.damage import Damage, damage_of
 from refine_ops.errors import JobError
@@ -67,12 +67,11 @@ class RuleBook:
 
     def weigh(self, image: U8Image, found: Sequence[Found]) -> tuple[list[dict[str, Any]], list[Weighed]]:
         """Regions as the manifest has them, and every detection with what became of it, in the order given."""
-        grey = grey_plane(image)
-        height, width = grey.shape
+        height, width = image.shape[:2]
         weighed = []
         for one in found:
-            condition = measure_condition(grey, one.quad, one.legibility, one.softness)
-            weighed.append(Weighed(one, one.box(width, height), condition, damage_of(one.detector, condition)))
+            condition = measure_condition(image, one.quad, one.legibility, one.softness)
+            weighed.append(Weighed(one, one.box(width, height), condition, damage_of(condition)))
         weighed = [self._alone(one, width * height) for one in weighed]
         candidates = self._candidates(weighed)
         for number, candidate in enumerate(candidates):

@@ -118,7 +118,7 @@ def test_only_damaged_leaves_the_clean_sign_alone(photos: Path, tmp_path: Path) 
 def test_explain_tells_of_one_image_and_writes_nothing(photos: Path, tmp_path: Path) -> None:
     told = explain(config(photos, tmp_path / "none"), "shoes/soft")
     assert told[0] == "shoes/soft: 320x200 px, 1 found, 1 region"
-    assert "kept (edges" in told[1]
+    assert "kept (blurred: edges" in told[1]
     assert not (tmp_path / "none").exists()
     with pytest.raises(JobError, match="'gone' is none of the 4 images"):
         explain(config(photos, tmp_path / "none"), "gone")
