@@ -6,6 +6,7 @@ Three regions on a photo (the astronaut, NASA, public domain), drawn with the po
 reference, a scribble, a painted mask.
 """
 
+import contextlib
 import io
 import sys
 import tempfile
@@ -44,7 +45,8 @@ def draw(marking: Marking) -> None:
 
 
 def main(out: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    path = Path(out).resolve()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # the page shows what to type there
         photos, brand = Path(folder) / "photos", Path(folder) / "brand"
         photos.mkdir()
         brand.mkdir()
@@ -56,11 +58,11 @@ def main(out: str) -> None:
         with (
             chromium() as browser,
             served(photos, brand) as address,
-            opened(browser, address, viewport={"width": 1240, "height": 720}, color_scheme="light") as marking,
+            opened(browser, address, viewport={"width": 1240, "height": 800}, color_scheme="light") as marking,
         ):
             draw(marking)
             shot = marking.page.screenshot()
-    Image.open(io.BytesIO(shot)).convert("RGB").save(out, quality=85, optimize=True)
+    Image.open(io.BytesIO(shot)).convert("RGB").save(path, quality=85, optimize=True)
 
 
 if __name__ == "__main__":

@@ -232,7 +232,7 @@ onChange(hint);
 async function start() {
   buildStage();
   store.folder = await ask("api/folder");
-  $("command").textContent = store.folder.command;
+  for (const place of document.querySelectorAll("code")) place.textContent = visible(store.folder.command);
   document.title = `${visible(store.folder.name)} · refine-ops mark`;
   tellSaved();
   if (store.folder.images.length === 1) await showImage(0); else showGrid();

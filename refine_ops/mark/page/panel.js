@@ -10,6 +10,7 @@ function drawPanel(what) {
   $("region-count").textContent = regions.length || "";
   $("empty").textContent = regions.length || $("unreadable").hidden === false ? "" : EMPTY;
   $("copy").disabled = !regions.length || store.current + 1 >= store.folder.images.length;
+  $("done").hidden = !regions.length;
   $("new-region").disabled = !selected;
   $("undo").disabled = !store.done.length;
   $("redo").disabled = !store.undone.length;
