@@ -181,8 +181,35 @@ def test_via_shapes_labels_and_both_versions_of_regions(tmp_path) -> None:
     }
     alone = imported(tmp_path, "via", images, out="b.jsonl", label_key="b")
     assert alone.items[0].regions[3].prompt == "Refine the 2"
-    with pytest.raises(JobError, match="VIA 3"):
-        imported(tmp_path, "via", {"project": {}, "metadata": {}, "view": {}, "file": {}})
+
+
+def test_via_3(tmp_path) -> None:
+    def about(*xy: float, vid: str = "1", value: str = "0", z: tuple[float, ...] = ()) -> dict:
+        return {"vid": vid, "flg": 0, "z": list(z), "xy": list(xy), "av": {"1": value}}
+
+    project = {
+        "project": {"pid": "x", "data_format_version": "3.1.1"},
+        "attribute": {"1": {"aname": "what", "type": 4, "options": {"0": "logo", "1": "seam"}}},
+        "file": {"7": {"fid": 7, "fname": "a.jpg", "type": 2, "loc": 1, "src": "a.jpg"}, "8": {"src": "shoes/b.png"}},
+        "view": {"1": {"fid_list": [7]}, "2": {"fid_list": ["8"]}, "3": {"fid_list": [7, 8]}},
+        "metadata": {
+            "r": about(2, 2, 3, 10, 6),
+            "c": about(3, 30, 24, 10, vid="2", value="1"),
+            "p": about(7, 10, 10, 40, 10, 10, 40, vid="2", value="else"),
+            "point": about(1, 5, 5),
+            "short": about(2, 5, 5),
+            "video": about(2, 2, 3, 10, 6, z=(0.5,)),
+            "nowhere": about(2, 2, 3, 10, 6, vid="9"),
+        },
+    }
+    read = imported(tmp_path, "via", project)
+    first, second = read.items
+    assert (first.regions[0].box, first.regions[0].prompt) == ((2, 3, 12, 9), "Refine the logo")
+    assert [region.prompt for region in second.regions] == ["Refine the seam", "Refine the else"]
+    assert marked(second.regions[1], SIZE).sum() == pytest.approx(450, abs=20)
+    reasons = {"point": "shape.none", "short": "shape.none", "video": "shape.none", "nowhere": "entry.no_image"}
+    expected = {f"metadata[{key!r}]": reason for key, reason in reasons.items()}
+    assert read.reasons() == {**expected, "view['3']": "entry.no_image"}
 
 
 def test_plain_masks_by_folder(tmp_path) -> None:

@@ -1,5 +1,7 @@
 """A manifest that is exported and imported again is the same; what it makes is refined."""
 
+import contextlib
+import io
 import json
 
 import numpy as np
@@ -7,10 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
 from refine_ops.annotations.exports import export_annotations
 from refine_ops.errors import JobError
-from tests.support.annotated import LIMITS, imported, marked, photo
+from refine_ops.image.region import tight_box
+from refine_ops.job.planning.manifest import read_items
+from tests.support.annotated import imported, marked, photo
 from tests.support.typed import typed
 
 SIZE = (80, 64)
@@ -50,8 +55,6 @@ def manifest(tmp_path) -> str:
 def test_a_manifest_that_is_exported_and_imported_again_gives_the_same_regions(
     form: str, suffix: str, manifest: str, tmp_path
 ) -> None:
-    from refine_ops.job.planning.manifest import read_items
-
     out = tmp_path / "exported.json"
     exported = export_annotations(form, manifest, str(out), images=str(tmp_path / "photos"))
     assert (exported.images, exported.regions, exported.remarks) == (2, 8, [])
@@ -72,15 +75,22 @@ def test_a_manifest_that_is_exported_and_imported_again_gives_the_same_regions(
             assert (new.region_id, new.prompt, new.seed, new.paste) == (old.region_id, old.prompt, old.seed, old.paste)
             assert (new.box, new.all_references) == (old.box, old.all_references)
             assert new.scribble is None
-            np.testing.assert_array_equal(marked(new, size), _marked(old, size))
+            np.testing.assert_array_equal(marked(new, size), marked(old, size))
 
 
-def _marked(region, size):
-    from pathlib import Path
-
-    from refine_ops.image.region import region_mask
-
-    return region_mask(region, size, Path(region.mask).read_bytes() if region.mask else None, LIMITS)
+def test_what_is_exported_to_coco_is_what_its_own_tool_reads(manifest: str, tmp_path) -> None:
+    out = tmp_path / "exported.json"
+    export_annotations("coco", manifest, str(out), images=str(tmp_path / "photos"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        data = COCO(str(out))
+    (before, _) = read_items(manifest)
+    for region, annotation in zip(before.regions, data.loadAnns(data.getAnnIds(imgIds=[1])), strict=True):  # type: ignore[union-attr]
+        mask = marked(region, SIZE)
+        x, y, width, height = annotation["bbox"]
+        assert (x, y, x + width, y + height) == tight_box(mask)
+        assert annotation["area"] == mask.sum()
+        if annotation["segmentation"]:
+            np.testing.assert_array_equal(data.annToMask(annotation), mask)
 
 
 def test_labels_and_scores_of_what_was_detected(tmp_path) -> None:
