@@ -22,6 +22,7 @@ function hint() {
 
 async function showImage(number) {
   const name = store.folder.images[number];
+  store.heading = number;
   stopThumbs();
   $("grid").hidden = true;
   $("editor").hidden = $("to-grid").hidden = $("steps").hidden = false;
@@ -34,15 +35,17 @@ async function showImage(number) {
   document.documentElement.dataset.shown = "";
   if (history.state?.image !== number) history.pushState({ image: number }, "");
   try {
-    await openImage(number);
+    if (!(await openImage(number))) return;
     await showPicture(number);
+    if (number !== store.heading) return;
     setWidth(canvas.share ?? 62);
+    store.folder.counts[number] = store.regions.length;
   } catch (error) {
+    if (number !== store.heading) return;
     Object.assign(store, { current: number, regions: [], selected: null });
     $("unreadable").textContent = visible(error.message);
     $("unreadable").hidden = false;
   }
-  store.folder.counts[number] = store.regions.length;
   changed("image");
   hint();
   $("stage").focus({ preventScroll: true });
@@ -51,7 +54,7 @@ async function showImage(number) {
 }
 
 function showGrid() {
-  store.current = -1;
+  store.current = store.heading = -1;
   $("grid").hidden = false;
   $("editor").hidden = $("to-grid").hidden = $("steps").hidden = true;
   $("title").textContent = visible(store.folder.name);
@@ -143,7 +146,7 @@ async function copyToNext() {
   await sendWaiting();
   const from = await ask(`api/image/${current}`);  // what was painted is a file by now
   await showImage(current + 1);
-  if (!$("unreadable").hidden) return;
+  if (store.current !== current + 1 || !$("unreadable").hidden) return;
   const [fx, fy] = [store.width / width, store.height / height];
   const copies = [];
   for (const region of from.regions) copies.push(scaledRegion(region, fx, fy, copies));
@@ -170,7 +173,7 @@ function scaledRegion(region, fx, fy, copies) {
 const always = { "?": () => $("keys").showModal() };
 const inEditor = {
   b: () => setTool("box"), s: () => setTool("scribble"), m: () => setTool("brush"), e: () => setTool("eraser"), v: () => setTool("move"),
-  j: () => goTo(store.current + 1), k: () => goTo(store.current - 1), g: showGrid,
+  j: () => goTo(store.heading + 1), k: () => goTo(store.heading - 1), g: showGrid,
   n: () => select(null), c: copyToNext, u: undo, y: redo,
   p: () => { if (!store.selected) selectStep(1); document.querySelector(".region.selected textarea")?.focus(); },
   w: () => { if (store.selected && written) changeRegion(store.selected, { prompt: written }); },
@@ -207,7 +210,8 @@ addEventListener("keydown", (event) => {
     else if (event.target === $("scroller") && grid.shown.length) goTo(grid.shown[grid.at]);
     return;
   }
-  const action = always[event.key] ?? (store.current >= 0 ? inEditor : inGrid)[event.key];
+  const action = always[event.key] ?? ($("editor").hidden ? inGrid : inEditor)[event.key];
+  if (store.heading !== store.current && !"jkg".includes(event.key)) return;  // what was there before is not meant
   if (action && store.folder) { event.preventDefault(); action(event); }
 });
 addEventListener("keyup", (event) => { if (event.key === " ") canvas.space = false; });
@@ -215,7 +219,7 @@ addEventListener("popstate", (event) => { if (event.state?.image === undefined) 
 
 for (const button of document.querySelectorAll("[data-tool]")) button.onclick = () => setTool(button.dataset.tool);
 const clicks = {
-  "to-grid": showGrid, previous: () => goTo(store.current - 1), next: () => goTo(store.current + 1), undo, redo,
+  "to-grid": showGrid, previous: () => goTo(store.heading - 1), next: () => goTo(store.heading + 1), undo, redo,
   "zoom-in": () => zoomMiddle(1.25), "zoom-out": () => zoomMiddle(0.8), "zoom-fit": zoomFit, help: always["?"],
   "new-region": () => select(null), copy: copyToNext, "no-reference": () => setReference(undefined), "references-close": () => $("references").close(),
 };

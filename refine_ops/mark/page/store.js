@@ -3,6 +3,7 @@
 const store = {
   folder: null,
   current: -1,
+  heading: -1,  // the image that is being opened, or is open
   width: 0,
   height: 0,
   regions: [],
@@ -32,12 +33,15 @@ async function ask(path, options) {
   return body;
 }
 
+// False where somebody went on to another image meanwhile.
 async function openImage(number) {
   await sendWaiting();
   const asked = await ask(`api/image/${number}`);
+  if (number !== store.heading) return false;
   versions.set(number, asked.version);
   agreed.set(number, asked.regions);
   Object.assign(store, { current: number, width: asked.width, height: asked.height, regions: asked.regions, selected: null });
+  return true;
 }
 
 // `kind`: changes of one kind that follow each other (letters typed in one field) are one step to undo.
@@ -60,9 +64,10 @@ function apply(regions, selected, typing = false) {
 }
 
 async function travel(from, to) {
-  const step = from.pop();
+  const step = from.at(-1);
   if (!step) return;
   if (step.image !== store.current) await showImage(step.image);
+  if (store.current !== step.image || from.pop() !== step) return;  // went elsewhere meanwhile
   to.push({ ...step, before: store.regions, kind: "" });
   apply(step.before, store.selected);
 }
