@@ -28,6 +28,11 @@ _CONTRADICTED: Final = 0.2
 """Share of contradicting windows from which on it is refused."""
 _NEAR: Final = 0.7
 """Least explained variance where the surroundings alone speak for the reference."""
+_OFF_PX: Final = (1.5, 2.0)
+"""Windows of a region that is merely blurred, or of its surroundings, may lie off by this on average (view px): what
+lies on a cylinder or a fold agrees in every place, but in no single pose."""
+_LOOKED_AT: Final = 0.1
+"""Least share of the surroundings that show something, for that to be told."""
 _SOFTER: Final = (0.6, 0.77)
 """A region less sharp than the first share of its surroundings is merely blurred; than the second, where nearly all of
 it agrees."""
@@ -62,7 +67,12 @@ def verdict_of(measured: PoseMeasures) -> tuple[Verdict, str]:
     support, contradiction, worst, clash = _BLURRED
     agrees = inside.support >= support and inside.contradiction <= contradiction
     if agrees and inside.worst >= worst and inside.clash <= clash:
+        if inside.shift_px > _OFF_PX[0] and merely_blurred(measured):
+            return "cannot tell", f"{numbers}, but lies {inside.shift_px:.1f} px off: perhaps it is bent"
         return "fits", numbers
+    around = measured.surroundings
+    if around.shift_px > _OFF_PX[1] and around.telling >= _LOOKED_AT:
+        return "cannot tell", f"its surroundings lie {around.shift_px:.1f} px off on average: perhaps it is bent"
     if inside.hidden < _HIDDEN[1] and merely_blurred(measured):
         return "cannot tell", f"{numbers}, too much for a region that is merely blurred: perhaps another edition"
     if intact.clash > _CLASH[0] or inside.clash > _CLASH[1]:
