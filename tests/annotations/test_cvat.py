@@ -1,6 +1,7 @@
 """CVAT XML for images in."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -110,3 +111,9 @@ def test_what_cannot_be_read_is_listed_with_its_place(tmp_path) -> None:
 def test_what_is_no_file_of_cvats_is_refused(content: str, tmp_path) -> None:
     with pytest.raises(JobError, match="annotation file"):
         imported(tmp_path, "cvat", content)
+
+
+def test_without_the_extra_it_says_which_one(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "defusedxml.common", None)
+    with pytest.raises(JobError, match=r"pip install 'refine-ops\[annotations\]'"):
+        imported(tmp_path, "cvat", document(box(3, 3, 9, 9)))

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ REGIONS = [
     {"region_id": "wire", "scribble": {"strokes": [[[5, 40], [60, 50.5]]], "width": 4}, "prompt": "Mend: the wire"},
     {"region_id": "face", "mask": "masks/face.png", "prompt": "Refine the face", "reference": "photos/ref.jpg"},
     {"region_id": "ring", "mask": "masks/ring.png", "prompt": "Refine the ring", "mask_class": 2},
+    {"region_id": "a#1", "box": [1, 1, 9, 9], "prompt": "Refine the a"},
     {"region_id": "all", "box": [0, 0, 80, 64], "prompt": "Refine the all"},
 ]
 
@@ -57,7 +59,7 @@ def test_a_manifest_that_is_exported_and_imported_again_gives_the_same_regions(
 ) -> None:
     out = tmp_path / "exported.json"
     exported = export_annotations(form, manifest, str(out), images=str(tmp_path / "photos"))
-    assert (exported.images, exported.regions, exported.remarks) == (2, 8, [])
+    assert (exported.images, exported.regions, exported.remarks) == (2, 9, [])
     read = imported(
         tmp_path,
         form,
@@ -122,8 +124,9 @@ def test_the_commands_type_and_say_what_they_did(manifest: str, tmp_path) -> Non
     photos, out = str(tmp_path / "photos"), str(tmp_path / "tasks.json")
     done = typed("annotations", "export", "label-studio", manifest, "--out", out, "--images", photos)
     assert (done.returncode, done.stdout) == (0, "")
-    assert "8 regions of 2 images" in done.stderr
+    assert "9 regions of 2 images" in done.stderr
     config = (tmp_path / "tasks.config.xml").read_text()
+    assert "#" not in str([r["id"] for t in json.loads(Path(out).read_text()) for r in t["predictions"][0]["result"]])
     assert '<Label value="logo"/>' in config
     tasks = json.loads((tmp_path / "tasks.json").read_text())
     assert tasks[0]["data"]["image"] == "/data/local-files/?d=a.jpg"
@@ -134,6 +137,6 @@ def test_the_commands_type_and_say_what_they_did(manifest: str, tmp_path) -> Non
     assert done.returncode == 1
     (listed,) = done.stdout.splitlines()
     assert listed.split("\t")[:2] == [f"{out}: [1].predictions[0].result[0]", "number.invalid"]
-    assert "7 regions of 2 images" in done.stderr
+    assert "8 regions of 2 images" in done.stderr
     assert "--references says whence" in done.stderr
     assert typed("annotations", "import", "nonsense", out, "--images", photos, "--out", again).returncode == 2

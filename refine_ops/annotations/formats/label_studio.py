@@ -235,9 +235,11 @@ def write(images: Iterable[ExportedImage]) -> Iterator[str]:
     for index, image in enumerate(images):
         results: list[dict[str, Any]] = []
         kept: dict[str, Any] = {}
-        for region in image.regions:
-            kept[region.region_id] = region.kept
-            results += _results(region, image.size)
+        for number_, region in enumerate(image.regions):
+            # Its editor cuts an id at '#', where it puts the annotation's own.
+            key = region.region_id if "#" not in region.region_id else f"{number_}-{region.label}".replace("#", "")
+            kept[key] = region.kept
+            results += _results(region, key, image.size)
         ours = {"item_id": image.item_id, "output": image.output, "category": image.category, "regions": kept}
         scores = [region.score for region in image.regions if region.score is not None]
         prediction = {"model_version": "refine-ops", "result": results, **({"score": min(scores)} if scores else {})}
@@ -246,9 +248,9 @@ def write(images: Iterable[ExportedImage]) -> Iterator[str]:
     yield "\n]\n"
 
 
-def _results(region: ExportedRegion, size: tuple[int, int]) -> list[dict[str, Any]]:
+def _results(region: ExportedRegion, key: str, size: tuple[int, int]) -> list[dict[str, Any]]:
     width, height = size
-    shared = {"id": region.region_id, "to_name": "image", "original_width": width, "original_height": height}
+    shared = {"id": key, "to_name": "image", "original_width": width, "original_height": height}
     shared |= {"image_rotation": 0} | ({} if region.score is None else {"score": region.score})
     if isinstance(region.shape, Rectangle):
         kind, box = "rectanglelabels", region.shape
