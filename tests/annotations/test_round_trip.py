@@ -140,3 +140,21 @@ def test_the_commands_type_and_say_what_they_did(manifest: str, tmp_path) -> Non
     assert "8 regions of 2 images" in done.stderr
     assert "--references says whence" in done.stderr
     assert typed("annotations", "import", "nonsense", out, "--images", photos, "--out", again).returncode == 2
+
+
+def test_what_a_person_corrected_keeps_what_the_tool_has_no_word_for(manifest: str, tmp_path) -> None:
+    """As Label Studio exports it once somebody moved a box, wrote another prompt, deleted a mask and drew a new box."""
+    out = tmp_path / "tasks.json"
+    export_annotations("label-studio", manifest, str(out), images=str(tmp_path / "photos"))
+    (task, _) = json.loads(out.read_text())
+    drawn = [r for r in task["predictions"][0]["result"] if r["id"] in ("logo", "wire")]
+    drawn[0]["value"]["x"] += 10 / 0.8
+    drawn[3]["value"]["text"] = ["Mend it all"]
+    new = {**drawn[0], "id": "Xy_12-a", "value": {**drawn[0]["value"], "x": 0, "rectanglelabels": ["dial"]}}
+    task["annotations"] = [{"id": 3, "completed_by": 2, "result": [*drawn, new]}]
+    read = imported(tmp_path, "label-studio", [task], references=str(tmp_path))
+    logo, wire, dial = read.item.regions
+    assert (logo.box, logo.seed, logo.paste, logo.prompt) == ((13, 4, 40, 21), 7, "box", "Refine the logo")
+    assert (wire.region_id, wire.prompt) == ("wire", "Mend it all")
+    assert (dial.region_id, dial.box, dial.prompt, dial.seed) == ("Xy_12-a", (0, 4, 27, 21), "Refine the dial", None)
+    assert (read.item.item_id, read.item.output, read.item.category) == ("sku-1", "x/1.jpg", "shoes")
