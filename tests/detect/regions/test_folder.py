@@ -1,5 +1,6 @@
 """A folder of photos becomes a manifest: whole, resumable after a kill, the same bytes on any number of processes."""
 
+import io
 import os
 import signal
 import subprocess
@@ -7,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import boto3
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from moto.server import ThreadedMotoServer
 from PIL import Image, ImageDraw
 
 from flows.steps.detect import detect, explain
@@ -20,6 +23,7 @@ from refine_ops.detect.regions.config import DetectRegionsConfig
 from refine_ops.errors import JobError, Unacceptable
 from refine_ops.job.planning.manifest import read_items
 from refine_ops.records import Item
+from tests.support.servers.site import free_port
 
 
 def sign(words: str, blur_px: float = 0.0) -> np.ndarray:
@@ -149,6 +153,27 @@ def test_what_can_be_refused_is_refused_before_anything_is_looked_at(photos: Pat
 def test_a_folder_without_one_readable_image_fails(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(Unacceptable, match="none of the 1 images could be read"):
         detect(config(photos, tmp_path / "out", include=("broken.jpg",)))
+
+
+def test_from_and_to_s3_it_is_the_same(photos: Path, detected: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+        boto3.client("s3").create_bucket(Bucket="shop")
+        for path in photos.rglob("*.*"):
+            storage.write(f"s3://shop/photos/{path.relative_to(photos)}", path.read_bytes())
+        settings = {"source": "s3://shop/photos", "out": "s3://shop/found", "workers": 1}
+        summary = detect(DetectRegionsConfig.model_validate(settings))
+        assert (summary.images, summary.with_regions, summary.dead) == (4, 2, 1)
+        there = pq.read_table(io.BytesIO(storage.read(summary.manifest))).to_pylist()
+        here = pq.read_table(detected / "manifest.parquet").to_pylist()
+        assert [row["regions"] for row in there] == [row["regions"] for row in here]
+        assert [row["image"] for row in there] == ["s3://shop/photos/clean.png", "s3://shop/photos/shoes/soft.jpg"]
+    finally:
+        server.stop()
 
 
 @pytest.mark.slow
