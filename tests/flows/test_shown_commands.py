@@ -80,6 +80,8 @@ ELSEWHERE = {
     "ablate train.yaml": "train/test_ablation.py",
     "build-dataset --source synthetic --count 100 --out data --set source.size_px=256": "data/test_flow.py",
     "build-dataset CONFIG": "flows/test_ends.py",
+    "detect refine-demo/images --like refine-demo/references --only damaged --out found": "detect/test_two_commands.py",
+    "run found/manifest.parquet --out night": "detect/test_two_commands.py",
     "detect photos --out found": "detect/regions/test_folder.py",
     "detect photos --like brand --out found": "detect/finding/test_like.py",
     "eval CONFIG": "eval/test_flow.py",
@@ -99,7 +101,7 @@ ELSEWHERE = {
 """Where that command's flow runs in a test of its own."""
 
 NAMED: tuple[str, ...] = (
-    *("run", "calibrate", "prune", "rollback", "rollback RUN --to", "adapters rollback", "review apply"),
+    *("run", "detect", "calibrate", "prune", "rollback", "rollback RUN --to", "adapters rollback", "review apply"),
     *("eval build-cases", "eval vae-crop", "build-dataset --source synthetic", "train --set path.to.setting=value"),
     *("eval build-cases mini --out DIR", "eval build-cases mini --out CASES"),
 )

@@ -155,6 +155,7 @@ def test_a_folder_without_one_readable_image_fails(photos: Path, tmp_path: Path)
         detect(config(photos, tmp_path / "out", include=("broken.jpg",)))
 
 
+@pytest.mark.processes
 def test_from_and_to_s3_it_is_the_same(photos: Path, detected: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
     server.start()
