@@ -7,7 +7,7 @@ only the damaged region itself can tell. Windows of 0.12 of its longer side are 
 region still resolves; each may lie 2 px off, as a pose is never exact and cloth never flat.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -27,6 +27,7 @@ _NOISE_PX: Final = 0.7
 _BLURS_PX: Final = (0.0, 0.7, 1.1, 1.6, 2.3, 3.2, 4.5)
 _COARSE_PX: Final = 4.0
 _SHIFTS: Final = ((0, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (2, 0), (-2, 0), (0, 2), (0, -2))
+_FARTHEST: Final = 2
 _SOFT_PX: Final = 1.1
 _KERNEL_GAIN: Final = 0.02
 _KERNEL_PIXELS: Final = 400
@@ -123,14 +124,15 @@ class ComparedViews:
         """View and reference, by the blur that agrees best, or the least that does so but for `clearly`; where a kernel
         of any shape (motion, a disc, resampling) is better, by that."""
         smooth = _blurred(self._view, 0)
-        tried = [self._compare(smooth, _blurred(self._model, b), b, part) for b in _BLURS_PX]
-        most = max(w.mean for w in tried)
-        best = next(i for i, w in enumerate(tried) if w.mean >= most - clearly)
+        alike = _Likeness(smooth, part, self._window)
+        tried = [alike.mean(_blurred(self._model, b)) for b in _BLURS_PX]
+        most = max(tried)
+        best = next(i for i, mean in enumerate(tried) if mean >= most - clearly)
         blur = _BLURS_PX[best]
         model = _blurred(self._model, blur)
         if blur >= _SOFT_PX and np.count_nonzero(part) > _KERNEL_PIXELS:
             shaped = _as_blurred(smooth, self._model, part)
-            if self._compare(smooth, shaped, blur, part).mean > tried[best].mean + _KERNEL_GAIN:
+            if alike.mean(shaped) > tried[best] + _KERNEL_GAIN:
                 model = shaped
         return smooth, model, blur
 
@@ -151,8 +153,9 @@ class ComparedViews:
         var_m = (cv2.blur(model * model, box) - mean_m**2).sum(axis=2)
         alike, off = np.full(var_v.shape, -1, np.float32), np.zeros(var_v.shape, np.float32)
         shared, there = np.zeros_like(var_v), var_m
+        movable = [_movable(image, _FARTHEST) for image in (model, mean_m, var_m)]
         for dx, dy in shifts:
-            moved, mean, var = (_moved(image, dx, dy) for image in (model, mean_m, var_m))
+            moved, mean, var = (move(dx, dy) for move in movable)
             both = (cv2.blur(view * moved, box) - mean_v * mean).sum(axis=2)
             found = both / np.sqrt(np.maximum(var_v * var, 1.0))
             nearer = found > alike
@@ -188,6 +191,28 @@ class ComparedViews:
         )
 
 
+class _Likeness:
+    """The mean correlation of a part's windows, of one view with model after model: what does not change is kept."""
+
+    def __init__(self, view: F32, part: Mask, reach: int) -> None:
+        self._box, self._reach, self._whole = (reach, reach), reach, part
+        self._view, _, self._part = _around(part, reach, view, view)
+        self._mean = cv2.blur(self._view, self._box)
+        self._power = (cv2.blur(self._view * self._view, self._box) - self._mean**2).sum(axis=2)
+        self._seen = self._part & (self._power > _CONTRAST**2)
+
+    def mean(self, model: F32) -> float:
+        _, model, _ = _around(self._whole, self._reach, model, model)
+        mean = cv2.blur(model, self._box)
+        power = (cv2.blur(model * model, self._box) - mean**2).sum(axis=2)
+        telling = self._seen & (power > _CONTRAST**2)
+        if not telling.any():
+            return 0.0
+        both = (cv2.blur(self._view * model, self._box) - self._mean * mean).sum(axis=2)[telling]
+        found = both / np.sqrt(np.maximum(self._power[telling] * power[telling], 1.0))
+        return float(np.maximum(found, -1).mean())
+
+
 def _detailed(view: F32, model: F32, part: Mask, reach: int) -> tuple[Mask, Mask]:
     """Windows among windows that are as detailed as the reference's, and those that have lost what it shows."""
     fine = (image - cv2.GaussianBlur(image, (0, 0), 1.2) for image in (view, model))
@@ -210,12 +235,13 @@ def _as_blurred(view: F32, model: F32, part: Mask) -> F32:
     part (least squares, pulled to none)."""
     soft = _blurred(model, 0.8)
     taps = [(2 * x, 2 * y) for y in range(-3, 4) for x in range(-3, 4)]
-    design = np.stack([_moved(soft[..., 0], dx, dy)[part] for dx, dy in taps], axis=1)
+    move = _movable(soft, 6)
+    design = np.stack([move(dx, dy)[..., 0][part] for dx, dy in taps], axis=1)
     known, wanted = design - design.mean(axis=0), view[..., 0][part] - view[..., 0][part].mean()
     gram = (known.T @ known).astype(np.float64)
     pull = _PULL * np.trace(gram) / len(taps) + 1.0  # a flat part explains nothing
     weights = np.linalg.solve(gram + pull * np.eye(len(taps)), (known.T @ wanted).astype(np.float64))
-    made = sum(float(weight) * _moved(soft, dx, dy) for weight, (dx, dy) in zip(weights, taps, strict=True))
+    made = sum(float(weight) * move(dx, dy) for weight, (dx, dy) in zip(weights, taps, strict=True))
     return np.asarray(made, np.float32)
 
 
@@ -232,10 +258,12 @@ def _sharpness(view: F32, part: Mask) -> float:
     return float(np.sqrt(bands[0] / max(bands[1], 1e-3)))
 
 
-def _moved(image: F32, dx: int, dy: int) -> F32:
-    """Shifted by whole pixels, edges repeated."""
-    if dx == dy == 0:
-        return image
-    rows = np.clip(np.arange(image.shape[0]) - dy, 0, image.shape[0] - 1)
-    columns = np.clip(np.arange(image.shape[1]) - dx, 0, image.shape[1] - 1)
-    return np.ascontiguousarray(image[rows][:, columns])
+def _movable(image: F32, reach: int) -> Callable[[int, int], F32]:
+    """The image shifted by whole pixels, as far as `reach`, edges repeated: windows on one padded copy."""
+    height, width = image.shape[:2]
+    wide = cv2.copyMakeBorder(image, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
+
+    def moved(dx: int, dy: int) -> F32:
+        return np.asarray(wide[reach - dy : reach - dy + height, reach - dx : reach - dx + width], np.float32)
+
+    return moved

@@ -159,9 +159,12 @@ def _tried(pictures: Pictures, coarse: Sequence[CoarsePose]) -> list[RefinedPose
     tried: list[RefinedPose] = []
     for trusted in (True, False):
         # Perspective is held at the smallest scale, where a few pixels would explain anything by it.
-        first = [_descended(pictures, pose, pose.matrix, (_FIRST_PX,), trusted, affine_first=True) for pose in coarse]
-        first.sort(key=lambda c: -(c.overall if trusted else c.around))
-        tried += _distinct(pictures.mask, first, _APART[0])[:_TRIED]
+        first = [(descend(pictures, pose.matrix, (_FIRST_PX,), _ROUNDS, True, trusted).matrix, pose) for pose in coarse]
+        scores = [score_at(pictures, matrix, _FIRST_PX, trusted) for matrix, _ in first]
+        order = sorted(range(len(first)), key=lambda i: -scores[i])
+        tried += _distinct(
+            pictures.mask, [RefinedPose(first[i][1], first[i][0], trusted, 0.0, 0.0) for i in order], _APART[0]
+        )[:_TRIED]
     tried = [_descended(pictures, c.coarse, c.matrix, (_SECOND_PX,), c.trusted) for c in tried]
     return sorted(tried, key=lambda c: -c.rank)
 
@@ -172,10 +175,9 @@ def _descended(
     start: Homography,
     sides_px: Sequence[int],
     trusted: bool,
-    affine_first: bool = False,
     check_px: int | None = None,
 ) -> RefinedPose:
-    matrix = descend(pictures, start, sides_px, _ROUNDS, affine_first, trusted).matrix
+    matrix = descend(pictures, start, sides_px, _ROUNDS, False, trusted).matrix
     scores = [score_at(pictures, matrix, check_px or sides_px[-1], inside) for inside in (True, False)]
     return RefinedPose(coarse, matrix, trusted, *scores)
 
