@@ -1,7 +1,7 @@
 """Discovery measured: damaged text on rendered signs, logos on composites, images per second of each detector.
 
 python -m tests.bench.bench_detect text [COUNT]      recall of damaged signs and false alarms, held-out fonts
-python -m tests.bench.bench_detect like [COUNT]      recall by size and blur, false alarms, held-out logos
+python -m tests.bench.bench_detect like [COUNT [FIRST]]   recall by size and blur, false alarms, held-out logos
 python -m tests.bench.bench_detect speed [COUNT]     images/s on one core against bare decoding, and peak memory
 """
 
@@ -73,12 +73,12 @@ def sought(name: str, logo: U8Image) -> Sought:
     return Sought(name, name, pixels, valid, points_of(pixels, valid))
 
 
-def like(count: int) -> None:
+def like(count: int, first: int = 0) -> None:
     """Twenty composites of a brand; a logo that is found where it is not is a false alarm."""
     recall: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     false, asked = 0, 0
-    for number in range(count):
-        if number % 20 == 0:
+    for number in range(first, first + count):
+        if number % 20 == 0 or number == first:
             brand = logos.brand(number // 20, "heldout")
             references = [sought(str(i), logo) for i, logo in enumerate(brand)]
             finder = LikeFinder(FindLike(references="x"), references)
@@ -96,8 +96,8 @@ def like(count: int) -> None:
             for one in hits:
                 recall[f"damaged: {blur}"][0] += (one.softness or 0.0) >= 0.5
                 recall[f"damaged: {blur}"][1] += 1
-        if (number + 1) % 20 == 0 or number + 1 == count:  # it takes a while: what is known so far
-            print(f"\nafter {number + 1} composites", flush=True)
+        if (number + 1) % 10 == 0 or number + 1 == first + count:  # it takes a while: what is known so far
+            print(f"\n{number + 1 - first} composites from {first} on", flush=True)
             for group in sorted(recall):
                 print(f"{group:25}{interval(*recall[group])}")
             print(f"false alarms, of {asked} references sought: {interval(false, asked)}", flush=True)
@@ -140,5 +140,5 @@ def speed(count: int) -> None:
 
 
 if __name__ == "__main__":
-    what, many = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 200
-    {"text": text, "like": like, "speed": speed}[what](many)
+    what, *numbers = sys.argv[1:]
+    {"text": text, "like": like, "speed": speed}[what](*(int(number) for number in numbers or ["200"]))

@@ -51,7 +51,7 @@ _TELLING: Final = 0.2
 _OVERLAP: Final = 0.4
 _BLUR: Final = (0.65, 6.0)
 """Blur against the reference (px of the picture) that is as probably damage as not, and what one px more weighs."""
-_LOST: Final = (0.08, 20.0)
+_LOST: Final = (0.3, 12.0)
 """The same of the share of windows in which hardly any of the reference's fine detail is left."""
 _LEFT: Final = 0.15
 """Energy of fine detail, as a share of the reference's, below which hardly any is left."""
@@ -119,6 +119,8 @@ class LikeFinder:
         if compared is None:
             return None
         windows, correlation, lost = compared
+        if windows.blurred_away:  # a reference that must be blurred beyond all that was tried agrees with any blob
+            return None
         if (score := agreement_of(windows, correlation)) < self._settings.min_agreement:
             return None
         softness = _softness(windows.blur_px / float(to_view[0, 0]), lost)

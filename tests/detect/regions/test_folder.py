@@ -181,7 +181,7 @@ def test_from_and_to_s3_it_is_the_same(photos: Path, detected: Path, monkeypatch
 @pytest.mark.processes
 def test_killed_and_resumed_it_is_the_same(photos: Path, detected: Path, tmp_path: Path) -> None:
     """Last run: 2026-11-27, the commit that added it, `pytest -m slow tests/detect/regions`, beside other work: passed
-    in 34 s."""
+    in 29 s."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "flows.cli.main", "detect", str(photos), "--out", str(out), "--workers", "2"]
     command += ["--set", "part_images=1"]
