@@ -37,7 +37,7 @@ def gain(item: Item, truth: Truth, settings: RefineSettings, refiner: Refiner) -
     refinement = Refinement(alone, open_item(alone, files, settings), settings, refiner)
     while not refinement.complete:
         refinement.absorb(refiner.refine_prepared([refiner.prepare(refinement.conditioning())])[0])
-    made = refinement._canvas.rgb
+    made = refinement.canvas.rgb
     return psnr(made, truth.clean, truth.mask) - psnr(truth.damaged, truth.clean, truth.mask)
 
 

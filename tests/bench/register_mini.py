@@ -83,7 +83,7 @@ def _gain(loaded: LoadedInput, settings: RefineSettings, refiner: Refiner) -> tu
     """PSNR over M after over before; an item that is refused keeps its pixels."""
     item, files = as_item(loaded)
     refinement = Refinement(item, open_item(item, files, settings), settings, refiner)
-    canvas: Any = refinement._canvas
+    canvas: Any = refinement.canvas
     before = canvas.rgb.copy()
     given = refinement.conditioning()
     try:

@@ -58,10 +58,11 @@ class Windows:
     windows lie off on average (view px), `telling` the share of the part where both show something, `sharpness` the
     view's own finest detail over its next coarser.
 
-    `clash` is the worst of the windows that are as detailed as the reference there, and lie among such: what is left
-    of both pictures' power when one is taken from the other, 0 where they are equal, 0.5 where they have nothing in
-    common, 1 and more where they are opposed. `hidden` are the windows where the reference shows something and the
-    view has lost its detail.
+    `off` is `shift_px` in pixels of the comparison, whose windows may lie off by 2 at most: of a large region the same
+    share of its size. `clash` is the worst of the windows that are as detailed as the reference there, and lie among
+    such: what is left of both pictures' power when one is taken from the other, 0 where they are equal, 0.5 where they
+    have nothing in common, 1 and more where they are opposed. `hidden` are the windows where the reference shows
+    something and the view has lost its detail.
     """
 
     support: float
@@ -75,6 +76,7 @@ class Windows:
     telling: float
     sharpness: float
     blurred_away: bool
+    off: float = 0.0
     clash: float = 0.0
     hidden: float = 0.0
 
@@ -186,6 +188,7 @@ class ComparedViews:
             telling=values.size / whole,
             sharpness=_sharpness(view, telling),
             blurred_away=blur == _BLURS_PX[-1],
+            off=float(off[telling].mean()) if values.size else 0.0,
             clash=clash,
             hidden=hidden,
         )

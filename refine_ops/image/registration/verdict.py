@@ -13,7 +13,7 @@ from refine_ops.records import Agreement, Verdict
 _LOCATED: Final = 0.5
 """Least explained variance, over all plus half of that around the mask: a wrong reference reaches 0.48 at most."""
 _COVERED: Final = 0.9
-_BLURRED: Final = (0.75, 0.06, 0.78, 0.4)
+_BLURRED: Final = (0.75, 0.06, 0.78, 0.55)
 """Of a region that is merely blurred: least support, most contradiction, what 95 % of its windows exceed, and most that
 any window may clash. One wrong letter breaks the last two."""
 _TORN: Final = (0.25, 0.75)
@@ -28,9 +28,9 @@ _CONTRADICTED: Final = 0.2
 """Share of contradicting windows from which on it is refused."""
 _NEAR: Final = 0.7
 """Least explained variance where the surroundings alone speak for the reference."""
-_OFF_PX: Final = (1.5, 2.0)
-"""Windows of a region that is merely blurred, or of its surroundings, may lie off by this on average (view px): what
-lies on a cylinder or a fold agrees in every place, but in no single pose."""
+_OFF: Final = (1.0, 1.1)
+"""Windows of a region that is merely blurred, or of its surroundings, may lie off by this on average (`Windows.off`):
+what lies on a cylinder or a fold agrees in every place, but in no single pose."""
 _LOOKED_AT: Final = 0.1
 """Least share of the surroundings that show something, for that to be told."""
 _SOFTER: Final = (0.6, 0.77)
@@ -67,11 +67,11 @@ def verdict_of(measured: PoseMeasures) -> tuple[Verdict, str]:
     support, contradiction, worst, clash = _BLURRED
     agrees = inside.support >= support and inside.contradiction <= contradiction
     if agrees and inside.worst >= worst and inside.clash <= clash:
-        if inside.shift_px > _OFF_PX[0] and merely_blurred(measured):
+        if inside.off > _OFF[0] and merely_blurred(measured):
             return "cannot tell", f"{numbers}, but lies {inside.shift_px:.1f} px off: perhaps it is bent"
         return "fits", numbers
     around = measured.surroundings
-    if around.shift_px > _OFF_PX[1] and around.telling >= _LOOKED_AT:
+    if around.off > _OFF[1] and around.telling >= _LOOKED_AT:
         return "cannot tell", f"its surroundings lie {around.shift_px:.1f} px off on average: perhaps it is bent"
     if inside.hidden < _HIDDEN[1] and merely_blurred(measured):
         return "cannot tell", f"{numbers}, too much for a region that is merely blurred: perhaps another edition"
