@@ -3,7 +3,7 @@
 __version__ = "0.2.0"
 __all__ = ["PIXEL_VERSION", "Refined", "__version__", "refine"]
 
-PIXEL_VERSION = 4
+PIXEL_VERSION = 3
 """Of the code that decides pixels: raised by every change after which the same item, weights and settings give other
 ones, and by nothing else (`tests/test_pixels.py` notices)."""
 

@@ -234,11 +234,8 @@ class ModelSettings(Settings):
     reference: Literal["as_given", "registered"] | None = Field(
         None, description="References as they are, or brought into the region's pose and refused where they do not fit."
     )
-    accept_unverifiable: Literal["never", "unopposed", "always"] = Field(
-        "unopposed",
-        description="Which registered references are used besides those that fit: 'never' any, 'unopposed' those whose "
-        "surroundings agree where the region is erased or painted over and nothing left of it contradicts, 'always' "
-        "also those of which nothing can be told.",
+    accept_unverifiable: bool = Field(
+        False, description="Also take a registered reference that nothing left of the region confirms."
     )
     first: Literal["transfer"] | None = Field(
         None, description="'transfer': where a reference fits it is pasted itself, and the model is not run."

@@ -27,12 +27,8 @@ Status = Literal["done", "held", "dead"]
 ReferencePolicy = Literal["as_given", "registered"]
 """What a refiner is given of a reference: as it came, or in the region's pose and none where it does not fit."""
 MadeBy = Literal["model", "transfer"]
-Verdict = Literal["fits", "unopposed", "refused", "cannot tell"]
-"""Of a reference: it is the right one in its pose; it lies in its pose, and of the region too little is left to confirm
-it, but nothing that contradicts; it is not the right one; what is left of the region does not say so."""
-Unverifiable = Literal["never", "unopposed", "always"]
-"""Which references are used besides those that fit: none, those that nothing contradicts, also those of which nothing
-can be told."""
+Verdict = Literal["fits", "refused", "cannot tell"]
+"""Of a reference: it is the right one in its pose; it is not; nothing left of the region says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,8 @@ from refine_ops.image.place import Place
 from refine_ops.image.registration.frames import Homography, inverse, resized, scaling, shift
 from refine_ops.image.registration.redraw import redrawn
 from refine_ops.image.registration.register import Registered, best_of
-from refine_ops.records import Agreement, Conditioning, FocusCrop, Mask, ReferencePolicy, U8Image, Unverifiable, Verdict
+from refine_ops.records import Agreement, Conditioning, FocusCrop, Mask, ReferencePolicy, U8Image
 
-USED: Final[dict[Unverifiable, tuple[Verdict, ...]]] = {
-    "never": ("fits",),
-    "unopposed": ("fits", "unopposed"),
-    "always": ("fits", "unopposed", "cannot tell"),
-}
 _REGION_PX: Final = 512
 """Longer side of the view on which the reference of a region of several tiles is registered."""
 
@@ -40,7 +35,7 @@ class Fitted:
     found: Registered | None = None
     pixels: U8Image | None = None
     to_image: Homography | None = None
-    unverifiable: Unverifiable = "never"
+    unverifiable_too: bool = False
     more: tuple[U8Image, ...] = ()
 
     @property
@@ -50,9 +45,8 @@ class Fitted:
     @property
     def fits(self) -> bool:
         """Whether the registered reference may be used."""
-        if self.found is None or self.found.pixels is None:
-            return False
-        return self.found.agreement.verdict in USED[self.unverifiable]
+        taken = ("fits", "cannot tell") if self.unverifiable_too else ("fits",)
+        return self.found is not None and self.found.agreement.verdict in taken and self.found.pixels is not None
 
     def to(self, given: Conditioning, tile: Tile) -> Conditioning:
         """A tile's conditioning with its part of the reference."""
@@ -93,7 +87,7 @@ def fit(
     first: Conditioning,
     references: Sequence[tuple[str, U8Image]],
     policy: ReferencePolicy,
-    unverifiable: Unverifiable = "unopposed",
+    unverifiable_too: bool = False,
 ) -> Fitted:
     """The reference for a region.
 
@@ -102,7 +96,7 @@ def fit(
         first: The region's first tile: on it a reference is registered where there is but one.
         references: Name and pixels of each; as given, the model sees the first.
         policy: `registered`: the one that agrees best, in the view's frame, or none where none fits.
-        unverifiable: Which are taken besides those that fit.
+        unverifiable_too: Take a registered one, too, that nothing left of the region confirms.
     """
     if not references:
         return Fitted()
@@ -117,7 +111,7 @@ def fit(
         pose = (inverse(_to_view(place.tiles[0].crop)) if to_image is None else to_image) @ found.transform
         known = replace(found.agreement, pose=tuple((pose / pose[2, 2]).ravel().tolist()))
         found = replace(found, agreement=known)
-    return Fitted(given, found, dict(references)[found.agreement.reference], to_image, unverifiable, more)
+    return Fitted(given, found, dict(references)[found.agreement.reference], to_image, unverifiable_too, more)
 
 
 def whole(

@@ -160,7 +160,7 @@ class Window:
     seam_line: tuple[tuple[int, int], ...] = ()
 
 
-Reference = Literal["none", "as given", "fits", "unopposed", "refused", "cannot tell"]
+Reference = Literal["none", "as given", "fits", "refused", "cannot tell"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,9 +146,7 @@ def _values(items: Sequence[ItemMeasure]) -> dict[str, tuple[float, float, float
         result["transfer_share"] = _share(sum(r.made_by == "transfer" for r in regions), len(regions))
     registered = [r for r in regions if r.agreement is not None]
     if registered:
-        result["unfit_share"] = _share(
-            sum(r.reference not in ("fits", "unopposed") for r in registered), len(registered)
-        )
+        result["unfit_share"] = _share(sum(r.reference != "fits" for r in registered), len(registered))
     result["attempts"] = (float(np.mean([i.attempts for i in items])), float(np.std([i.attempts for i in items])), 0.0)
     return result
 

@@ -56,7 +56,6 @@ def origin_in_words(region: RegionMeasure) -> str:
         "none": "Made by the model.",
         "as given": "Made by the model, which saw the reference as it came.",
         "fits": "Made by the model from its reference, which fits.",
-        "unopposed": "Made by the model; nothing left of the region confirms or contradicts its reference.",
         "refused": "Made by the model; its reference does not fit.",
         "cannot tell": "Made by the model; whether its reference fits cannot be told.",
     }[region.reference]
@@ -67,12 +66,7 @@ def agreement_numbers(region: RegionMeasure) -> list[str]:
     found = region.agreement
     if found is None:
         return []
-    head = {
-        "fits": "the reference fits",
-        "unopposed": "nothing contradicts the reference",
-        "refused": "the reference was refused",
-        "cannot tell": "cannot tell",
-    }
+    head = {"fits": "the reference fits", "refused": "the reference was refused", "cannot tell": "cannot tell"}
     lines = [
         f"{head[found.verdict]}: {found.reason}",
         f"agreement {found.rank:.2f}, around the region {found.outside:.2f}, coarse shape inside {found.inside:.2f}",
@@ -125,7 +119,6 @@ def made_in_words(items: Sequence[ItemMeasure]) -> list[str]:
     lines = [
         (transfer, "taken from a reference that fits, without the model"),
         (by_model.get("fits", 0), "made by the model from a reference that fits"),
-        (by_model.get("unopposed", 0), "made by the model; nothing left confirms or contradicts the reference"),
         (by_model.get("as given", 0), "made by the model with the reference as it came"),
         (by_model.get("none", 0), "made by the model without a reference"),
         (by_model.get("refused", 0), "made by the model, as the reference does not fit"),

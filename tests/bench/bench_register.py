@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 
 from refine_ops.image import focus
-from refine_ops.image.conditioning import USED
 from refine_ops.image.registration.register import Registered, register
 from tests.bench.composites import DAMAGES, composite, pose_error, shown
 
@@ -79,28 +78,26 @@ def share(values: Iterable[bool]) -> str:
 
 def print_composites(rows: list[CompositeResult]) -> None:
     right = [r for r in rows if r.given == "right"]
-    print("\n| surface, damage | pose within 1.5 px | within 3 px | fits | unopposed | cannot tell | gain where used |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("\n| surface, damage | pose within 1.5 px | within 3 px | fits | cannot tell | gain where it fits |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for geometry in ("plane", "cylinder", "fold"):
         for damage in (*DAMAGES, None):
             part = [r for r in right if r.geometry == geometry and damage in (r.damage, None)]
             if not part or (damage is not None and geometry != "plane"):
                 continue
             verdicts = [r.found.agreement.verdict for r in part]
-            gains = [r.gain_db for r in part if r.found.agreement.verdict in USED["unopposed"]]
+            gains = [r.gain_db for r in part if r.found.agreement.verdict == "fits"]
             gain = f"{np.mean(gains):+.1f} dB" if gains else "-"
             within = [share(r.error_px <= limit for r in part) for limit in (1.5, 3.0)]
-            said = [f"{verdicts.count(v)} of {len(part)}" for v in ("fits", "unopposed", "cannot tell")]
-            print(f"| {geometry}, {damage or 'all'} | {' | '.join([*within, *said])} | {gain} |")
+            said = [f"{verdicts.count(v)} of {len(part)}" for v in ("fits", "cannot tell")]
+            print(f"| {geometry}, {damage or 'all'} | {within[0]} | {within[1]} | {said[0]} | {said[1]} | {gain} |")
     print("\n| wrongly accepted | " + " | ".join(DAMAGES) + " | all |\n|" + " --- |" * (len(DAMAGES) + 2))
     for given in ("letter", "text", "wrong"):
         part = [r for r in rows if r.given == given]
-        for policy, used in (("fits", "never"), ("used by default", "unopposed")):
-            cells = [
-                share(r.found.agreement.verdict in USED[used] for r in part if d in (r.damage, None))  # type: ignore[index]
-                for d in (*DAMAGES, None)
-            ]
-            print(f"| {given}, {policy} | " + " | ".join(cells) + " |")
+        cells = [
+            share(r.found.agreement.verdict == "fits" for r in part if d in (r.damage, None)) for d in (*DAMAGES, None)
+        ]
+        print(f"| {given} | " + " | ".join(cells) + " |")
     print_seconds([r.seconds for r in rows])
 
 

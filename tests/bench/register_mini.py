@@ -11,7 +11,6 @@ from refine_ops.config import ImageLimits, ModelSettings, RefineSettings
 from refine_ops.errors import ItemError
 from refine_ops.eval.cases.case_set import LoadedInput, load_cases, load_input
 from refine_ops.eval.methods.refiner import as_item
-from refine_ops.image.conditioning import USED
 from refine_ops.model.open import open_refiner
 from refine_ops.opened import open_item
 from refine_ops.records import Agreement, Refiner
@@ -30,7 +29,7 @@ def measure_mini(folder: Path, *, tiny: bool) -> None:
         ways["tiny, references registered"] = ModelSettings(reference="registered")
         ways["tiny, transfer first"] = ModelSettings(first="transfer")
     print(
-        "\n| what the model is given | mean | worse by 0.3 dB | better by 0.3 dB | where it is used |\n"
+        "\n| what the model is given | mean | worse by 0.3 dB | better by 0.3 dB | where it fits |\n"
         + "| --- " * 5
         + "|"
     )
@@ -39,7 +38,7 @@ def measure_mini(folder: Path, *, tiny: bool) -> None:
         refiner = open_refiner(model, torch.device("cpu"))
         gains = [_gain(loaded, settings, refiner) for loaded in inputs]
         all_of = np.array([gain for gain, _ in gains])
-        fitting = [gain for gain, found in gains if found is not None and found.verdict in USED["unopposed"]]
+        fitting = [gain for gain, found in gains if found is not None and found.verdict == "fits"]
         where = f"{np.mean(fitting):+.2f} dB of {len(fitting)}" if fitting else "-"
         worse, better = np.mean(all_of < -0.3), np.mean(all_of > 0.3)
         print(f"| {name} | {all_of.mean():+.2f} dB | {worse:.0%} | {better:.0%} | {where} |", flush=True)
@@ -63,7 +62,6 @@ def _print_accepted(inputs: list[LoadedInput]) -> None:
         )
     for name, kind in (("registered", right), ("another case's", wrong)):
         print(f"{name}: fits {share(a.verdict == 'fits' for a in kind)}, ", end="")
-        print(f"used {share(a.verdict in USED['unopposed'] for a in kind)}, ", end="")
         print(f"cannot tell {share(a.verdict == 'cannot tell' for a in kind)}")
     print_seconds(seconds)
 

@@ -106,10 +106,10 @@ def register(reference: U8Image, view: U8Image, mask: Mask, valid: Mask | None =
 
 
 def best_of(references: Sequence[tuple[str, U8Image]], view: U8Image, mask: Mask) -> Registered:
-    """The reference that agrees best, of up to 16 (name, pixels): what fits before what nothing contradicts before what
-    cannot be told before what is refused, then by rank; its name and its lead over the second are recorded."""
+    """The reference that agrees best, of up to 16 (name, pixels): what fits before what cannot be told before what is
+    refused, then by rank; its name and its lead over the second are recorded."""
     tried = [(name, register(pixels, view, mask)) for name, pixels in references]
-    order = {"fits": 3, "unopposed": 2, "cannot tell": 1, "refused": 0}
+    order = {"fits": 2, "cannot tell": 1, "refused": 0}
     tried.sort(key=lambda one: (-order[one[1].agreement.verdict], -one[1].agreement.rank))
     (name, best), ranks = tried[0], [one.agreement.rank for _, one in tried]
     lead = ranks[0] - ranks[1] if len(ranks) > 1 else 0.0
@@ -159,12 +159,9 @@ def _tried(pictures: Pictures, coarse: Sequence[CoarsePose]) -> list[RefinedPose
     tried: list[RefinedPose] = []
     for trusted in (True, False):
         # Perspective is held at the smallest scale, where a few pixels would explain anything by it.
-        first = [(descend(pictures, pose.matrix, (_FIRST_PX,), _ROUNDS, True, trusted).matrix, pose) for pose in coarse]
-        scores = [score_at(pictures, matrix, _FIRST_PX, trusted) for matrix, _ in first]
-        order = sorted(range(len(first)), key=lambda i: -scores[i])
-        tried += _distinct(
-            pictures.mask, [RefinedPose(first[i][1], first[i][0], trusted, 0.0, 0.0) for i in order], _APART[0]
-        )[:_TRIED]
+        first = [_descended(pictures, pose, pose.matrix, (_FIRST_PX,), trusted, affine_first=True) for pose in coarse]
+        first.sort(key=lambda c: -(c.overall if trusted else c.around))
+        tried += _distinct(pictures.mask, first, _APART[0])[:_TRIED]
     tried = [_descended(pictures, c.coarse, c.matrix, (_SECOND_PX,), c.trusted) for c in tried]
     return sorted(tried, key=lambda c: -c.rank)
 
@@ -175,9 +172,10 @@ def _descended(
     start: Homography,
     sides_px: Sequence[int],
     trusted: bool,
+    affine_first: bool = False,
     check_px: int | None = None,
 ) -> RefinedPose:
-    matrix = descend(pictures, start, sides_px, _ROUNDS, False, trusted).matrix
+    matrix = descend(pictures, start, sides_px, _ROUNDS, affine_first, trusted).matrix
     scores = [score_at(pictures, matrix, check_px or sides_px[-1], inside) for inside in (True, False)]
     return RefinedPose(coarse, matrix, trusted, *scores)
 
@@ -226,9 +224,7 @@ def _weighed(pictures: Pictures, found: RefinedPose) -> tuple[RefinedPose, PoseM
             if better.mean > inside.mean + _SHARPER:
                 found = replace(found, matrix=again.matrix)
                 compared, covered, inside = other, other_covered, better
-    return found, PoseMeasures(
-        found.rank, found.around, covered, inside, compared.intact(), compared.coarse(), compared.around()
-    )
+    return found, PoseMeasures(found.rank, found.around, covered, inside, compared.coarse(), compared.around())
 
 
 def _compared(pictures: Pictures, found: RefinedPose) -> tuple[ComparedViews, float]:

@@ -112,7 +112,7 @@ def _reference(
     if agreement is None or agreement.verdict == "refused" or agreement.pose is None:
         said = "reference, refused" if agreement and agreement.verdict == "refused" else "reference, as it came"
         return picture(pixels, look.close_up_px, look.quality), said
-    said = "reference, fitted" if agreement.verdict in ("fits", "unopposed") else "reference, cannot tell"
+    said = "reference, fitted" if agreement.verdict == "fits" else "reference, cannot tell"
     posed = _in_pose(pixels, agreement.pose, source.rgb, mask, box)
     return picture(posed, look.close_up_px, look.quality), said
 
