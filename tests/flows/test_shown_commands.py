@@ -56,6 +56,7 @@ RUN = {
         "s3://lake/adapters": "adapters",
     },
     "adapters rollback --registry DIR": {"DIR": "adapters"},
+    "annotations export label-studio manifest.parquet --images photos/ --out tasks.json": {"parquet": "jsonl"},
     "build-dataset --source synthetic --count 2000 --out sets/synthetic": {
         "--count 2000": "--count 6 --set source.size_px=64"
     },
@@ -70,6 +71,14 @@ SLOW = {
     "demo": {},
 }
 ELSEWHERE = {
+    "annotations import coco instances.json --images photos/ --out manifest.parquet": (
+        "annotations/test_imported_is_refined.py"
+    ),
+    "annotations import label-studio export.json --images s3://shop/photos/ --out manifest.jsonl "
+    '--prompt "Refine the {label}"': "annotations/test_s3.py",
+    "annotations export label-studio manifest.parquet --held runs/tonight --out tasks.json": (
+        "annotations/test_imported_is_refined.py"
+    ),
     "run manifest.parquet --out DIR --adapter current --registry s3://lake/adapters": "train/test_story.py",
     "run refine-demo/manifest.parquet --out night --adapter current --registry adapters": "train/test_story.py",
     "build-dataset --source synthetic --count 200 --out data --set source.size_px=64": "train/test_story.py",
