@@ -171,9 +171,13 @@ class Site:
             return "UNKNOWN"
 
     def finish(self, run_id: str, timeout_s: float) -> str:
-        """The run's final state."""
+        """The run's final state; how it came to any but COMPLETED is printed, for whoever reads a test's failure."""
         final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-        return str(wait_for(f"run {run_id}", lambda: s if (s := self.state(run_id)) in final else None, timeout_s, 1.0))
+        ended = wait_for(f"run {run_id}", lambda: s if (s := self.state(run_id)) in final else None, timeout_s, 1.0)
+        if ended != "COMPLETED":
+            for state in self.call(f"/flow_run_states/?flow_run_id={run_id}"):
+                print(run_id, state["timestamp"], state["name"], state["message"], file=sys.stderr)
+        return str(ended)
 
     def lanes(self, *states: str) -> list[dict[str, Any]]:
         """All runs of refine-shards, oldest first, of the given states or of any."""
