@@ -38,7 +38,9 @@ class Rule(Settings):
     merge: float | None = Field(
         None, ge=0, le=10, description="Regions nearer than this, in shorter sides of the smaller one, become one."
     )
-    margin: float = Field(0.1, ge=0, le=2, description="Added on every side, as a share of the shorter side.")
+    margin: float = Field(
+        0.1, ge=-0.4, le=2, description="Added on every side, as a share of the shorter side; below 0: taken away."
+    )
     most: int = Field(32, ge=1, le=256, description="Regions of this class in one image at most; the best by score.")
 
     @field_validator("prompt", "unsure_prompt")
@@ -66,7 +68,8 @@ DEFAULT_RULES: Final = {
         merge=0.6,
         margin=0.15,
     ),
-    "like": Rule(prompt="Refine the {class} using the reference.", max_share=1.0, margin=0.05),
+    # A reference is brought into the region's pose by what lies around the region: its edge is left out for that.
+    "like": Rule(prompt="Refine the {class} using the reference.", max_share=1.0, margin=-0.15),
 }
 """By detector, where no rule is given for what it finds."""
 
