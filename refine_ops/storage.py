@@ -86,6 +86,12 @@ def folder_of(uri: str) -> str:
     return f"{folder}/" if folder.endswith("/") else folder
 
 
+def relative(uri: str, folder: str) -> str:
+    """A resolved URI as a file in `folder` (`folder_of` it) names it: relative where it lies below, so that the two may
+    move together."""
+    return uri.removeprefix(f"{folder}/")
+
+
 def spelled_as_stored(uri: str) -> str:
     """`uri`, or the local file that is there under the same letters, composed (NFC) or decomposed (NFD).
 

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -103,15 +103,14 @@ def image(
 def _target(picture: str, out: str | None) -> str:
     """Where the result goes: as told, in the folder that was told, or beside the picture."""
     source = PurePosixPath(storage.resolve(picture))
-    suffix = ".png" if source.suffix.lower() in _CONVERTED else source.suffix
+    from refine_ops.image.formats.native import EDITED, SUFFIXES
+
+    converted = {suffix for kind, suffixes in SUFFIXES.items() if kind not in EDITED for suffix in suffixes}
+    suffix = ".png" if source.suffix.lower() in converted else source.suffix
     beside = str(picture)[: len(picture) - len(source.suffix)] + ".refined" + suffix
     if out is None:
         return beside
     return storage.join(storage.resolve(out), PurePosixPath(beside).name) if _is_folder(out) else out
-
-
-_CONVERTED: Final = (".heic", ".heif", ".avif", ".gif", ".bmp", ".jp2")
-"""What is read and never edited in place: it becomes a PNG, losslessly."""
 
 
 def _is_folder(out: str) -> bool:

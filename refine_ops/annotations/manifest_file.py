@@ -1,7 +1,6 @@
 """A manifest as it is written: Parquet or JSONL row by row, with its masks in a folder beside it."""
 
 import json
-import os
 import posixpath
 import tempfile
 from pathlib import Path
@@ -68,10 +67,7 @@ class ManifestFile:
 
     def spelled(self, uri: str) -> str:
         """What a row calls a file: relative where it lies below the manifest's folder."""
-        folder = storage.folder_of(self.uri)
-        if storage.is_s3(uri) or storage.is_s3(folder):
-            return uri.removeprefix(f"{folder}/")
-        return os.path.relpath(uri, folder) if storage.inside(uri, folder) and uri.startswith(f"{folder}/") else uri
+        return storage.relative(uri, storage.folder_of(self.uri))
 
     def _flush(self) -> None:
         rows, self._rows = self._rows, []

@@ -7,13 +7,9 @@ from typing import Final
 
 from refine_ops import storage
 from refine_ops.errors import ItemError, JobError
+from refine_ops.image.formats.native import IMAGE_SUFFIXES
 
 MAX_IMAGES: Final = 100_000
-_SUFFIXES: Final = (
-    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp"),
-    *(".gif", ".avif", ".jp2", ".j2k", ".heic", ".heif"),
-)
-"""Only to tell images from other files by name; what a file is, its first bytes say when it is opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +55,7 @@ def list_images(folder: str, leave_out: Iterable[str] = ()) -> ListedFolder:
             raise JobError(f"{folder}: over {MAX_IMAGES:,} images; mark them folder by folder")
     if not images:
         also = f" ({len(refused)} passed over: {refused[0]})" if refused else ""
-        raise JobError(f"{folder}: no image below it{also}; looked for {', '.join(_SUFFIXES)}")
+        raise JobError(f"{folder}: no image below it{also}; looked for {', '.join(IMAGE_SUFFIXES)}")
     return ListedFolder(root, tuple(images), len(refused), refused[0] if refused else "")
 
 
@@ -72,7 +68,7 @@ def _files(root: str, leave_out: frozenset[str]) -> Iterator[str]:
             name for name in folders if not name.startswith(".") and os.path.join(folder, name) not in leave_out
         )
         for name in sorted(names):
-            if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
                 yield os.path.join(folder, name)
 
 

@@ -61,7 +61,7 @@ def manifest_bytes(items: Iterable[Item], uri: str) -> bytes:
 
 def row_of(item: Item, base: str) -> dict[str, Any]:
     """An item as a nested row; what a reader would fill in by itself is left out."""
-    row: dict[str, Any] = {"item_id": item.item_id, "image": spelled(item.image, base)}
+    row: dict[str, Any] = {"item_id": item.item_id, "image": storage.relative(item.image, base)}
     if item.output != posixpath.normpath(item.item_id + posixpath.splitext(item.image)[1].lower()):
         row["output"] = item.output
     if item.category:
@@ -76,25 +76,19 @@ def region_row(region: Region, base: str) -> dict[str, Any]:
         "region_id": region.region_id,
         "prompt": region.prompt,
         "box": None if region.box is None else list(region.box),
-        "mask": None if region.mask is None else spelled(region.mask, base),
+        "mask": None if region.mask is None else storage.relative(region.mask, base),
         "scribble": None
         if scribble is None
         else {"strokes": [[list(point) for point in s] for s in scribble.strokes], "width": scribble.width_px},
-        "reference": None if region.reference is None else spelled(region.reference, base),
+        "reference": None if region.reference is None else storage.relative(region.reference, base),
         "seed": region.seed,
         "paste": None if region.paste == "mask" else region.paste,
         "mask_level": region.mask_level,
         "mask_class": region.mask_class,
         "mask_invert": region.mask_invert or None,
-        "references": [spelled(uri, base) for uri in region.references] or None,
+        "references": [storage.relative(uri, base) for uri in region.references] or None,
     }
     return {name: value for name, value in values.items() if value is not None}
-
-
-def spelled(uri: str, base: str) -> str:
-    """A URI as the manifest names it: relative where it lies below `base`, so that the two may move together."""
-    below = f"{base.rstrip('/')}/"
-    return uri.removeprefix(below)
 
 
 def _suffix(uri: str) -> str:

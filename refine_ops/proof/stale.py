@@ -13,8 +13,8 @@ _POINTER: Final = "http://purl.org/dc/terms/ provenance"
 _RESOURCE: Final = "http://www.w3.org/1999/02/22-rdf-syntax-ns# resource"
 _STORES: Final = ("self#jumbf", "http://", "https://")
 """How a pointer to a credential begins, in the file or elsewhere."""
-_LINK: Final = re.compile(rb"""dcterms:provenance\s*(?:(?:rdf:resource\s*)?=\s*["']|>)\s*https?://""")
-_ATTRIBUTE: Final = re.compile(rb"""[\w.-]+:provenance\s*=\s*(["'])(?:self#jumbf|https?://)[^"'<>]*\1""")
+_LINK: Final = re.compile(rb"""(?<!/)dcterms:provenance\s*(?:(?:rdf:resource\s*)?=\s*["']|>)\s*https?://""")
+_ATTRIBUTE: Final = re.compile(rb"""[\w.-]+:provenance\s*=\s*(["'])\s*(?:self#jumbf|https?://)[^"'<>]*\1""")
 
 _TAG: Final = re.compile(rb"""<(?:[^<>"']|"[^"]*"|'[^']*')*>""")
 
@@ -46,9 +46,9 @@ def _stale(packet: bytes) -> list[tuple[int, int]]:
 
     def starts(name: str, attributes: dict[str, str]) -> None:
         at = parser.CurrentByteIndex
-        points = name == _POINTER and attributes.get(_RESOURCE, "").startswith(_STORES)
+        points = name == _POINTER and attributes.get(_RESOURCE, "").lstrip().startswith(_STORES)
         open_.append((name, at, name == _THUMBNAILS or points))
-        if attributes.get(_POINTER, "").startswith(_STORES):
+        if attributes.get(_POINTER, "").lstrip().startswith(_STORES):
             span = _ATTRIBUTE.search(packet, at)
             if span is not None:
                 found.append(span.span())

@@ -10,6 +10,7 @@ from typing import Any
 from refine_ops import storage
 from refine_ops.cells import pixels_of
 from refine_ops.errors import ItemError, JobError
+from refine_ops.image.formats.native import IMAGE_SUFFIXES
 from refine_ops.job.planning.rows import mask_reading
 from refine_ops.proof.allowed import Rules
 from refine_ops.records import Region
@@ -17,7 +18,6 @@ from refine_ops.report.config import FolderPair
 from refine_ops.report.run_items import ReportedItem
 from refine_ops.tables.read import open_table, place
 
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 _TABLES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq")
 
 
@@ -29,11 +29,11 @@ def folder_items(pair: FolderPair) -> Iterator[ReportedItem]:
         JobError: a folder is empty, or no row of the regions file can be understood.
     """
     before, after = (storage.resolve(folder) for folder in (pair.before, pair.after))
-    outputs = {_stem(uri, after): uri for uri in storage.list_files(after) if uri.lower().endswith(_IMAGES)}
+    outputs = {_stem(uri, after): uri for uri in storage.list_files(after) if uri.lower().endswith(IMAGE_SUFFIXES)}
     marked = _regions(pair.regions, before)
-    sources = [(_stem(uri, before), uri) for uri in storage.list_files(before) if uri.lower().endswith(_IMAGES)]
+    sources = [(_stem(uri, before), uri) for uri in storage.list_files(before) if uri.lower().endswith(IMAGE_SUFFIXES)]
     if not sources:
-        raise JobError(f"{before}: no {', '.join(_IMAGES)} file to compare; check folders.before")
+        raise JobError(f"{before}: no {', '.join(IMAGE_SUFFIXES)} file to compare; check folders.before")
     nowhere = marked.faults.keys() - {stem for stem, _ in sources}
     for stem, uri in [*sources, *((where, "") for where in sorted(nowhere))]:
         output = outputs.get(stem, "")
@@ -77,7 +77,7 @@ def _regions(uri: str | None, before: str) -> _Marked:
         return _Marked({}, {})
     uri = storage.resolve(uri)
     if not uri.lower().endswith(_TABLES):
-        masks = (m for m in storage.list_files(uri) if m.lower().endswith(_IMAGES))
+        masks = (m for m in storage.list_files(uri) if m.lower().endswith(IMAGE_SUFFIXES))
         return _Marked({_stem(m, uri): (Region("0", "", mask=m),) for m in masks}, {})
     found: dict[str, tuple[Region, ...]] = {}
     faults: dict[str, str] = {}

@@ -14,6 +14,7 @@ from PIL import Image
 from refine_ops import storage
 from refine_ops.config import AccessSettings
 from refine_ops.errors import ItemError
+from refine_ops.image.formats.native import IMAGE_SUFFIXES
 from refine_ops.job.planning.rows import MAX_REFERENCES, RowProblem, parse_row
 from refine_ops.records import Item, Region
 
@@ -24,8 +25,6 @@ Only a path or bytes keep the file's own format and metadata; arrays and PIL ima
 """
 References = Picture | Sequence[Picture]
 """One picture, several, or the path of a folder (`s3://bucket/prefix/`) whose pictures are meant."""
-
-_SHOWN: Final = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff")
 
 PROMPT: Final = "Refine the details of the object in the marked region."
 PROMPT_WITH_REFERENCE: Final = "Refine the object in the masked region using the reference image."
@@ -84,9 +83,9 @@ def _each(given: References | None, access: AccessSettings) -> list[Picture]:
     if not (uri.endswith("/") if storage.is_s3(uri) else os.path.isdir(uri)):
         return [given]
     storage.check_access(uri, access)
-    found = [one for one in storage.list_files(uri) if one.lower().endswith(_SHOWN)]
+    found = [one for one in storage.list_files(uri) if one.lower().endswith(IMAGE_SUFFIXES)]
     if not found:
-        raise ItemError("file.missing", f"{given}: a folder without pictures ({', '.join(_SHOWN)})")
+        raise ItemError("file.missing", f"{given}: a folder without pictures ({', '.join(IMAGE_SUFFIXES)})")
     return list(found)
 
 

@@ -14,18 +14,13 @@ from refine_ops import storage
 from refine_ops.config import RefineSettings
 from refine_ops.errors import JobError
 from refine_ops.image import focus
-from refine_ops.image.formats.native import Format
+from refine_ops.image.formats.native import EDITED, SUFFIXES, Format
 from refine_ops.judge.judge import why_held
 from refine_ops.records import Agreement, Conditioning, Mask, RegionOutcome, U8Image, Verification
 from refine_ops.report.page.contact_sheet import SheetItem, contact_sheet
 
 _FORMAT_OF: Final = {".png": "png", ".webp": "webp-lossless"}
-_SUFFIXES_OF: Final[dict[Format, tuple[str, ...]]] = {
-    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "png": (".png",),
-    "webp": (".webp",),
-    "tiff": (".tif", ".tiff"),
-}
+_SUFFIXES_OF: Final[dict[Format, tuple[str, ...]]] = {kind: SUFFIXES[kind] for kind in EDITED}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -35,6 +35,8 @@ def test_what_the_writer_blanks_is_what_the_parser_finds_stale() -> None:
         b"<dcterms:provenance rdf:resource='self#jumbf=c2pa'/>",
         b"<a dcterms:provenance = 'self#jumbf=c2pa'/>",
         b'<a b="https://x" dcterms:provenance="https://cai.example/m"/>',
+        b'<a dcterms:provenance=" https://cai.example/m"/>',
+        b"<dcterms:provenance rdf:resource=' https://cai.example/m'/>",
         b"<dcterms:provenance>https://cai.example/m</dcterms:provenance>",
         b"<xap:Thumbnails><rdf:Alt>&#xA;</rdf:Alt></xap:Thumbnails>",
     ],

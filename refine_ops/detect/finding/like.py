@@ -23,7 +23,7 @@ from refine_ops.detect.finding.like_search import (
     points_of,
 )
 from refine_ops.errors import ItemError, JobError
-from refine_ops.image.formats.native import F32
+from refine_ops.image.formats.native import F32, IMAGE_SUFFIXES
 from refine_ops.image.reference import decode_cut_out
 from refine_ops.image.registration.agree import ComparedViews, Windows
 from refine_ops.image.registration.descend import Pictures, Pose, descend, opponent
@@ -31,7 +31,6 @@ from refine_ops.image.registration.frames import Homography, inverse, plausible,
 from refine_ops.image.registration.warp import warp
 from refine_ops.records import Mask, U8Image
 
-_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 _REFERENCE_PX: Final = 384
 _PICTURE_PX: Final = 1600
 """Larger pictures are searched at this longer side; what is found is refined and measured on their own pixels."""
@@ -160,10 +159,10 @@ def read_references(folder: str, limits: ImageLimits) -> list[Sought]:
     """
     try:
         place = storage.resolve(folder)
-        named = [place] if place.lower().endswith(_SUFFIXES) else list(storage.list_files(place))
-        uris = [uri for uri in named if uri.lower().endswith(_SUFFIXES)]
+        named = [place] if place.lower().endswith(IMAGE_SUFFIXES) else list(storage.list_files(place))
+        uris = [uri for uri in named if uri.lower().endswith(IMAGE_SUFFIXES)]
         if not uris:
-            raise JobError(f"detector 'like': {folder} holds no picture ({', '.join(_SUFFIXES)})")
+            raise JobError(f"detector 'like': {folder} holds no picture ({', '.join(IMAGE_SUFFIXES)})")
         found = [_sought(uri, limits) for uri in uris]
     except ItemError as e:
         raise JobError(f"detector 'like': {e}") from e

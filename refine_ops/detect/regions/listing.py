@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +15,10 @@ from refine_ops import storage
 from refine_ops.cells import forging_character, text_of
 from refine_ops.detect.regions.config import DetectRegionsConfig
 from refine_ops.errors import ItemError, JobError
+from refine_ops.image.formats.native import IMAGE_SUFFIXES
 from refine_ops.job.planning.rows import MAX_ID_CHARS
 from refine_ops.tables.read import open_table, place
 
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 _TABLE_SUFFIXES: Final = (".parquet", ".pq", ".jsonl", ".ndjson", ".csv", ".tsv")
 _COLUMNS: Final = ("item_id", "image", "category")
 PLAN: Final = pa.schema(
@@ -162,8 +162,3 @@ def _wanted(one: ListedImage, config: DetectRegionsConfig) -> bool:
     if config.include and not any(fnmatchcase(name, pattern) for pattern in config.include):
         return False
     return not any(fnmatchcase(name, pattern) for pattern in config.exclude)
-
-
-def describe_row(row: dict[str, Any]) -> str:
-    """One dead image as a person reads it."""
-    return f"{row['item_id']}: {row['message']} ({row['reason']})"

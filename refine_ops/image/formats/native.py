@@ -1,7 +1,7 @@
 """Samples as a file stores them, before any colour or orientation is applied."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,22 @@ from refine_ops.config import ImageLimits
 from refine_ops.errors import ItemError
 
 Format = Literal["jpeg", "png", "webp", "tiff", "bmp", "gif", "avif", "heic", "jpeg2000"]
+SUFFIXES: Final[dict[Format, tuple[str, ...]]] = {
+    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "png": (".png",),
+    "webp": (".webp",),
+    "tiff": (".tif", ".tiff"),
+    "bmp": (".bmp",),
+    "gif": (".gif",),
+    "avif": (".avif",),
+    "heic": (".heic", ".heif"),
+    "jpeg2000": (".jp2", ".j2k"),
+}
+"""How names of each format end, the usual one first."""
+EDITED: Final[tuple[Format, ...]] = ("jpeg", "png", "webp", "tiff")
+"""What is edited in place; the others become PNG or lossless WebP where that is asked for."""
+IMAGE_SUFFIXES: Final = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+"""Only to tell pictures from other files by name; what a file is, its first bytes say."""
 F32 = npt.NDArray[np.float32]
 Model = Literal["grey", "rgb", "cmyk"]
 Samples = npt.NDArray[Any]

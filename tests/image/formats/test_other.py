@@ -2,6 +2,7 @@
 
 import sys
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pillow_heif
@@ -9,9 +10,12 @@ import pytest
 from PIL import Image
 
 from refine_ops.config import RefineSettings, WriteSettings
+from refine_ops.detect.regions.config import DetectRegionsConfig
+from refine_ops.detect.regions.listing import plan_of
 from refine_ops.errors import ItemError
 from refine_ops.image import read
-from refine_ops.image.formats.table import header_pixels
+from refine_ops.image.formats.native import SUFFIXES
+from refine_ops.image.formats.table import CODECS, header_pixels
 from refine_ops.opened import open_item
 from refine_ops.records import Item, Region
 from tests.support.chain import LIMITS, near, refine
@@ -174,3 +178,15 @@ def test_without_the_extra_a_heic_names_it_and_counts_for_nothing(monkeypatch: p
 @pytest.mark.parametrize("kind", FILES)
 def test_a_header_says_how_large_it_is(kind: str) -> None:
     assert header_pixels(FILES[kind]) == 64 * 80
+
+
+def test_each_format_s_own_suffix_is_among_those_that_folders_are_searched_for() -> None:
+    assert set(SUFFIXES) == set(CODECS)
+    assert all(codec.suffix in SUFFIXES[kind] for kind, codec in CODECS.items())
+
+
+def test_a_phones_pictures_are_looked_through_as_all_others(tmp_path: Path) -> None:
+    for name in ("a.HEIC", "b.jpg", "c.avif", "notes.txt"):
+        (tmp_path / name).write_bytes(FILES["heic"])
+    listed = plan_of(DetectRegionsConfig(source=str(tmp_path), out=str(tmp_path / "out")))
+    assert [Path(uri).name for uri in listed["image"].to_pylist()] == ["a.HEIC", "b.jpg", "c.avif"]

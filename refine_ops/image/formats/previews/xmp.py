@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 _TO: Final = rb"(?:self\#jumbf|https?://)"
-_QUOTED: Final = rb"""(?:"%b[^"<>]*"|'%b[^'<>]*')""" % (_TO, _TO)
+_QUOTED: Final = rb"""(?:"\s*%b[^"<>]*"|'\s*%b[^'<>]*')""" % (_TO, _TO)
 _POINTER: Final = re.compile(
     rb"(?<=\s)dcterms:provenance\s*=\s*" + _QUOTED + rb"|<dcterms:provenance\s+rdf:resource\s*=\s*" + _QUOTED + rb"\s*"
     rb"(?:/>|></dcterms:provenance\s*>)"
